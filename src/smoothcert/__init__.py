@@ -1,0 +1,47 @@
+"""smoothcert: image classifiers whose robustness is proved.
+
+Public names are imported when they are first used, so that `import smoothcert` is quick and a
+script that only reads certificates never loads torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smoothcert.certify import CohenCertifier, SmoothedClassifier, TightCertifier
+    from smoothcert.errors import SmoothCertError
+    from smoothcert.records import CertificateRow, read_certificates
+    from smoothcert.stats import certified_radius
+    from smoothcert.types import ABSTAIN, Certificate
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ABSTAIN": "smoothcert.types",
+    "Certificate": "smoothcert.types",
+    "CertificateRow": "smoothcert.records",
+    "CohenCertifier": "smoothcert.certify",
+    "SmoothCertError": "smoothcert.errors",
+    "SmoothedClassifier": "smoothcert.certify",
+    "TightCertifier": "smoothcert.certify",
+    "certified_radius": "smoothcert.stats",
+    "read_certificates": "smoothcert.records",
+}
+
+__all__ = [
+    "ABSTAIN",
+    "Certificate",
+    "CertificateRow",
+    "CohenCertifier",
+    "SmoothCertError",
+    "SmoothedClassifier",
+    "TightCertifier",
+    "certified_radius",
+    "read_certificates",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,22 @@
+"""Networks that map pixels in [0, 1] to logits, input normalisation first."""
+
+from smoothcert.models.modes import evaluating, frozen
+from smoothcert.models.normalization import Normalize, normalized
+from smoothcert.models.resnet_cifar import CifarResNet, cifar_resnet
+from smoothcert.models.resnet_imagenet import resnet50
+from smoothcert.models.small_cnn import SmallCNN, small_cnn
+from smoothcert.models.wide_resnet import WideResNet, wide_resnet
+
+__all__ = [
+    "CifarResNet",
+    "Normalize",
+    "SmallCNN",
+    "WideResNet",
+    "cifar_resnet",
+    "evaluating",
+    "frozen",
+    "normalized",
+    "resnet50",
+    "small_cnn",
+    "wide_resnet",
+]

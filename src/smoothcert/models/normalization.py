@@ -1,0 +1,56 @@
+"""Input normalisation as a network's first layer, so that σ and radii stay in pixel units."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from smoothcert.errors import MismatchError
+
+
+class Normalize(nn.Module):
+    """Subtract a mean and divide by a standard deviation, channel by channel.
+
+    It has no state: a checkpoint's keys are the same with any normalisation.
+
+    Args:
+        mean: one value a channel, in pixel units.
+        std: one positive value a channel, in pixel units.
+
+    Example:
+        >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
+        2.0
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise MismatchError(f"Expected as many means as deviations, got {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise images of shape (N, C, H, W)."""
+        return (images - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        """Show the constants in the module's repr."""
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
+    """Return a network that takes pixels in [0, 1]: normalisation, then the given network.
+
+    Args:
+        network: takes normalised images.
+        mean: one value a channel.
+        std: one value a channel.
+
+    Example:
+        >>> list(normalized(nn.Flatten(), [0.5], [0.25]).state_dict())
+        []
+    """
+    return nn.Sequential(Normalize(mean, std), network)

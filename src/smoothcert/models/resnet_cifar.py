@@ -1,0 +1,120 @@
+"""Residual networks for 32×32 images (He et al., 2016, section 4.2).
+
+Names of the parts follow the published checkpoints of randomized smoothing (`conv1`, `layer1`,
+`downsample`, `fc`), so that those files can be loaded.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.models.normalization import normalized
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions around a shortcut; a projection where the shape changes.
+
+    Args:
+        in_channels: channels that come in.
+        channels: channels that go out.
+        stride: stride of the first convolution.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, channels, H/stride, W/stride)."""
+        shortcut = images if self.downsample is None else self.downsample(images)
+        out = torch.relu(self.bn1(self.conv1(images)))
+        return torch.relu(self.bn2(self.conv2(out)) + shortcut)
+
+
+class CifarResNet(nn.Module):
+    """ResNet with three stages of (depth − 2) / 6 basic blocks.
+
+    Args:
+        depth: 6k + 2, for example 20, 56 or 110.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        width: channels of the first stage; the others have twice and four times as many.
+
+    Raises:
+        InvalidArgumentError: if the depth is not 6k + 2 with k >= 1.
+
+    Example:
+        >>> CifarResNet(20, 10)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int, in_channels: int = 3, width: int = 16
+    ) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise InvalidArgumentError(f"Expected `depth` 8, 14, 20, … (6k + 2), got {depth}")
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.fc = nn.Linear(4 * width, num_classes)
+        self.apply(_initialize)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        out = torch.relu(self.bn1(self.conv1(images)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        return self.fc(out.mean((2, 3)))
+
+
+def cifar_resnet(
+    num_classes: int,
+    input_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    depth: int = 110,
+    width: int = 16,
+) -> nn.Module:
+    """Return a `CifarResNet` with normalisation in front.
+
+    Args:
+        num_classes: number of logits.
+        input_shape: (C, H, W) of the images.
+        mean: one value a channel.
+        std: one value a channel.
+        depth: 20, 56, 110 or any other 6k + 2.
+        width: channels of the first stage.
+
+    Example:
+        >>> network = cifar_resnet(10, (3, 32, 32), [0.5] * 3, [0.2] * 3, depth=20)
+        >>> next(iter(network.state_dict()))
+        '1.conv1.weight'
+    """
+    return normalized(CifarResNet(depth, num_classes, input_shape[0], width), mean, std)
+
+
+def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    block = partial(BasicBlock, channels, channels, 1)
+    return nn.Sequential(
+        BasicBlock(in_channels, channels, stride), *(block() for _ in range(blocks - 1))
+    )
+
+
+def _initialize(part: nn.Module) -> None:
+    if isinstance(part, nn.Conv2d):
+        nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,30 @@
+"""Gaussian data augmentation (Cohen et al., 2019)."""
+
+from torch import Tensor
+
+from smoothcert.objectives.base import LogitsObjective, Loss, mean_cross_entropy
+
+
+class Gaussian(LogitsObjective):
+    """Mean cross-entropy over noisy copies: mean_i CE(f(x + δ_i), y).
+
+    With an attack it is SmoothAdv's training as one forward pass over the m copies.
+
+    Args:
+        noise_draws: number m of draws an image; the paper uses one.
+
+    Example:
+        >>> Gaussian()
+        Gaussian(noise_draws=1)
+    """
+
+    def __init__(self, noise_draws: int = 1) -> None:
+        super().__init__(noise_draws)
+
+    def of_logits(self, logits: Tensor, labels: Tensor) -> Loss:
+        """Return the mean cross-entropy of logits (m, B, K)."""
+        value = mean_cross_entropy(logits, labels)
+        return Loss(value, {"cross_entropy": value.detach()})
+
+    def __repr__(self) -> str:
+        return f"Gaussian(noise_draws={self.noise_draws})"
