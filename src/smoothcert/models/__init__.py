@@ -1,5 +1,6 @@
 """Networks that map pixels in [0, 1] to logits, input normalisation first."""
 
+from smoothcert.models.checkpoints import load_weights, read_checkpoint
 from smoothcert.models.modes import evaluating, frozen
 from smoothcert.models.normalization import Normalize, normalized
 from smoothcert.models.resnet_cifar import CifarResNet, cifar_resnet
@@ -15,7 +16,9 @@ __all__ = [
     "cifar_resnet",
     "evaluating",
     "frozen",
+    "load_weights",
     "normalized",
+    "read_checkpoint",
     "resnet50",
     "small_cnn",
     "wide_resnet",

@@ -1,0 +1,16 @@
+"""Certify a finished run: `python -m src.certify run=<run folder>`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from smoothcert import runs
+
+
+@hydra.main(config_path="../conf", config_name="certify", version_base="1.3")
+def certify(cfg: DictConfig) -> float:
+    """Certify one split of one run."""
+    return runs.certify(cfg)
+
+
+if __name__ == "__main__":
+    certify()

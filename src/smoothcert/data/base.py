@@ -1,0 +1,117 @@
+"""What every data module offers."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from smoothcert.data.datasets import ImageSet
+from smoothcert.data.sampling import EpochBatches
+from smoothcert.errors import DataError, InvalidArgumentError, require_count
+from smoothcert.types import ImageBatch
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Training, validation and test images that share no image, as batches of pixels in [0, 1].
+
+    Batches are `ImageBatch`es. Shuffling and augmentation follow from the seed and the epoch
+    alone; validation and test images are never augmented. Which training images are held out
+    for validation follows from `split_seed`, so that runs with other seeds are compared on the
+    same images.
+
+    Args:
+        batch_size: images in a batch, >= 1.
+        val_fraction: share of the training images that is held out, in (0, 1).
+        seed: seed of the shuffling and the augmentation.
+        split_seed: seed of the choice of held-out images.
+        num_workers: processes that load batches; 0 loads them in the main process.
+
+    Attributes:
+        class_names: names of the classes, after `setup`.
+        input_shape: (C, H, W) of every image, after `setup`.
+        mean: mean of each channel, for the model's normalisation.
+        std: standard deviation of each channel.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+    """
+
+    class_names: list[str]
+    input_shape: tuple[int, int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __init__(
+        self, batch_size: int, val_fraction: float, seed: int, split_seed: int, num_workers: int
+    ) -> None:
+        super().__init__()
+        require_count("batch_size", batch_size)
+        if not 0 < val_fraction < 1:
+            raise InvalidArgumentError(f"Expected `val_fraction` in (0, 1), got {val_fraction}")
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self._sets: dict[Split, ImageSet] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, after `setup`."""
+        return len(self.class_names)
+
+    @abstractmethod
+    def load(self) -> dict[Split, ImageSet]:
+        """Load the three sets, the training set with its augmentation; sets the attributes."""
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+        """Load the images once, whatever the stage.
+
+        Raises:
+            DataError: if the images are missing, too few, or not laid out as expected.
+        """
+        if not self._sets:
+            loaded = self.load()
+            empty = [split for split in SPLITS if len(loaded[split]) == 0]
+            if empty:
+                raise DataError(f"Too few images to divide: none are left for {', '.join(empty)}")
+            self._sets = loaded
+
+    def images(self, split: str) -> ImageSet:
+        """Return the images of a split, one of train, val and test.
+
+        Raises:
+            InvalidArgumentError: for another name.
+        """
+        if split not in SPLITS:
+            raise InvalidArgumentError(f"Expected `split` one of {', '.join(SPLITS)}, got {split!r}")
+        self.setup()
+        return self._sets[split]
+
+    def train_dataloader(self) -> DataLoader[ImageBatch]:
+        """Return shuffled, augmented training batches."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[ImageBatch]:
+        """Return validation batches in order."""
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[ImageBatch]:
+        """Return test batches in order."""
+        return self._loader("test", shuffle=False)
+
+    def _loader(self, split: Split, shuffle: bool) -> DataLoader[ImageBatch]:
+        images = self.images(split)
+        return DataLoader(
+            images,  # pyright: ignore[reportArgumentType]
+            # A sampler of whole batches: the data set makes each batch at once.
+            sampler=EpochBatches(len(images), self.batch_size, self.seed, shuffle),
+            batch_size=None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

@@ -1,0 +1,156 @@
+"""Two ways to hold images: decoded in memory, or as files that are decoded when they are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from smoothcert.data.augmentation import BatchAugmentation
+from smoothcert.data.decoding import decode
+from smoothcert.data.sampling import BatchKey
+from smoothcert.types import ImageBatch
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class ImageSet(Protocol):
+    """Images that give whole batches and single examples, and can be restricted to some."""
+
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: BatchKey) -> ImageBatch: ...
+
+    def example(self, position: int) -> tuple[Tensor, int, int]: ...
+
+    def subset(self, positions: np.ndarray) -> ImageSet: ...
+
+
+class InMemoryImages(Dataset[ImageBatch]):
+    """Decoded images of one size, handed out and augmented as whole batches.
+
+    Args:
+        images: uint8 in 0 … 255 or floats in [0, 1], shape (N, C, H, W).
+        labels: int64, shape (N,).
+        indices: index of each image in its data set; 0, 1, … unless given.
+        augmentation: applied to each batch with the batch's own seed; not to examples.
+
+    Example:
+        >>> images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
+        >>> held = InMemoryImages(images, torch.arange(5))
+        >>> held[BatchKey([0, 3], seed=0)].labels
+        tensor([0, 3])
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor | None = None,
+        augmentation: BatchAugmentation | None = None,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.indices = torch.arange(len(images)) if indices is None else indices
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: BatchKey) -> ImageBatch:
+        positions = torch.tensor(key.positions)
+        images = self.images[positions]
+        if self.augmentation is not None:
+            images = self.augmentation(images, torch.Generator().manual_seed(key.seed))
+        return ImageBatch(to_unit(images), self.labels[positions], self.indices[positions])
+
+    def example(self, position: int) -> tuple[Tensor, int, int]:
+        """Return an image without augmentation, its label and its index in the data set."""
+        image = to_unit(self.images[position])
+        return image, int(self.labels[position]), int(self.indices[position])
+
+    def subset(
+        self, positions: np.ndarray, augmentation: BatchAugmentation | None = None
+    ) -> InMemoryImages:
+        """Return some of the images, under the indices that they have here."""
+        chosen = torch.as_tensor(positions)
+        return InMemoryImages(
+            self.images[chosen], self.labels[chosen], self.indices[chosen], augmentation
+        )
+
+
+class FileImages(Dataset[ImageBatch]):
+    """Image files, decoded in the loader's workers.
+
+    Args:
+        paths: one file an image.
+        labels: int64, shape (N,).
+        transform: maps a decoded uint8 image (3, H, W) to floats in [0, 1], for evaluation.
+        indices: index of each image in its data set; 0, 1, … unless given.
+        augmentation: takes the place of `transform` in batches. It may draw from torch's global
+            generator, which holds the batch's own seed meanwhile.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        transform: Transform,
+        indices: Tensor | None = None,
+        augmentation: Transform | None = None,
+    ) -> None:
+        self.paths = list(paths)
+        self.labels = labels
+        self.transform = transform
+        self.indices = torch.arange(len(self.paths)) if indices is None else indices
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: BatchKey) -> ImageBatch:
+        transform = self.transform if self.augmentation is None else self.augmentation
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key.seed)
+            images = torch.stack([transform(decode(self.paths[i])) for i in key.positions])
+        positions = torch.tensor(key.positions)
+        return ImageBatch(images, self.labels[positions], self.indices[positions])
+
+    def example(self, position: int) -> tuple[Tensor, int, int]:
+        """Return an image without augmentation, its label and its index in the data set."""
+        image = self.transform(decode(self.paths[position]))
+        return image, int(self.labels[position]), int(self.indices[position])
+
+    def subset(
+        self, positions: np.ndarray, augmentation: Transform | None = None
+    ) -> FileImages:
+        """Return some of the images, under the indices that they have here."""
+        chosen = torch.as_tensor(positions)
+        return FileImages(
+            [self.paths[i] for i in positions],
+            self.labels[chosen],
+            self.transform,
+            self.indices[chosen],
+            augmentation,
+        )
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Return pixels as floats in [0, 1]; uint8 is divided by 255.
+
+    Args:
+        images: uint8 or floating, any shape.
+
+    Example:
+        >>> to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8))
+        tensor([0.0000, 0.2000, 1.0000])
+    """
+    return images.float() / 255 if images.dtype == torch.uint8 else images

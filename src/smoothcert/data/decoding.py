@@ -1,0 +1,101 @@
+"""Image files to pixels, and a cache of what was decoded."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
+from tqdm import tqdm
+
+from smoothcert.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+def decode(path: Path) -> Tensor:
+    """Decode an image file.
+
+    Args:
+        path: a JPEG, PNG, GIF or WebP file.
+
+    Returns:
+        uint8 RGB, shape (3, H, W).
+
+    Raises:
+        DataError: if the file cannot be read or is no image; the message names it.
+    """
+    try:
+        return decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{path} is not a readable image: {error}") from error
+
+
+def decode_all(
+    paths: Sequence[Path], cache: Path | None, resize: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Decode many images to one size.
+
+    Args:
+        paths: the image files, at least one.
+        cache: a folder for the decoded pixels, which later calls read, or None. One that cannot
+            be written to is not an error: the images are then decoded anew next time. Not
+            together with `resize`.
+        resize: maps each decoded image to the common size; None: they have it already.
+
+    Returns:
+        uint8, shape (N, 3, H, W).
+
+    Raises:
+        DataError: if a file is no image, or differs in size from the first.
+    """
+    stored = None if cache is None else cache / f"{_fingerprint(paths)}.npy"
+    if stored is not None and stored.is_file():
+        return torch.from_numpy(np.load(stored))
+    images = _decode_in_threads(paths, resize or (lambda image: image))
+    if stored is not None:
+        _store(images, stored)
+    return images
+
+
+def _decode_in_threads(paths: Sequence[Path], resize: Callable[[Tensor], Tensor]) -> Tensor:
+    first = resize(decode(paths[0]))
+    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
+
+    def place(position: int) -> None:
+        image = resize(decode(paths[position]))
+        if image.shape != first.shape:
+            raise DataError(
+                f"Expected images of one size, {tuple(first.shape)} as in {paths[0]}, "
+                f"got {tuple(image.shape)} in {paths[position]}"
+            )
+        images[position] = image
+
+    with ThreadPoolExecutor() as pool:
+        for _ in tqdm(
+            pool.map(place, range(len(paths))), desc="decode", total=len(paths), unit="image"
+        ):
+            pass
+    return images
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        facts = path.stat()
+        digest.update(f"{path.name} {path.parent.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _store(images: Tensor, stored: Path) -> None:
+    try:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        temporary = stored.with_suffix(".part.npy")
+        np.save(temporary, images.numpy())
+        temporary.replace(stored)
+    except OSError as error:
+        logger.info("Decoded images are not cached, %s cannot be written: %s", stored, error)

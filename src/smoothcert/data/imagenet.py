@@ -1,0 +1,40 @@
+"""ImageNet in class folders."""
+
+from smoothcert.data.image_folder import ImageFolderDataModule
+
+
+class ImageNetDataModule(ImageFolderDataModule):
+    """1.28 million training and 50,000 official validation photographs (Russakovsky et al., 2015).
+
+    The official validation images serve as the test images, as in the published figures; the
+    validation images are held out of the training images. Random resized crop 224 and flip for
+    training, resize 256 and centre crop 224 for evaluation.
+
+    Args:
+        root: `train/<class>/` and `val/<class>/`; class folders alone are split, with a warning.
+        batch_size: images in a batch.
+        val_fraction: share of the training images held out for validation.
+        num_workers: processes that decode; None: one a CPU core, at most 8.
+        seed: seed of the shuffling and the augmentation.
+        split_seed: seed of the choice of held-out images.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/imagenet",
+        batch_size: int = 256,
+        val_fraction: float = 0.01,
+        num_workers: int | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root,
+            image_size=224,
+            in_memory=False,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            num_workers=num_workers,
+            seed=seed,
+            split_seed=split_seed,
+        )

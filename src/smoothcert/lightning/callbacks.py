@@ -1,0 +1,210 @@
+"""Certification at the end of validation."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from smoothcert.certify import (
+    Certified,
+    Certifier,
+    SmoothedClassifier,
+    Subset,
+    certify_examples,
+    weights_digest,
+)
+from smoothcert.data import ImageDataModule
+from smoothcert.data.base import SPLITS
+from smoothcert.errors import (
+    InvalidArgumentError,
+    MismatchError,
+    SmoothCertWarning,
+    require_count,
+    require_positive,
+)
+from smoothcert.lightning.loggers import log_certificates
+from smoothcert.lightning.metrics import AbstentionRate, AverageCertifiedRadius, CertifiedAccuracy
+from smoothcert.records import CertificateRow
+from smoothcert.stats import default_radii, largest_radius
+
+Plot = Callable[[Sequence[CertificateRow], dict[str, Any], Path], None]
+
+
+class CertificationCallback(pl.Callback):
+    """Certifies a subset of a split: every few epochs while fitting, and in `Trainer.validate`.
+
+    `Trainer.validate` after the last epoch certifies the weights that it is given, into
+    `certificates.tsv`; `smoothcert.runs.train` calls it on the best checkpoint. While fitting,
+    each certified epoch has a file of its own under `certificates/`, and `ModelCheckpoint` can
+    monitor `certify/acr`. An epoch that is not certified counts as NaN there, never as the last
+    value seen.
+
+    The base classifier votes in eval mode and in full precision; its weights, its modes and all
+    random streams are left as they were, so training is the same with and without certification.
+
+    Args:
+        certifier: samples and bounds.
+        sigma: standard deviation of the noise in pixel units.
+        folder: the run folder.
+        split: images to certify: `val`, or `test` where no epoch is selected by it.
+        every_n_epochs: certify after every so many epochs while fitting; 0: only in `validate`.
+        max_images: certify at most so many images; None: all of them.
+        skip: certify every so many-th image.
+        radii: radii at which certified accuracy is logged; None: `default_radii(sigma)`.
+        batch_size: noisy images in one forward pass.
+        seed: seed of the noise.
+        configuration: what else a certificate depends on (JSON values), kept beside the rows.
+        plot: draws the certified-accuracy curve: called with the rows, the settings that lie
+            beside them and the path of the picture.
+
+    Attributes:
+        last: the last certification, None before the first.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range, or test images would select epochs.
+    """
+
+    def __init__(
+        self,
+        certifier: Certifier,
+        sigma: float,
+        folder: str | Path,
+        split: str = "val",
+        every_n_epochs: int = 0,
+        max_images: int | None = None,
+        skip: int = 1,
+        radii: Sequence[float] | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        configuration: dict[str, Any] | None = None,
+        plot: Plot | None = None,
+    ) -> None:
+        require_positive("sigma", sigma)
+        require_count("every_n_epochs", every_n_epochs, minimum=0)
+        if split not in SPLITS:
+            raise InvalidArgumentError(f"Expected `split` one of {', '.join(SPLITS)}, got {split!r}")
+        if split == "test" and every_n_epochs > 0:
+            raise InvalidArgumentError(
+                "Expected `every_n_epochs` 0 with split=test: test images must not choose a "
+                "checkpoint. Certify val while fitting, then test with `python -m src.certify`"
+            )
+        self.certifier = certifier
+        self.sigma = sigma
+        self.folder = Path(folder)
+        self.subset = Subset(split, skip, max_images)
+        self.every_n_epochs = every_n_epochs
+        self.radii = default_radii(sigma) if radii is None else list(radii)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.configuration = configuration or {}
+        self.plot = plot
+        self.last: Certified | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Say beforehand if the number of samples bounds the radii that can come out."""
+        if stage in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+            warn_of_few_samples(self.certifier, self.sigma, self.radii)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Certify where it is due, and log the figures."""
+        if trainer.sanity_checking:
+            return
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if fitting and not self._due(trainer):
+            # Without a value of this epoch ModelCheckpoint would take the last one seen.
+            pl_module.log("certify/acr", float("nan"), logger=False)
+            return
+        with isolate_rng():
+            self.last = self._certify(trainer, pl_module, fitting)
+        for name, value in self._figures(self.last).items():
+            pl_module.log(f"certify/{name}", value, prog_bar=name == "acr", batch_size=1)
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        return self.every_n_epochs > 0 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def _certify(self, trainer: pl.Trainer, module: pl.LightningModule, fitting: bool) -> Certified:
+        model: Any = module.model
+        data = _data_of(trainer)
+        certifier, subset = self.certifier, self.subset
+        if getattr(trainer, "fast_dev_run", False):
+            # As everything else in such a run: one batch of it.
+            certifier, subset = _shortened(certifier, self.batch_size), Subset(subset.split, 1, 1)
+        path = self.folder / "certificates.tsv"
+        if fitting:
+            # Named by the weights too: a resumed run may come to other ones.
+            digest = weights_digest(model)[:8]
+            name = f"epoch_{trainer.current_epoch:04d}_{digest}.tsv"
+            path = self.folder / "certificates" / name
+        certified = certify_examples(
+            SmoothedClassifier(model, self.sigma, data.num_classes, self.batch_size),
+            certifier,
+            data.images(subset.split),
+            subset,
+            path,
+            self.seed,
+            self.configuration,
+        )
+        picture = path.with_name(path.stem.replace("certificates", "certified_accuracy") + ".png")
+        if self.plot is not None:
+            self.plot(certified.rows, certified.settings, picture)
+        log_certificates(trainer.loggers, certified.rows, self.radii, picture, trainer.global_step)
+        return certified
+
+    def _figures(self, certified: Certified) -> dict[str, torch.Tensor | float]:
+        rows = certified.rows
+        radius = torch.tensor([row.radius for row in rows], dtype=torch.float64)
+        correct = torch.tensor([bool(row.correct) for row in rows])
+        acr, accuracy = AverageCertifiedRadius(), CertifiedAccuracy(self.radii)
+        abstained = AbstentionRate()
+        acr.update(radius, correct)
+        accuracy.update(radius, correct)
+        abstained.update(torch.tensor([row.predict for row in rows]))
+        shares = accuracy.compute().reshape(-1).float()
+        figures: dict[str, torch.Tensor | float] = {
+            "acr": acr.compute().float(),
+            "abstention_rate": abstained.compute().float(),
+            **{f"accuracy_at_{r:g}": share for r, share in zip(self.radii, shares, strict=True)},
+        }
+        if certified.images_per_second is not None:
+            figures["images_per_second"] = certified.images_per_second
+        return figures
+
+
+def _data_of(trainer: pl.Trainer) -> ImageDataModule:
+    data: Any = getattr(trainer, "datamodule", None)
+    if not isinstance(data, ImageDataModule):
+        raise MismatchError(
+            f"Certification needs the images of an ImageDataModule, got {type(data).__name__}: "
+            "pass one to the trainer as `datamodule`"
+        )
+    return data
+
+
+def warn_of_few_samples(certifier: Certifier, sigma: float, radii: Sequence[float]) -> None:
+    """Warn if radii that are asked about are out of reach of the number of samples.
+
+    Args:
+        certifier: samples and alpha.
+        sigma: standard deviation of the noise in pixel units.
+        radii: radii at which certified accuracy is reported.
+    """
+    largest = largest_radius(certifier.n, sigma, certifier.alpha)
+    unreachable = [r for r in radii if r > largest and r <= 3 * sigma]
+    if largest == 0 or unreachable:
+        warnings.warn(
+            f"With n={certifier.n} samples at alpha={certifier.alpha} and sigma={sigma} no radius "
+            f"above {largest:.3f} can be certified, whatever the classifier",
+            SmoothCertWarning,
+            stacklevel=2,
+        )
+
+
+def _shortened(certifier: Certifier, samples: int) -> Certifier:
+    values = {**certifier.settings, "n0": min(certifier.n0, samples), "n": min(certifier.n, samples)}
+    values.pop("certifier")
+    return type(certifier)(**values)

@@ -1,0 +1,185 @@
+"""Loggers: a CSV file that survives a resume, W&B that never asks, and one adapter for artefacts."""
+
+import csv
+import netrc
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+
+from smoothcert.records import COLUMNS, CertificateRow
+from smoothcert.stats import certified_accuracy
+
+WandbMode = Literal["online", "offline", "disabled"]
+
+
+class _ResumingWriter(ExperimentWriter):
+    """Continues the metrics file that it finds, where Lightning's own would delete it."""
+
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+
+class ResumingCSVLogger(CSVLogger):
+    """Writes `metrics.csv` into the run folder itself, and goes on with it after a resume.
+
+    Args:
+        folder: the run folder.
+        flush_every_n_steps: how many logged steps may be lost by a kill.
+    """
+
+    def __init__(self, folder: str, flush_every_n_steps: int = 20) -> None:
+        super().__init__(
+            folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps
+        )
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Do nothing: Hydra keeps the configuration in the run folder already."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer of the metrics file."""
+        if self._experiment is None:
+            self._experiment = _ResumingWriter(log_dir=self.log_dir)
+        return self._experiment
+
+
+def wandb_logger(
+    folder: str,
+    project: str,
+    name: str | None = None,
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    mode: WandbMode | None = None,
+    configuration: dict[str, Any] | None = None,
+) -> WandbLogger:
+    """Return a W&B logger that never prompts.
+
+    Args:
+        folder: the run folder; W&B's own folder goes there.
+        project: W&B project.
+        name: name of the run.
+        entity: W&B user or team; the account's default unless given.
+        group: group of runs, for a sweep.
+        tags: tags of the run.
+        mode: None: what WANDB_MODE says; without it online where an API key is known, else
+            offline. An offline run is sent later with `wandb sync`.
+        configuration: the run's configuration, by which a dashboard groups.
+    """
+    import wandb
+
+    mode = mode or _mode()
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    settings = wandb.Settings(silent=True, console="off")
+    return WandbLogger(
+        project=project,
+        name=name,
+        save_dir=folder,
+        log_model=False,
+        # Not Lightning's `offline`: it would set WANDB_MODE for everything that runs afterwards.
+        mode=mode,
+        settings=settings,
+        entity=entity,
+        group=group,
+        tags=list(tags),
+        config=configuration or {},
+    )
+
+
+def log_certificates(
+    loggers: Iterable[Logger],
+    rows: Sequence[CertificateRow],
+    radii: Sequence[float],
+    picture: Path,
+    step: int,
+) -> None:
+    """Give the curve, its picture and the certificates to every logger that can show them.
+
+    Args:
+        loggers: the run's loggers.
+        rows: the certificates.
+        radii: radii of the curve.
+        picture: a PNG of the curve; skipped where it does not exist.
+        step: the training step that the certificates belong to.
+    """
+    shares = certified_accuracy([r.radius for r in rows], [r.correct for r in rows], radii)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            _to_wandb(logger, rows, list(zip(radii, shares.tolist(), strict=True)), picture)
+        elif isinstance(logger, TensorBoardLogger) and picture.is_file():
+            logger.experiment.add_image(
+                "certify/certified_accuracy", _pixels(picture), step, dataformats="HWC"
+            )
+
+
+def log_summary(loggers: Iterable[Logger], summary: dict[str, Any]) -> None:
+    """Write the run's final figures where a dashboard groups and sorts by them.
+
+    Args:
+        loggers: the run's loggers.
+        summary: plain values by name.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(summary)
+
+
+def _to_wandb(
+    logger: WandbLogger,
+    rows: Sequence[CertificateRow],
+    curve: list[tuple[float, float]],
+    picture: Path,
+) -> None:
+    import wandb
+
+    points = wandb.Table(columns=["radius", "certified accuracy"], data=[list(p) for p in curve])
+    charts: dict[str, Any] = {
+        "certify/curve": wandb.plot.line(
+            points, "radius", "certified accuracy", title="Certified accuracy"
+        ),
+        "certify/certificates": wandb.Table(
+            columns=list(COLUMNS), data=[list(astuple(row)) for row in rows]
+        ),
+    }
+    if picture.is_file():
+        charts["certify/certified_accuracy"] = wandb.Image(str(picture))
+    logger.experiment.log(charts)
+
+
+def _mode() -> WandbMode:
+    asked = os.environ.get("WANDB_MODE")
+    if asked in ("online", "offline", "disabled"):
+        return asked  # pyright: ignore[reportReturnType]
+    return "online" if _has_api_key() else "offline"
+
+
+def _has_api_key() -> bool:
+    """Look where `wandb login` and its users put keys; W&B's own look-up might prompt."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        if path and (file := Path(path).expanduser()).is_file():
+            try:
+                return netrc.netrc(str(file)).authenticators(host) is not None
+            except (netrc.NetrcParseError, OSError):
+                return False
+    return False
+
+
+def _pixels(picture: Path) -> Any:
+    from PIL import Image
+
+    return np.asarray(Image.open(picture).convert("RGB"))

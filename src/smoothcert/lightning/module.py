@@ -1,0 +1,133 @@
+"""Training under noise as a LightningModule; the mathematics is in attacks and objectives."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from smoothcert.attacks import Attack
+from smoothcert.errors import NonFiniteError, require_count, require_positive
+from smoothcert.noise import draw_noise, generator, noisy_logits, smoothed_log_probabilities
+from smoothcert.objectives import Objective, mean_cross_entropy
+from smoothcert.types import ImageBatch, NoisyBatch
+
+TRAINING, VALIDATION = 0, 1
+
+
+class SmoothedTraining(pl.LightningModule):
+    """Draws the noise, asks the attack for x′, asks the objective for the loss, logs both.
+
+    Args:
+        model: maps pixels in [0, 1], shape (N, C, H, W), to logits (N, K).
+        objective: the training loss; it says how many draws an image gets.
+        attack: moves the images on the same draws.
+        sigma: standard deviation of the noise in pixel units, > 0.
+        optimizer: makes the optimizer from the parameters.
+        scheduler: makes the learning-rate scheduler, stepped once an epoch, from the optimizer.
+        validation_draws: noise draws an image gets in validation.
+        seed: seed of the noise; each step's noise follows from it and the step's number alone.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        attack: Attack,
+        sigma: float,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        validation_draws: int = 8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require_positive("sigma", sigma)
+        require_count("validation_draws", validation_draws)
+        self.model = model
+        self.objective = objective
+        self.attack = attack
+        self.sigma = sigma
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.validation_draws = validation_draws
+        self.seed = seed
+        self._step_began: float | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the base classifier's logits for images (N, C, H, W)."""
+        return self.model(images)
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch on noisy, perhaps attacked images."""
+        if batch_idx == 0:
+            _check_pixels(batch)
+            self._step_began = None
+        source = generator(self.device, self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
+        noise = draw_noise(batch.images, self.sigma, self.objective.noise_draws, source)
+        clean = NoisyBatch(batch.images, batch.labels, noise, self.sigma)
+        attacked = self.attack(self.model, clean, self.current_epoch, source)
+        loss = self.objective(self.model, clean.with_images(attacked.images))
+        self._log_step(loss.value, {**loss.report, **attacked.report}, len(batch.images))
+        return loss.value
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        """Log how the smoothed classifier does on a batch under the same noise every epoch."""
+        source = generator(self.device, self.seed, VALIDATION, self.global_rank, batch_idx)
+        noise = draw_noise(batch.images, self.sigma, self.validation_draws, source)
+        logits = noisy_logits(self.model, NoisyBatch(batch.images, batch.labels, noise, self.sigma))
+        right = smoothed_log_probabilities(logits).argmax(-1) == batch.labels
+        figures = {
+            "val/cross_entropy": mean_cross_entropy(logits, batch.labels),
+            "val/smoothed_accuracy": right.float().mean(),
+        }
+        self.log_dict(figures, prog_bar=True, batch_size=len(batch.images))
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a run that has diverged.
+
+        Raises:
+            NonFiniteError: if the last loss was not finite.
+        """
+        loss = self.trainer.callback_metrics.get("train/loss")
+        if loss is not None and not bool(torch.isfinite(loss)):
+            raise NonFiniteError(
+                f"The training loss is {loss.item()} in epoch {self.current_epoch}: training has "
+                "diverged. Lower optimizer.lr, or with objective=adre lower objective.weight, "
+                "raise objective.noise_draws or set objective.floor"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and, where there is one, the scheduler."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(trained)
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def _log_step(self, loss: Tensor, report: dict[str, Tensor | float], images: int) -> None:
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=images)
+        figures: dict[str, Any] = {f"train/{name}": value for name, value in report.items()}
+        figures["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        now = time.perf_counter()
+        if self._step_began is not None:
+            figures["train/images_per_second"] = images / (now - self._step_began)
+        self._step_began = now
+        self.log_dict(figures, batch_size=images)
+
+
+def _check_pixels(batch: ImageBatch) -> None:
+    outside = ~((batch.images >= 0) & (batch.images <= 1)).flatten(1).all(1)
+    if bool(outside.any()):
+        at = int(outside.nonzero()[0])
+        image = batch.images[at]
+        raise NonFiniteError(
+            f"Expected pixels in [0, 1] at image {int(batch.indices[at])}, got values from "
+            f"{float(image.min()):.4g} to {float(image.max()):.4g}. Normalisation belongs into the model"
+        )

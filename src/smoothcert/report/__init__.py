@@ -1,0 +1,7 @@
+"""Rows in, artefacts out: figures, tables and summaries, without torch."""
+
+from smoothcert.report.plots import plot_certified_accuracy
+from smoothcert.report.summary import Reading, read_as, summarize
+from smoothcert.report.tables import print_summary
+
+__all__ = ["Reading", "plot_certified_accuracy", "print_summary", "read_as", "summarize"]

@@ -1,0 +1,83 @@
+"""Static figures, drawn without any global state of matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from smoothcert.records import CertificateRow
+from smoothcert.report.summary import Reading, readings
+from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
+
+# Okabe and Ito's colours are told apart by colour-blind readers, and the dashes in print.
+STYLES = ({"color": "#0072B2", "linestyle": "-"}, {"color": "#D55E00", "linestyle": "--"})
+LABELS = {
+    "tight": "T-CERTIFY",
+    "cohen": "Cohen et al. (2019)",
+}
+INCHES = (4.2, 3.0)
+"""A figure of this size fits one column of a paper without scaling."""
+
+
+def plot_certified_accuracy(
+    rows: Sequence[CertificateRow], settings: Mapping[str, Any], path: Path
+) -> None:
+    """Draw certified accuracy against the radius, exactly as the certificates give it.
+
+    The band is the 95 % confidence interval over images (Clopper–Pearson, pointwise). Where the
+    rows were certified with another bound, Cohen's on the same votes is drawn beside it.
+
+    Args:
+        rows: at least one certificate.
+        settings: what lies beside their file.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    both = readings(rows, settings)
+    limit = max(float(reading.radius.max()) for reading in both) * 1.05 or settings["sigma"]
+    for reading, style in zip(both, STYLES, strict=False):
+        _curve(axes, reading, style, limit)
+    _band(axes, both[0], limit)
+    axes.set(
+        xlabel=r"$\ell_2$ radius $r$ (pixels in [0, 1])",
+        ylabel="certified accuracy",
+        xlim=(0, limit),
+        ylim=(0, 1),
+    )
+    axes.set_title(_title(rows, settings), fontsize=8)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=300)
+
+
+def _curve(axes: Any, reading: Reading, style: Mapping[str, Any], limit: float) -> None:
+    ends = np.sort(reading.radius[reading.correct])
+    share = (len(ends) - np.arange(len(ends) + 1)) / len(reading.radius)
+    label = f"{LABELS.get(reading.name, reading.name)}, ACR {reading.acr:.3f}"
+    axes.stairs(share, [0, *ends, max(limit, *ends, 0)], baseline=None, label=label, **style)
+
+
+def _band(axes: Any, reading: Reading, limit: float) -> None:
+    grid = np.linspace(0, limit, 400)
+    images = len(reading.radius)
+    right = np.round(np.array(reading.accuracy(grid.tolist())) * images)
+    axes.fill_between(
+        grid,
+        clopper_pearson_lower(right, images, 0.025),
+        clopper_pearson_upper(right, images, 0.025),
+        color=STYLES[0]["color"],
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+def _title(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> str:
+    data = f"{settings['data']}, " if "data" in settings else ""
+    return (
+        f"{data}$\\sigma$ = {settings['sigma']:g}, {len(rows)} {settings['split']} images, "
+        f"$n$ = {settings['n']:,}, $\\alpha$ = {settings['alpha']:g}"
+    )

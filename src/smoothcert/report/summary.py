@@ -1,0 +1,136 @@
+"""The figures of a list of certificates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from smoothcert.errors import RecordsError
+from smoothcert.records import CertificateRow
+from smoothcert.stats import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    certified_radius,
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Radii of a list of certificates under one bound.
+
+    Attributes:
+        name: the bound.
+        radius: certified radii in pixel units, shape (N,).
+        correct: whether right and not abstained, bool, shape (N,).
+    """
+
+    name: str
+    radius: np.ndarray
+    correct: np.ndarray
+
+    def accuracy(self, radii: Sequence[float]) -> list[float]:
+        """Return certified accuracy at each radius."""
+        return certified_accuracy(self.radius, self.correct, radii).tolist()
+
+    @property
+    def acr(self) -> float:
+        """Average certified radius."""
+        return average_certified_radius(self.radius, self.correct)
+
+
+def readings(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> list[Reading]:
+    """Return the rows as they were certified, and the same votes under Cohen's bound.
+
+    Args:
+        rows: at least one certificate.
+        settings: what lies beside their file; names the certifier, sigma and alpha.
+    """
+    certified = Reading(
+        certifier_name(settings),
+        np.array([row.radius for row in rows]),
+        np.array([bool(row.correct) for row in rows]),
+    )
+    if settings["certifier"] == "CohenCertifier":
+        return [certified]
+    return [certified, read_as("cohen", rows, settings["sigma"], settings["alpha"])]
+
+
+def read_as(
+    bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: float
+) -> Reading:
+    """Compute the radii that a bound gives on the votes of existing certificates.
+
+    A row that abstained does not record which class was tested; it stays an abstention.
+
+    Args:
+        bound: `cohen`, `rectangle` or `paper`; see `smoothcert.stats.probability_bounds`.
+        rows: at least one certificate.
+        sigma: standard deviation of the noise that they were certified at.
+        alpha: failure probability of one image's certificate.
+
+    Raises:
+        RecordsError: if there is no row.
+
+    Example:
+        >>> row = CertificateRow(7, 3, 3, 0.4217, 1, 0.5, 0.94, 0.04, 9500, 300, 10_000, "fixed")
+        >>> read_as("cohen", [row], sigma=0.25, alpha=0.001).radius.round(4)
+        array([0.3938])
+    """
+    if not rows:
+        raise RecordsError("Expected at least one certificate, got none")
+    n_a, n_b, n = (np.array([getattr(row, name) for row in rows]) for name in ("n_a", "n_b", "n_samples"))
+    abstained = np.array([row.predict < 0 for row in rows])
+    radius = np.where(abstained, 0.0, certified_radius(n_a, n_b, n, sigma, alpha, bound))
+    correct = np.array([bool(row.correct) for row in rows]) & (radius > 0)
+    return Reading(bound, radius, correct)
+
+
+def certifier_name(settings: Mapping[str, Any]) -> str:
+    """Return how a certifier is called in tables: `cohen`, `tight` or another class's name."""
+    return str(settings["certifier"]).removesuffix("Certifier").lower()
+
+
+def summarize(
+    rows: Sequence[CertificateRow], settings: Mapping[str, Any], radii: Sequence[float]
+) -> dict[str, Any]:
+    """Return the certification part of `summary.json`.
+
+    Args:
+        rows: at least one certificate.
+        settings: what lies beside their file.
+        radii: radii of the certified accuracies.
+
+    Returns:
+        Plain values by name. `clean_smoothed_accuracy` is the share of images that the smoothed
+        classifier gets right without abstaining; `bounds` holds ACR and certified accuracies of
+        the same votes under each bound.
+    """
+    certified, *others = readings(rows, settings)
+    return {
+        "certifier": certified.name,
+        "certifier_settings": dict(settings),
+        "sigma": settings["sigma"],
+        "alpha": settings["alpha"],
+        "n0": settings["n0"],
+        "n": settings["n"],
+        "seed": settings["seed"],
+        "split": settings["split"],
+        "images": len(rows),
+        "acr": certified.acr,
+        "certified_accuracy": _by_radius(certified, radii),
+        "clean_smoothed_accuracy": certified.accuracy([0.0])[0],
+        "abstention_rate": abstention_rate([row.predict for row in rows]),
+        "mean_samples_per_image": float(np.mean([row.n_samples for row in rows])),
+        "seconds_certifying": round(sum(row.time for row in rows), 3),
+        "bounds": {
+            reading.name: {"acr": reading.acr, "certified_accuracy": _by_radius(reading, radii)}
+            for reading in (certified, *others)
+        },
+    }
+
+
+def _by_radius(reading: Reading, radii: Sequence[float]) -> dict[str, float]:
+    shares = reading.accuracy(radii)
+    return {f"{r:g}": share for r, share in zip(radii, shares, strict=True)}

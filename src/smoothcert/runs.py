@@ -1,0 +1,496 @@
+"""What the commands do: configurations in, run folders out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from smoothcert.errors import (
+    InvalidArgumentError,
+    MismatchError,
+    SmoothCertError,
+    SmoothCertWarning,
+    require_positive,
+    require_probability,
+)
+from smoothcert.records import write_atomically
+
+# Whatever needs torch or Lightning is imported where it is used: they take ten seconds, and
+# `--help` and a mistyped option answer without them.
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    from torch import nn
+
+    from smoothcert.certify import Certifier
+    from smoothcert.data import ImageDataModule
+    from smoothcert.lightning import CertificationCallback, SmoothedTraining
+
+logger = logging.getLogger(__name__)
+
+CHOICES = ("data", "model", "objective", "attack")
+PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
+LONGEST_FOLDER_NAME = 120
+
+
+def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
+    """Return a table's value at the published σ that is nearest to the given one.
+
+    Configurations call it as `${for_sigma:${sigma},{0.25:…,0.5:…,1.0:…}}`: papers tune a few
+    values of σ, and a sweep asks for others too.
+
+    Args:
+        sigma: standard deviation of the noise.
+        table: values by σ.
+
+    Example:
+        >>> for_sigma(0.12, {0.25: "a", 0.5: "b", 1.0: "c"})
+        'a'
+    """
+    return table[min(table, key=lambda published: abs(published - sigma))]
+
+
+def folder_name(number: int, overrides: str) -> str:
+    """Return a folder name for a job of a sweep: its number and what it overrides.
+
+    Args:
+        number: number of the job.
+        overrides: Hydra's `override_dirname`.
+
+    Example:
+        >>> folder_name(2, "data.root=/a/b,sigma=0.5")
+        '2_data.root=_a_b,sigma=0.5'
+    """
+    return f"{number}_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME]
+
+
+def suffix(overrides: str) -> str:
+    """Return overrides as the end of a folder name, empty where there are none.
+
+    Args:
+        overrides: Hydra's `override_dirname`.
+
+    Example:
+        >>> suffix("certifier=cohen,n=1000"), suffix("")
+        ('_certifier=cohen,n=1000', '')
+    """
+    return f"_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME] if overrides else ""
+
+
+OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
+OmegaConf.register_new_resolver("suffix", suffix, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def main(command: Any, arguments: list[str]) -> None:
+    """Run a Hydra command; `run=<folder>` of a training goes on in that folder.
+
+    Args:
+        command: the function that `hydra.main` decorated.
+        arguments: `sys.argv`; `run=` is replaced in place by what the run was started with.
+    """
+    try:
+        arguments[:] = expand_run(arguments)
+    except SmoothCertError as error:
+        sys.exit(str(error))
+    command()
+
+
+def expand_run(arguments: Sequence[str]) -> list[str]:
+    """Replace `run=<folder>` by the overrides that the run was started with, and its folder.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        InvalidArgumentError: if the folder is no run folder.
+
+    Example:
+        >>> expand_run(["src/train.py", "sigma=0.5"])
+        ['src/train.py', 'sigma=0.5']
+    """
+    expanded: list[str] = []
+    for argument in arguments:
+        if not argument.startswith("run="):
+            expanded.append(argument)
+            continue
+        folder = Path(argument.removeprefix("run="))
+        expanded += [str(item) for item in _read_yaml(folder, "overrides.yaml")]
+        expanded.append(f"hydra.run.dir={folder}")
+    return expanded
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train a base classifier, certify the best checkpoint, and leave a complete run folder.
+
+    A folder that holds an unfinished run is continued: training from `checkpoints/last.ckpt`,
+    certification from the rows that are there.
+
+    Args:
+        cfg: a configuration of `conf/train.yaml`.
+
+    Returns:
+        ACR of the best checkpoint on the certified images; None without certification.
+
+    Raises:
+        SystemExit: with the message of a `SmoothCertError`.
+    """
+    with _plain_errors(), _exit_code_on_sigterm():
+        return _train(cfg)
+
+
+def certify(cfg: DictConfig) -> float:
+    """Certify a split of a run's data with the run's own configuration and checkpoint.
+
+    Args:
+        cfg: a configuration of `conf/certify.yaml`.
+
+    Returns:
+        ACR on the certified images.
+
+    Raises:
+        SystemExit: with the message of a `SmoothCertError`.
+    """
+    with _plain_errors(), _exit_code_on_sigterm():
+        return _certify(cfg)
+
+
+def build_model(config: DictConfig, data: ImageDataModule) -> nn.Module:
+    """Build a model for the data, whose shape and number of classes it takes from there.
+
+    Args:
+        config: a configuration of `conf/model/`.
+        data: the data module, set up.
+
+    Raises:
+        MismatchError: if the configuration names another number of classes, or the model gives
+            another number of logits.
+    """
+    import torch
+    from hydra.utils import instantiate
+
+    from smoothcert.models import evaluating
+
+    asked = config.get("num_classes")
+    if asked is not None and asked != data.num_classes:
+        raise MismatchError(
+            f"The model is configured for {asked} classes and the data has {data.num_classes}. "
+            "Leave out model.num_classes: it is taken from the data"
+        )
+    facts = {
+        "num_classes": data.num_classes,
+        "input_shape": data.input_shape,
+        "mean": data.mean,
+        "std": data.std,
+    }
+    model = instantiate(config, **facts, _convert_="all")
+    with evaluating(model), torch.no_grad():
+        logits = model(torch.zeros(1, *data.input_shape))
+    if logits.shape != (1, data.num_classes):
+        raise MismatchError(
+            f"The model gives {logits.shape[-1]} logits and the data has {data.num_classes} classes"
+        )
+    return model
+
+
+def _train(cfg: DictConfig) -> float | None:
+    import pytorch_lightning as pl
+    from hydra.core.hydra_config import HydraConfig
+
+    from smoothcert.lightning import CertificationCallback
+    from smoothcert.models import load_weights
+
+    _check(cfg)
+    _quiet()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    folder = Path(cfg.paths.run)
+    choices = {name: HydraConfig.get().runtime.choices[name] for name in CHOICES}
+    data = _data(cfg)
+    module = _module(cfg, data)
+    trainer = _trainer(cfg, {**choices, "name": cfg.name})
+    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    resumed = last.is_file()
+    if resumed:
+        # Lightning would load it as well, with other errors.
+        load_weights(module.model, last)
+        logger.info("Going on from %s", last)
+    start = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
+        seconds = time.perf_counter() - start
+        certification = next(
+            (c for c in trainer.callbacks if isinstance(c, CertificationCallback)), None
+        )
+        if certification is None:
+            return None
+        if best.is_file() and not trainer.fast_dev_run:
+            load_weights(module.model, best)
+        trainer.validate(module, datamodule=data, verbose=False)
+        facts = {"epochs": trainer.current_epoch, "seconds_training": round(seconds, 1)}
+        return _finish(folder, choices, facts, certification, data, trainer)
+    finally:
+        _close_wandb()
+
+
+def _finish(
+    folder: Path,
+    choices: Mapping[str, str],
+    facts: Mapping[str, Any],
+    certification: CertificationCallback,
+    data: ImageDataModule,
+    trainer: pl.Trainer,
+) -> float:
+    from smoothcert.lightning.loggers import log_summary
+    from smoothcert.report import summarize
+
+    certified = certification.last
+    assert certified is not None, "Trainer.validate certifies"
+    summary = {
+        **choices,
+        **summarize(certified.rows, certified.settings, certification.radii),
+        **facts,
+        "images_per_second": certified.images_per_second,
+        "training_images": len(data.images("train")),
+        **_provenance(),
+    }
+    log_summary(trainer.loggers, {k: v for k, v in summary.items() if not isinstance(v, dict)})
+    _write_summary(summary, folder)
+    return summary["acr"]
+
+
+def _certify(cfg: DictConfig) -> float:
+    from smoothcert.certify import SmoothedClassifier, Subset, certify_examples
+    from smoothcert.lightning.callbacks import warn_of_few_samples
+    from smoothcert.models import load_weights
+    from smoothcert.report import plot_certified_accuracy, summarize
+    from smoothcert.stats import default_radii
+
+    _quiet()
+    run, folder = Path(cfg.run), Path(cfg.paths.run)
+    trained, choices = _trained(run, cfg)
+    sigma, certifier = _sigma(cfg, trained), _certifier(cfg, trained)
+    radii = list(cfg.radii) if cfg.radii else default_radii(sigma)
+    warn_of_few_samples(certifier, sigma, radii)
+    data = _data(trained)
+    model = build_model(trained.model, data)
+    load_weights(model, run / "checkpoints" / f"{cfg.checkpoint}.ckpt")
+    model.to(_device(cfg.device))
+    certified = certify_examples(
+        SmoothedClassifier(model, sigma, data.num_classes, cfg.batch_size),
+        certifier,
+        data.images(cfg.split),
+        Subset(cfg.split, cfg.skip, cfg.max_images),
+        folder / "certificates.tsv",
+        seed=trained.seed if cfg.seed is None else cfg.seed,
+        configuration={"data": choices["data"]},
+    )
+    picture = folder / "certified_accuracy.png"
+    plot_certified_accuracy(certified.rows, certified.settings, picture)
+    summary = {
+        **choices,
+        **summarize(certified.rows, certified.settings, radii),
+        "run": str(run),
+        "images_per_second": certified.images_per_second,
+        **_provenance(),
+    }
+    _write_summary(summary, folder)
+    return summary["acr"]
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse what no part could use, before anything is loaded."""
+    require_positive("sigma", cfg.sigma)
+    require_probability("alpha", cfg.alpha)
+
+
+def _data(cfg: DictConfig) -> ImageDataModule:
+    from hydra.utils import instantiate
+
+    data = instantiate(cfg.data, _convert_="all")
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
+    from hydra.utils import instantiate
+
+    from smoothcert.lightning import SmoothedTraining
+
+    return SmoothedTraining(
+        model=build_model(cfg.model, data),
+        objective=instantiate(cfg.objective, _convert_="all"),
+        attack=instantiate(cfg.attack, _convert_="all"),
+        sigma=cfg.sigma,
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        scheduler=instantiate(cfg.scheduler, _convert_="all"),
+        validation_draws=cfg.validation_draws,
+        seed=cfg.seed,
+    )
+
+
+def _trainer(cfg: DictConfig, names: Mapping[str, str]) -> pl.Trainer:
+    from hydra.utils import instantiate
+
+    callbacks = [
+        instantiate(callback, _convert_="all")
+        for callback in (cfg.callbacks or {}).values()
+        if callback is not None
+    ]
+    loggers = [
+        instantiate(each, _convert_="all") for each in (cfg.logger or {}).values() if each is not None
+    ]
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    configuration = OmegaConf.to_container(cfg, resolve=True)
+    for each in trainer.loggers:
+        each.log_hyperparams({**names, "sigma": cfg.sigma, "seed": cfg.seed, "cfg": configuration})
+    return trainer
+
+
+def _trained(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Return a run's configuration, with this command's paths, and the names of its choices."""
+    trained = OmegaConf.create(_read_yaml(run, "config.yaml"))
+    hydra = _read_yaml(run, "hydra.yaml")
+    # A data folder that moved since is named again, as in training.
+    trained.paths = cfg.paths
+    if cfg.data.root is not None:
+        trained.data.root = cfg.data.root
+    return trained, {name: hydra["hydra"]["runtime"]["choices"][name] for name in CHOICES}
+
+
+def _sigma(cfg: DictConfig, trained: DictConfig) -> float:
+    if cfg.sigma is None or cfg.sigma == trained.sigma:
+        return trained.sigma
+    require_positive("sigma", cfg.sigma)
+    warnings.warn(
+        f"Certifying at sigma={cfg.sigma} a classifier that was trained at sigma={trained.sigma}",
+        SmoothCertWarning,
+        stacklevel=2,
+    )
+    return cfg.sigma
+
+
+def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:
+    """Return the run's certifier, with whatever the command line says otherwise."""
+    from hydra.utils import instantiate
+
+    asked: Any = OmegaConf.to_container(cfg.certifier, resolve=True)
+    asked = {name: value for name, value in asked.items() if value is not None}
+    base: Any = OmegaConf.to_container(trained.certifier, resolve=True)
+    if "_target_" in asked:
+        base = {name: base[name] for name in ("n0", "n", "alpha") if name in base}
+    shorthands = {name: cfg[name] for name in ("n0", "n", "alpha") if cfg[name] is not None}
+    return instantiate({**base, **asked, **shorthands}, _convert_="all")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _read_yaml(run: Path, name: str) -> Any:
+    path = run / ".hydra" / name
+    if not path.is_file():
+        raise InvalidArgumentError(
+            f"Expected a run folder, got {str(run)!r}: it has no .hydra/{name}"
+        )
+    return OmegaConf.load(path)
+
+
+def _write_summary(summary: dict[str, Any], folder: Path) -> None:
+    from smoothcert.report import print_summary
+
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    print_summary(summary, folder)
+
+
+def _provenance() -> dict[str, Any]:
+    return {
+        "precision": "float32",
+        "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in PACKAGES}},
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the working tree, with `+` where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40"]
+    command += ["--dirty=+", "--match", "no tag"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _quiet() -> None:
+    """Hide advice that does not apply here, and show our own warnings as plain lines."""
+    for library in ("pytorch_lightning", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging.*")
+    standard = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, SmoothCertWarning):
+            logger.warning(message)
+        else:
+            standard(message, category, *rest)
+
+    warnings.showwarning = show
+
+
+def _close_wandb() -> None:
+    """End W&B's run with ours: the next job of a sweep has a run of its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Answer bad input with its message alone; other errors keep their trace."""
+    try:
+        yield
+    except SmoothCertError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _exit_code_on_sigterm() -> Iterator[None]:
+    """Exit with 143 on SIGTERM: Lightning's own handler exits with 0, as if all had gone well."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: Any) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,21 @@
+"""Train and certify: `python -m src.train experiment=digits_reg_adv`.
+
+`python -m src.train run=<run folder>` goes on with a run that was interrupted.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from smoothcert import runs
+
+
+@hydra.main(config_path="../conf", config_name="train", version_base="1.3")
+def train(cfg: DictConfig) -> float | None:
+    """Train one run."""
+    return runs.train(cfg)
+
+
+if __name__ == "__main__":
+    runs.main(train, sys.argv)
