@@ -68,9 +68,9 @@ def noisy_logits(classifier: nn.Module, batch: NoisyBatch) -> Tensor:
 
 
 def smoothed_log_probabilities(logits: Tensor) -> Tensor:
-    """log F̂, the logarithm of the mean softmax over noise draws, finite for any finite logits.
+    """Return log F̂, the logarithm of the mean softmax over noise draws.
 
-    Computed as logsumexp of the log-softmax minus log m: the logarithm of a mean of underflowing
+    It is finite for any finite logits.     Computed as logsumexp of the log-softmax minus log m: the logarithm of a mean of underflowing
     probabilities would be -inf, and an epsilon inside it would be a bias.
 
     Args:

@@ -31,7 +31,6 @@ from smoothcert.records import write_atomically
 # Whatever needs torch or Lightning is imported where it is used: they take ten seconds, and
 # `--help` and a mistyped option answer without them.
 if TYPE_CHECKING:
-    import pytorch_lightning as pl
     from torch import nn
 
     from smoothcert.certify import Certifier
@@ -147,7 +146,8 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with _plain_errors(), _exit_code_on_sigterm():
+    with _plain_errors(), _quiet(), _exit_code_on_sigterm():
+        _check(cfg)
         return _train(cfg)
 
 
@@ -163,7 +163,7 @@ def certify(cfg: DictConfig) -> float:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with _plain_errors(), _exit_code_on_sigterm():
+    with _plain_errors(), _quiet(), _exit_code_on_sigterm():
         return _certify(cfg)
 
 
@@ -212,8 +212,6 @@ def _train(cfg: DictConfig) -> float | None:
     from smoothcert.lightning import CertificationCallback
     from smoothcert.models import load_weights
 
-    _check(cfg)
-    _quiet()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     folder = Path(cfg.paths.run)
     choices = {name: HydraConfig.get().runtime.choices[name] for name in CHOICES}
@@ -250,7 +248,7 @@ def _finish(
     facts: Mapping[str, Any],
     certification: CertificationCallback,
     data: ImageDataModule,
-    trainer: pl.Trainer,
+    trainer: Any,
 ) -> float:
     from smoothcert.lightning.loggers import log_summary
     from smoothcert.report import summarize
@@ -277,7 +275,6 @@ def _certify(cfg: DictConfig) -> float:
     from smoothcert.report import plot_certified_accuracy, summarize
     from smoothcert.stats import default_radii
 
-    _quiet()
     run, folder = Path(cfg.run), Path(cfg.paths.run)
     trained, choices = _trained(run, cfg)
     sigma, certifier = _sigma(cfg, trained), _certifier(cfg, trained)
@@ -341,7 +338,7 @@ def _module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
     )
 
 
-def _trainer(cfg: DictConfig, names: Mapping[str, str]) -> pl.Trainer:
+def _trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
     from hydra.utils import instantiate
 
     callbacks = [
@@ -350,7 +347,9 @@ def _trainer(cfg: DictConfig, names: Mapping[str, str]) -> pl.Trainer:
         if callback is not None
     ]
     loggers = [
-        instantiate(each, _convert_="all") for each in (cfg.logger or {}).values() if each is not None
+        instantiate(each, _convert_="all")
+        for each in (cfg.logger or {}).values()
+        if each is not None
     ]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
     configuration = OmegaConf.to_container(cfg, resolve=True)
@@ -361,7 +360,7 @@ def _trainer(cfg: DictConfig, names: Mapping[str, str]) -> pl.Trainer:
 
 def _trained(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Return a run's configuration, with this command's paths, and the names of its choices."""
-    trained = OmegaConf.create(_read_yaml(run, "config.yaml"))
+    trained: Any = _read_yaml(run, "config.yaml")
     hydra = _read_yaml(run, "hydra.yaml")
     # A data folder that moved since is named again, as in training.
     trained.paths = cfg.paths
@@ -422,7 +421,10 @@ def _write_summary(summary: dict[str, Any], folder: Path) -> None:
 def _provenance() -> dict[str, Any]:
     return {
         "precision": "float32",
-        "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: _version(name) for name in PACKAGES},
+        },
         "git_commit": _git_commit(),
     }
 
@@ -444,23 +446,30 @@ def _git_commit() -> str | None:
         return None
 
 
-def _quiet() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Hide advice that does not apply here, and show our own warnings as plain lines."""
     for library in ("pytorch_lightning", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging.*")
-    standard = warnings.showwarning
+    with warnings.catch_warnings():
+        for advice in (
+            ".*does not have many workers.*",
+            ".*LeafSpec.*",
+            "Checkpoint directory .* exists and is not empty.*",
+            ".*number of training batches .* is smaller than the logging.*",
+        ):
+            warnings.filterwarnings("ignore", advice)
+        warnings.filterwarnings("always", category=SmoothCertWarning)
+        standard = warnings.showwarning
 
-    def show(message: Any, category: type[Warning], *rest: Any) -> None:
-        if issubclass(category, SmoothCertWarning):
-            logger.warning(message)
-        else:
-            standard(message, category, *rest)
+        def show(message: Any, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, SmoothCertWarning):
+                logger.warning(message)
+            else:
+                standard(message, category, *rest)
 
-    warnings.showwarning = show
+        warnings.showwarning = show
+        yield
 
 
 def _close_wandb() -> None:
@@ -473,10 +482,16 @@ def _close_wandb() -> None:
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Answer bad input with its message alone; other errors keep their trace."""
+    from hydra.errors import InstantiationException
+
     try:
         yield
-    except SmoothCertError as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    except (SmoothCertError, InstantiationException) as error:
+        # Hydra wraps whatever a constructor raises.
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, SmoothCertError):
+            raise
+        raise SystemExit(f"{type(cause).__name__}: {cause}") from error
 
 
 @contextmanager

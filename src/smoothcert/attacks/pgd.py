@@ -1,5 +1,7 @@
 """SmoothAdv's projected gradient descent on the smoothed classifier (Salman et al., 2019)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +73,9 @@ class PGD(GradientAttack):
         """Clamp to [0, 1], then shrink the move to length ε; the second keeps the first."""
         move = images.clamp(0, 1) - originals
         length = move.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        shrunk = move * (strength / length.clamp(min=1e-12)).clamp(max=1)
+        # Each pixel of the sum is rounded once more: leave room for that inside the ball.
+        room = torch.finfo(images.dtype).eps * math.sqrt(move[0].numel())
+        shrunk = move * (max(strength - room, 0.0) / length.clamp(min=1e-12)).clamp(max=1)
         return (originals + shrunk).clamp(0, 1)
 
     def __repr__(self) -> str:

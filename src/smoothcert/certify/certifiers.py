@@ -99,9 +99,10 @@ class Certifier(ABC):
             ("estimation", counts.estimation, self.n),
         ):
             totals = votes.sum(1)
-            if np.any(totals != expected):
+            wrong = totals[totals != expected]
+            if wrong.size:
                 raise InvalidArgumentError(
-                    f"Expected {expected} {name} votes an image, got {totals[totals != expected][0]}"
+                    f"Expected {expected} {name} votes an image, got {wrong[0]}"
                 )
 
 
@@ -156,6 +157,12 @@ class TightCertifier(Certifier):
     """
 
     split: float | str = "selection"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Certifier.settings`; `split` is called `alpha_split`, data has splits too."""
+        settings = super().settings
+        return {**settings, "alpha_split": settings.pop("split")}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from typing import Literal
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from smoothcert.data.datasets import ImageSet
+from smoothcert.data.datasets import FixedBatches, ImageSet
 from smoothcert.data.sampling import EpochBatches
 from smoothcert.errors import DataError, InvalidArgumentError, require_count
 from smoothcert.types import ImageBatch
@@ -89,28 +89,34 @@ class ImageDataModule(pl.LightningDataModule):
             InvalidArgumentError: for another name.
         """
         if split not in SPLITS:
-            raise InvalidArgumentError(f"Expected `split` one of {', '.join(SPLITS)}, got {split!r}")
+            raise InvalidArgumentError(
+                f"Expected `split` one of {', '.join(SPLITS)}, got {split!r}"
+            )
         self.setup()
         return self._sets[split]
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Return shuffled, augmented training batches."""
-        return self._loader("train", shuffle=True)
+        """Return shuffled, augmented training batches; fixed ones to overfit to."""
+        images = self.images("train")
+        if getattr(self.trainer, "overfit_batches", 0) > 0:
+            return self._loader(FixedBatches(images, self.batch_size))
+        # A sampler of whole batches: the data set makes each batch at once.
+        return self._loader(images, EpochBatches(len(images), self.batch_size, self.seed))
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
         """Return validation batches in order."""
-        return self._loader("val", shuffle=False)
+        return self._loader(FixedBatches(self.images("val"), self.batch_size))
 
     def test_dataloader(self) -> DataLoader[ImageBatch]:
         """Return test batches in order."""
-        return self._loader("test", shuffle=False)
+        return self._loader(FixedBatches(self.images("test"), self.batch_size))
 
-    def _loader(self, split: Split, shuffle: bool) -> DataLoader[ImageBatch]:
-        images = self.images(split)
+    def _loader(
+        self, batches: ImageSet | FixedBatches, sampler: EpochBatches | None = None
+    ) -> DataLoader[ImageBatch]:
         return DataLoader(
-            images,  # pyright: ignore[reportArgumentType]
-            # A sampler of whole batches: the data set makes each batch at once.
-            sampler=EpochBatches(len(images), self.batch_size, self.seed, shuffle),
+            batches,  # pyright: ignore[reportArgumentType]
+            sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

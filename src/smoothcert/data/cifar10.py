@@ -61,7 +61,10 @@ class CIFAR10DataModule(ImageDataModule):
             DataError: if they are neither there nor to be downloaded.
         """
         if self.download or (self.root / CIFAR10.base_folder).is_dir():
-            everything, test = self._from_torchvision(train=True), self._from_torchvision(train=False)
+            everything, test = (
+                self._from_torchvision(train=True),
+                self._from_torchvision(train=False),
+            )
         else:
             everything, test = self._from_class_folders()
         train, val = held_out(len(everything), [self.val_fraction], self.split_seed)

@@ -29,9 +29,13 @@ class ImageSet(Protocol):
 
     def __getitem__(self, key: BatchKey) -> ImageBatch: ...
 
-    def example(self, position: int) -> tuple[Tensor, int, int]: ...
+    def example(self, position: int) -> tuple[Tensor, int, int]:
+        """Return an image without augmentation, its label and its index in the data set."""
+        ...
 
-    def subset(self, positions: np.ndarray) -> ImageSet: ...
+    def subset(self, positions: np.ndarray) -> ImageSet:
+        """Return some of the images, under the indices that they have here."""
+        ...
 
 
 class InMemoryImages(Dataset[ImageBatch]):
@@ -129,9 +133,7 @@ class FileImages(Dataset[ImageBatch]):
         image = self.transform(decode(self.paths[position]))
         return image, int(self.labels[position]), int(self.indices[position])
 
-    def subset(
-        self, positions: np.ndarray, augmentation: Transform | None = None
-    ) -> FileImages:
+    def subset(self, positions: np.ndarray, augmentation: Transform | None = None) -> FileImages:
         """Return some of the images, under the indices that they have here."""
         chosen = torch.as_tensor(positions)
         return FileImages(
@@ -141,6 +143,34 @@ class FileImages(Dataset[ImageBatch]):
             self.indices[chosen],
             augmentation,
         )
+
+
+class FixedBatches(Dataset[ImageBatch]):
+    """The batches of an image set in order, always the same ones.
+
+    Args:
+        images: the image set.
+        batch_size: images in a batch; the last one may have fewer.
+
+    Example:
+        >>> held = InMemoryImages(torch.zeros(5, 1, 8, 8), torch.arange(5))
+        >>> [batch.labels.tolist() for batch in FixedBatches(held, 2)]
+        [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(self, images: ImageSet, batch_size: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, number: int) -> ImageBatch:
+        if number >= len(self):
+            raise IndexError(number)
+        start = number * self.batch_size
+        end = min(start + self.batch_size, len(self.images))
+        return self.images[BatchKey(list(range(start, end)), seed=number)]
 
 
 def to_unit(images: Tensor) -> Tensor:

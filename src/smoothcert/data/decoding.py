@@ -87,7 +87,9 @@ def _fingerprint(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         facts = path.stat()
-        digest.update(f"{path.name} {path.parent.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        digest.update(
+            f"{path.name} {path.parent.name} {facts.st_size} {facts.st_mtime_ns}\n".encode()
+        )
     return digest.hexdigest()[:16]
 
 

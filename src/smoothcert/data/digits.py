@@ -1,5 +1,7 @@
 """The UCI digits that come with scikit-learn: real images, nothing to download."""
 
+from typing import Any
+
 import torch
 from sklearn.datasets import load_digits
 
@@ -47,7 +49,7 @@ class DigitsDataModule(ImageDataModule):
 
     def load(self) -> dict[Split, ImageSet]:
         """Load the three sets from scikit-learn's own files."""
-        bundled = load_digits()
+        bundled: Any = load_digits()
         self.class_names = [str(name) for name in bundled.target_names]
         pixels = torch.tensor(bundled.images, dtype=torch.float32)[:, None] / 16
         everything = InMemoryImages(pixels, torch.tensor(bundled.target))

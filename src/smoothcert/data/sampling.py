@@ -20,28 +20,26 @@ class BatchKey(NamedTuple):
 
 
 class EpochBatches(Sampler[BatchKey]):
-    """Batches of an epoch, from the seed and the epoch's number alone.
+    """Shuffled batches of an epoch, from the seed and the epoch's number alone.
 
     A run that resumes at epoch e sees what an uninterrupted run sees there. Lightning calls
-    `set_epoch` before each epoch.
+    `set_epoch` before each epoch. A last batch that is not full is dropped, unless it is the only
+    one: its images turn up in other epochs.
 
     Args:
         size: number of images.
         batch_size: images in a batch.
         seed: seed of the shuffling and the augmentation.
-        shuffle: whether to shuffle, and to drop a last batch that is not full (unless it is the
-            only one).
 
     Example:
-        >>> [key.positions for key in EpochBatches(5, 2, seed=0, shuffle=False)]
-        [[0, 1], [2, 3], [4]]
+        >>> [len(key.positions) for key in EpochBatches(size=10, batch_size=4, seed=0)]
+        [4, 4]
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, shuffle: bool) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
-        self.shuffle = shuffle
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -49,15 +47,12 @@ class EpochBatches(Sampler[BatchKey]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.shuffle:
-            return max(1, self.size // self.batch_size)
-        return -(-self.size // self.batch_size)
+        return max(1, self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[BatchKey]:
         source = np.random.default_rng((self.seed, self.epoch))
-        order = source.permutation(self.size) if self.shuffle else np.arange(self.size)
-        seeds = source.integers(2**63, size=len(self))
-        for number, seed in enumerate(seeds):
+        order = source.permutation(self.size)
+        for number, seed in enumerate(source.integers(2**63, size=len(self))):
             start = number * self.batch_size
             yield BatchKey(order[start : start + self.batch_size].tolist(), int(seed))
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ class CertificationCallback(pl.Callback):
         require_positive("sigma", sigma)
         require_count("every_n_epochs", every_n_epochs, minimum=0)
         if split not in SPLITS:
-            raise InvalidArgumentError(f"Expected `split` one of {', '.join(SPLITS)}, got {split!r}")
+            raise InvalidArgumentError(
+                f"Expected `split` one of {', '.join(SPLITS)}, got {split!r}"
+            )
         if split == "test" and every_n_epochs > 0:
             raise InvalidArgumentError(
                 "Expected `every_n_epochs` 0 with split=test: test images must not choose a "
@@ -116,8 +119,9 @@ class CertificationCallback(pl.Callback):
             return
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting and not self._due(trainer):
-            # Without a value of this epoch ModelCheckpoint would take the last one seen.
-            pl_module.log("certify/acr", float("nan"), logger=False)
+            # Without a value of this epoch ModelCheckpoint would take the last one seen; a logged
+            # NaN would stand in the metrics file, too.
+            trainer.callback_metrics["certify/acr"] = torch.tensor(torch.nan)
             return
         with isolate_rng():
             self.last = self._certify(trainer, pl_module, fitting)
@@ -205,6 +209,4 @@ def warn_of_few_samples(certifier: Certifier, sigma: float, radii: Sequence[floa
 
 
 def _shortened(certifier: Certifier, samples: int) -> Certifier:
-    values = {**certifier.settings, "n0": min(certifier.n0, samples), "n": min(certifier.n, samples)}
-    values.pop("certifier")
-    return type(certifier)(**values)
+    return replace(certifier, n0=min(certifier.n0, samples), n=min(certifier.n, samples))

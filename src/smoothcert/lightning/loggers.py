@@ -1,4 +1,4 @@
-"""Loggers: a CSV file that survives a resume, W&B that never asks, and one adapter for artefacts."""
+"""Loggers: metrics that survive a resume, W&B that never asks, one adapter for artefacts."""
 
 import csv
 import netrc
@@ -10,9 +10,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from smoothcert.records import COLUMNS, CertificateRow
 from smoothcert.stats import certified_accuracy
@@ -39,9 +39,7 @@ class ResumingCSVLogger(CSVLogger):
     """
 
     def __init__(self, folder: str, flush_every_n_steps: int = 20) -> None:
-        super().__init__(
-            folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps
-        )
+        super().__init__(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
 
     def log_hyperparams(self, params: Any = None) -> None:
         """Do nothing: Hydra keeps the configuration in the run folder already."""

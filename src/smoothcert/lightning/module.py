@@ -69,7 +69,9 @@ class SmoothedTraining(pl.LightningModule):
         if batch_idx == 0:
             _check_pixels(batch)
             self._step_began = None
-        source = generator(self.device, self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
+        source = generator(
+            self.device, self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx
+        )
         noise = draw_noise(batch.images, self.sigma, self.objective.noise_draws, source)
         clean = NoisyBatch(batch.images, batch.labels, noise, self.sigma)
         attacked = self.attack(self.model, clean, self.current_epoch, source)
@@ -129,5 +131,6 @@ def _check_pixels(batch: ImageBatch) -> None:
         image = batch.images[at]
         raise NonFiniteError(
             f"Expected pixels in [0, 1] at image {int(batch.indices[at])}, got values from "
-            f"{float(image.min()):.4g} to {float(image.max()):.4g}. Normalisation belongs into the model"
+            f"{float(image.min()):.4g} to {float(image.max()):.4g}. Normalisation belongs into "
+            "the model"
         )

@@ -55,7 +55,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if different:
         side = "lacks" if different[0] in own else "has, and the model lacks,"
         raise CheckpointError(
-            f"{path} does not fit the model: it {side} {different[0]!r} ({len(different)} such names)"
+            f"{path} does not fit the model: it {side} {different[0]!r} "
+            f"({len(different)} such names)"
         )
     for name, tensor in own.items():
         if tensor.shape != saved[name].shape:

@@ -60,9 +60,7 @@ class CifarResNet(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(
-        self, depth: int, num_classes: int, in_channels: int = 3, width: int = 16
-    ) -> None:
+    def __init__(self, depth: int, num_classes: int, in_channels: int = 3, width: int = 16) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise InvalidArgumentError(f"Expected `depth` 8, 14, 20, … (6k + 2), got {depth}")

@@ -10,7 +10,7 @@ from smoothcert.objectives.base import LogitsObjective, Loss, mean_cross_entropy
 
 
 def adre_regularizer(logits: Tensor, labels: Tensor, floor: float | None = None) -> Tensor:
-    """max over c ≠ y of log F̂_c(x), image by image (Feng et al., 2020).
+    """Return max over c ≠ y of log F̂_c(x), image by image (Feng et al., 2020).
 
     Where the smoothed prediction is right, lowering it pushes the runner-up down and widens the
     radius; where it is wrong, it pushes the wrong winner down.

@@ -57,9 +57,7 @@ def readings(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> lis
     return [certified, read_as("cohen", rows, settings["sigma"], settings["alpha"])]
 
 
-def read_as(
-    bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: float
-) -> Reading:
+def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: float) -> Reading:
     """Compute the radii that a bound gives on the votes of existing certificates.
 
     A row that abstained does not record which class was tested; it stays an abstention.
@@ -80,7 +78,9 @@ def read_as(
     """
     if not rows:
         raise RecordsError("Expected at least one certificate, got none")
-    n_a, n_b, n = (np.array([getattr(row, name) for row in rows]) for name in ("n_a", "n_b", "n_samples"))
+    n_a, n_b, n = (
+        np.array([getattr(row, name) for row in rows]) for name in ("n_a", "n_b", "n_samples")
+    )
     abstained = np.array([row.predict < 0 for row in rows])
     radius = np.where(abstained, 0.0, certified_radius(n_a, n_b, n, sigma, alpha, bound))
     correct = np.array([bool(row.correct) for row in rows]) & (radius > 0)

@@ -203,9 +203,7 @@ def _best_split(n_a: NDArray, n_b: NDArray, n: NDArray, alpha: float) -> Probabi
     )
 
 
-def _check_counts(
-    n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike
-) -> tuple[NDArray, NDArray, NDArray]:
+def _check_counts(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
     n_a, n_b, n = np.broadcast_arrays(n_a, n_b, n)
     if np.any(n < 1):
         raise InvalidArgumentError(f"Expected `n` >= 1, got {n.min()}")

@@ -1,0 +1,145 @@
+"""Decoding against Pillow, files that are no images, and the cache of decoded pixels."""
+
+import os
+import re
+
+import pytest
+import torch
+
+from smoothcert.data import decoding
+from smoothcert.data.decoding import decode, decode_all
+from smoothcert.errors import DataError
+
+
+@pytest.fixture
+def paths(write_image, tmp_path):
+    return [write_image(tmp_path / f"{number}.png", (5, 7)) for number in range(9)]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "a" / "cache"
+
+
+def forbid(*_):
+    raise AssertionError("decoded again")
+
+
+def overwrite(path, write_image):
+    """Give a file other pixels and, as any later write does, a later time."""
+    later = path.stat().st_mtime_ns + 1
+    write_image(path, (5, 7))
+    os.utime(path, ns=(later, later))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1"])
+def test_png_pixels_are_exactly_pillows_as_rgb(mode, write_image, pillow_pixels, tmp_path):
+    path = write_image(tmp_path / "a.png", (9, 14), mode)
+    assert decode(path).dtype == torch.uint8
+    assert torch.equal(decode(path), pillow_pixels(path))
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.gif", {}), ("a.webp", {"lossless": True})])
+def test_other_lossless_formats_are_exactly_pillows(
+    name, options, write_image, pillow_pixels, tmp_path
+):
+    path = write_image(tmp_path / name, (9, 14), **options)
+    assert torch.equal(decode(path), pillow_pixels(path))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_pixels_are_pillows_up_to_two_levels(mode, write_image, pillow_pixels, tmp_path):
+    """Builds of libjpeg may round the inverse cosine transform differently."""
+    path = write_image(tmp_path / "a.jpg", (33, 50), mode, quality=90)
+    assert decode(path).shape == (3, 33, 50)
+    assert (decode(path).int() - pillow_pixels(path).int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.webp"])
+def test_a_truncated_file_is_named(name, write_image, tmp_path):
+    path = write_image(tmp_path / name, (64, 64))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        decode(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
+)
+def test_a_file_that_is_no_image_is_named(content, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        decode(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "none.png"))):
+        decode(tmp_path / "none.png")
+
+
+def test_many_images_keep_the_order_of_their_files(paths, pillow_pixels):
+    images = decode_all(paths[::-1], None)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, torch.stack([pillow_pixels(path) for path in paths[::-1]]))
+
+
+def test_images_are_resized_before_they_are_compared(paths, write_image, tmp_path):
+    odd = write_image(tmp_path / "odd.png", (8, 8))
+    images = decode_all([*paths, odd], None, lambda image: image[:, :4, :6])
+    assert torch.equal(images[-1], decode(odd)[:, :4, :6])
+
+
+def test_a_corrupt_file_among_many_is_named(paths):
+    paths[4].write_bytes(b"no image")
+    with pytest.raises(DataError, match=re.escape(str(paths[4]))):
+        decode_all(paths, None)
+
+
+def test_images_of_two_sizes_are_an_error_that_names_both(paths, write_image, tmp_path):
+    odd = write_image(tmp_path / "odd.png", (7, 5))
+    with pytest.raises(DataError, match=re.escape(str(odd))) as caught:
+        decode_all([*paths, odd], None)
+    assert all(part in str(caught.value) for part in ("(3, 5, 7)", "(3, 7, 5)", str(paths[0])))
+
+
+def test_the_cache_spares_the_second_decoding(paths, cache, monkeypatch):
+    first = decode_all(paths, cache)
+    monkeypatch.setattr(decoding, "decode", forbid)
+    assert torch.equal(decode_all(paths, cache), first)
+
+
+def test_without_a_cache_nothing_is_written(paths, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    decode_all(paths, None)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_changed_file_is_decoded_again(paths, cache, write_image, pillow_pixels):
+    stale = decode_all(paths, cache)
+    overwrite(paths[3], write_image)
+    fresh = decode_all(paths, cache)
+    assert torch.equal(fresh[3], pillow_pixels(paths[3]))
+    assert not torch.equal(fresh, stale)
+
+
+@pytest.mark.parametrize("selection", [slice(None, None, -1), slice(1, None), slice(0, 1)])
+def test_other_files_or_another_order_are_not_read_from_the_cache(
+    selection, paths, cache, pillow_pixels
+):
+    decode_all(paths, cache)
+    expected = torch.stack([pillow_pixels(path) for path in paths[selection]])
+    assert torch.equal(decode_all(paths[selection], cache), expected)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(paths, pillow_pixels, tmp_path):
+    (tmp_path / "file").touch()
+    images = decode_all(paths, tmp_path / "file" / "cache")
+    assert torch.equal(images[8], pillow_pixels(paths[8]))
+
+
+def test_a_failed_decoding_leaves_no_cache(paths, cache):
+    paths[4].write_bytes(b"no image")
+    with pytest.raises(DataError):
+        decode_all(paths, cache)
+    assert not cache.exists() or not list(cache.iterdir())

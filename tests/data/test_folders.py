@@ -1,0 +1,118 @@
+"""Folders of class folders: which layouts are understood, and what is said of the others."""
+
+import re
+
+import pytest
+
+from smoothcert.data.folders import find_splits, read_class_folders
+from smoothcert.errors import DataError
+
+# Folders of class folders -> training, validation, test; "." holds the classes itself.
+LAYOUTS = {
+    "train+test": ("train", None, "test"),
+    "train+val": ("train", None, "val"),
+    "train+val+test": ("train", "val", "test"),
+    "training+validation": ("training", None, "validation"),
+    "training+valid+test": ("training", "valid", "test"),
+    "train": ("train", None, None),
+    "val": ("val", None, None),
+    "test": ("test", None, None),
+    ".": (".", None, None),
+}
+
+
+def parts(splits):
+    return splits.training, splits.validation, splits.test
+
+
+@pytest.mark.parametrize("around", ["", "images", "archive/images"])
+@pytest.mark.parametrize(("folders", "expected"), LAYOUTS.items(), ids=LAYOUTS)
+def test_a_layout_is_understood_there_or_inside_lone_folders(
+    folders, expected, around, tmp_path, write_classes
+):
+    inner = tmp_path / around
+    for folder in folders.split("+"):
+        write_classes(inner / folder, each=1)
+    found = parts(find_splits(tmp_path, "data.root"))
+    assert found == tuple(None if name is None else inner / name for name in expected)
+
+
+def test_hidden_folders_and_loose_files_do_not_count(tmp_path, write_classes):
+    write_classes(tmp_path / "images", each=1)
+    (tmp_path / ".smoothcert").mkdir()
+    (tmp_path / "README.txt").touch()
+    assert parts(find_splits(tmp_path, "data.root")) == (tmp_path / "images", None, None)
+
+
+@pytest.mark.parametrize(
+    "made",
+    ["", "data/", "data/empty/", "data/cat/1.png", "data/1.png", "data/cat/1.png data/dog/1.txt"],
+    ids=["missing", "empty", "empty folder", "one class", "no classes", "a class without images"],
+)
+def test_other_layouts_are_an_error_that_says_what_to_do(made, tmp_path):
+    for name in made.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    with pytest.raises(DataError) as caught:
+        find_splits(tmp_path / "data", "data.root")
+    message = str(caught.value)
+    assert str(tmp_path / "data") in message
+    assert "train/<class>/<image>" in message
+    assert "data.root=" in message
+
+
+def test_the_message_tells_a_missing_folder_from_another_layout(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        find_splits(tmp_path / "none", "data.root")
+    with pytest.raises(DataError, match="laid out otherwise"):
+        find_splits(tmp_path, "data.root")
+
+
+def test_a_relative_folder_is_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "none"))):
+        find_splits(tmp_path.relative_to(tmp_path) / "none", "data.root")
+
+
+def test_images_are_listed_class_after_class_by_name(tmp_path, write_classes):
+    listed = read_class_folders(write_classes(tmp_path, ("dog", "ant", "cat"), each=2))
+    names = [path.relative_to(tmp_path).parts[0] for path in listed.paths]
+    assert listed.class_names == ["ant", "cat", "dog"]
+    assert [listed.class_names[label] for label in listed.labels] == names
+    assert names == ["ant", "ant", "cat", "cat", "dog", "dog"]
+    assert listed.paths == sorted(listed.paths)
+
+
+def test_images_are_found_by_any_case_of_suffix_and_in_inner_folders(tmp_path):
+    kept = {"cat/1.PNG", "cat/inner/2.Jpeg", "dog/3.jpg", "dog/4.JPEG", "dog/5.webp", "dog/6.gif"}
+    for name in (*kept, "cat/notes.txt", "dog/Thumbs.db", "7.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = read_class_folders(tmp_path).paths
+    assert {path.relative_to(tmp_path).as_posix() for path in found} == kept
+
+
+def test_test_images_keep_the_training_classes_numbers(tmp_path, write_classes):
+    """A test set may lack a class; the others keep their labels."""
+    listed = read_class_folders(write_classes(tmp_path, ("dog", "bee"), 1), ["ant", "bee", "dog"])
+    assert listed.class_names == ["ant", "bee", "dog"]
+    assert listed.labels.tolist() == [1, 2]
+
+
+def test_a_class_that_training_does_not_have_is_named(tmp_path, write_classes):
+    write_classes(tmp_path, ("ant", "eel", "emu"), each=1)
+    with pytest.raises(DataError, match=r"has 2 class folders .* for example 'eel'") as caught:
+        read_class_folders(tmp_path, ["ant", "bee"])
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_one_class_is_no_classification(tmp_path, write_classes):
+    with pytest.raises(DataError, match=r"at least 2 class folders in .*\['cat'\]"):
+        read_class_folders(write_classes(tmp_path, ("cat",)))
+
+
+def test_class_folders_without_images_are_an_error(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=f"No image files .* under {re.escape(str(tmp_path))}"):
+        read_class_folders(tmp_path)

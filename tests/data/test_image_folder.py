@@ -1,0 +1,151 @@
+"""A user's own class folders, kept in memory or decoded when they are due."""
+
+from itertools import chain
+
+import pytest
+import torch
+
+from smoothcert.data import ImageFolderDataModule
+from smoothcert.data.photographs import evaluation_transform
+from smoothcert.errors import DataError, InvalidArgumentError
+
+SPLITS = ("train", "val", "test")
+# Python 3.12 warns of every fork beside threads; the loader's workers are forks.
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+@pytest.fixture
+def root(write_classes, tmp_path):
+    """Images that are no squares; train, validation and test folders."""
+    for split, each in zip(SPLITS, (5, 2, 3), strict=True):
+        write_classes(tmp_path / split, each=each, size=(40, 56))
+    return tmp_path
+
+
+def load(root, **options):
+    return ImageFolderDataModule(str(root), **{"num_workers": 0, "image_size": 28} | options)
+
+
+def batches(folder, split):
+    loader = getattr(folder, f"{split}_dataloader")()
+    return [torch.cat(parts) for parts in zip(*loader, strict=True)]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("split", SPLITS)
+def test_batches_have_the_shape_and_labels_of_the_folders(root, in_memory, split):
+    folder = load(root, in_memory=in_memory, batch_size=2)
+    images, labels, indices = batches(folder, split)
+    assert images.shape[1:] == folder.input_shape == (3, 28, 28)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+    each = {"train": 5, "val": 2, "test": 3}[split]
+    assert labels.bincount().tolist() == [each, each]
+    assert torch.equal(labels, indices // each)
+
+
+def test_classes_are_named_after_the_folders(root):
+    folder = load(root)
+    folder.setup()
+    assert folder.class_names == ["cat", "dog"]
+    assert folder.num_classes == 2
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_images_are_the_files_resized_and_cropped(root, split, pillow_pixels):
+    images, _, indices = batches(load(root, in_memory=False), split)
+    paths = sorted(root.glob(f"{split}/*/*.png"))
+    expected = [evaluation_transform(28)(pillow_pixels(paths[index])) for index in indices]
+    assert torch.equal(images, torch.stack(expected))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_memory_and_files_agree_to_half_a_level(root, split):
+    kept, decoded = (load(root, in_memory=choice) for choice in (True, False))
+    difference = batches(kept, split)[0] - batches(decoded, split)[0]
+    assert difference.abs().max() <= 0.501 / 255
+
+
+def test_training_images_in_memory_are_padded_cropped_and_flipped(root):
+    plain = load(root, crop_padding=0, flip=False)
+    for options in ({"flip": False}, {"crop_padding": 0}):
+        assert not torch.equal(
+            batches(load(root, **options), "train")[0], batches(plain, "train")[0]
+        )
+    images, _, indices = batches(plain, "train")
+    own = plain.images("train")
+    assert torch.equal(images, torch.stack([own.example(int(index))[0] for index in indices]))
+
+
+@pytest.mark.parametrize(("size", "in_memory"), [(64, True), (65, False)])
+def test_small_images_stay_in_memory_unless_told_otherwise(root, size, in_memory):
+    folder = load(root, image_size=size, num_workers=3)
+    assert folder.in_memory is in_memory
+    assert folder.num_workers == (0 if in_memory else 3)
+    assert load(root, image_size=size, in_memory=not in_memory).in_memory is not in_memory
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_grey_transparent_and_palette_images_become_rgb(
+    root, in_memory, mode, write_image, pillow_pixels
+):
+    path = write_image(root / "test" / "cat" / "0.png", (32, 32), mode)
+    image = batches(load(root, in_memory=in_memory), "test")[0][0]
+    expected = evaluation_transform(28)(pillow_pixels(path))
+    assert image.shape == (3, 28, 28)
+    assert (image - expected).abs().max() <= 0.501 / 255
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_class_folders_alone_are_divided_without_overlap(tmp_path, write_classes, in_memory):
+    write_classes(tmp_path, each=10)
+    folder = load(tmp_path, in_memory=in_memory, val_fraction=0.2, test_fraction=0.3)
+    parts = [folder.images(split).indices.tolist() for split in SPLITS]
+    assert [len(part) for part in parts] == [10, 4, 6]
+    assert sorted(chain(*parts)) == list(range(20))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_seed_and_epoch_decide_the_training_batches(root, in_memory):
+    def images(seed, epoch):
+        loader = load(root, in_memory=in_memory, seed=seed).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return next(iter(loader)).images
+
+    assert torch.equal(images(1, 2), images(1, 2))
+    assert not torch.equal(images(1, 2), images(1, 3))
+    assert not torch.equal(images(1, 2), images(2, 2))
+
+
+@FORKS
+def test_workers_do_not_change_the_training_batches(root):
+    alone, helped = (load(root, in_memory=False, num_workers=count) for count in (0, 2))
+    pairs = zip(batches(alone, "train"), batches(helped, "train"), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_normalisation_is_imagenets_unless_given(root):
+    """The published constants of torchvision's weights."""
+    assert load(root).mean == (0.485, 0.456, 0.406)
+    assert load(root).std == (0.229, 0.224, 0.225)
+    assert load(root, mean=[0.1, 0.2, 0.3]).mean == (0.1, 0.2, 0.3)
+
+
+def test_a_corrupt_image_is_named(root):
+    path = root / "train" / "cat" / "bad.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cat.bad\.png"):
+        load(root, in_memory=True).setup()
+    with pytest.raises(DataError, match=r"cat.bad\.png"):
+        batches(load(root, in_memory=False), "train")
+
+
+def test_a_missing_folder_is_named_with_the_override(tmp_path):
+    with pytest.raises(DataError, match=r"none, which does not exist.*data\.root="):
+        load(tmp_path / "none").setup()
+
+
+def test_an_image_size_of_nothing_is_an_error(tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"`image_size` .* got 0"):
+        load(tmp_path, image_size=0)

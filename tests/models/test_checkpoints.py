@@ -1,0 +1,152 @@
+"""Checkpoints: what is read, what is refused, and that nothing in a file is ever run."""
+
+import io
+import pickle
+import re
+import subprocess
+
+import pytest
+import torch
+from torch import nn
+
+from smoothcert.errors import CheckpointError, MismatchError
+from smoothcert.models import load_weights, read_checkpoint, small_cnn
+
+
+def network(seed=0, classes=3):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return small_cnn(classes, (1, 8, 8), [0.3], [0.4], width=2)
+
+
+def as_saved(model):
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def same(model, other):
+    pairs = zip(model.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(name == twin and torch.equal(a, b) for (name, a), (twin, b) in pairs)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "last.ckpt"
+
+
+@pytest.fixture
+def save(path):
+    def write(weights, **rest):
+        torch.save({"state_dict": weights, "epoch": 3, **rest}, path)
+        return path
+
+    return write
+
+
+class Trap:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return subprocess.call, (["touch", str(self.path)],)
+
+
+def zipped(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def test_weights_come_back_as_they_were_saved(save):
+    saved, loaded = network(seed=0), network(seed=1)
+    assert not same(saved, loaded)
+    load_weights(loaded, save(as_saved(saved)))
+    assert same(saved, loaded)
+
+
+def test_everything_else_in_the_file_is_read_and_is_no_weight(save):
+    weights = as_saved(network()) | {"metric.total": torch.ones(2)}
+    path = save(weights, hyper_parameters={"sigma": 0.25, "classes": ["a", "b"]})
+    assert read_checkpoint(path)["hyper_parameters"] == {"sigma": 0.25, "classes": ["a", "b"]}
+    load_weights(network(), path)
+
+
+def test_a_missing_file_is_named(path, tmp_path):
+    for missing in (path, tmp_path):
+        with pytest.raises(CheckpointError, match=f"No checkpoint at {re.escape(str(missing))}$"):
+            read_checkpoint(missing)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_named_and_left_as_it_is(save, share):
+    path = save(as_saved(network()))
+    content = path.read_bytes()[: int(path.stat().st_size * share)]
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(path))} is damaged"):
+        load_weights(network(), path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"idx\tlabel\n", pickle.dumps({1, 2}), zipped([1, 2]), zipped({"epoch": 3}), zipped(3)],
+    ids=["text", "pickle of a set", "list", "no state_dict", "number"],
+)
+def test_another_kind_of_file_is_refused_by_name(path, content):
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        read_checkpoint(path)
+
+
+def test_another_shape_is_an_error_that_names_both(save):
+    model = network(classes=3)
+    with pytest.raises(
+        MismatchError, match=r"1\.fc\.\w+ has shape .* in .* in the model"
+    ) as caught:
+        load_weights(model, save(as_saved(network(classes=5))))
+    message = str(caught.value)
+    assert "(5, 16)" in message
+    assert "(3, 16)" in message
+    assert same(model, network(classes=3))
+
+
+def test_a_missing_part_is_named(save):
+    weights = as_saved(network())
+    del weights["model.1.fc.bias"]
+    with pytest.raises(CheckpointError, match=r"lacks '1\.fc\.bias' \(1 such"):
+        load_weights(network(), save(weights))
+
+
+def test_a_part_that_the_model_does_not_have_is_named(save):
+    weights = as_saved(network()) | {"model.1.head.weight": torch.ones(1)}
+    with pytest.raises(CheckpointError, match=r"the model lacks, '1\.head\.weight' \(1 such"):
+        load_weights(network(), save(weights))
+
+
+def test_a_file_without_our_names_is_refused(save):
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_weights(nn.Linear(2, 2), save({"weight": torch.ones(2, 2)}))
+
+
+def test_a_model_is_unchanged_by_a_file_that_does_not_fit(save):
+    model, weights = network(seed=0), as_saved(network(seed=1))
+    del weights["model.1.fc.bias"]
+    with pytest.raises(CheckpointError):
+        load_weights(model, save(weights))
+    assert same(model, network(seed=0))
+
+
+@pytest.mark.parametrize("write", [pickle.dumps, zipped], ids=["pickle", "torch.save"])
+@pytest.mark.parametrize("key", ["state_dict", "hyper_parameters"])
+def test_code_in_a_file_is_refused_without_running_it(path, tmp_path, write, key):
+    touched = tmp_path / "touched"
+    path.write_bytes(write({"state_dict": {}, key: Trap(touched)}))
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        read_checkpoint(path)
+    assert not touched.exists()
+
+
+def test_the_trap_is_a_real_one(tmp_path):
+    pickle.loads(pickle.dumps(Trap(tmp_path / "touched")))
+    assert (tmp_path / "touched").exists()

@@ -1,0 +1,51 @@
+"""Input normalisation against its formula and against torchvision."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms.v2.functional import normalize
+
+from smoothcert.errors import MismatchError
+from smoothcert.models import Normalize, normalized
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+def images(channels=3):
+    return torch.rand(4, channels, 5, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_each_channel_loses_its_mean_and_is_divided_by_its_deviation():
+    pixels = images().double()
+    found = Normalize(MEAN, STD).double()(pixels)
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        expected = (pixels[:, channel] - mean) / std
+        assert torch.allclose(found[:, channel], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_result_is_torchvisions(channels):
+    mean, std = MEAN[:channels], STD[:channels]
+    expected = normalize(images(channels), list(mean), list(std))
+    assert torch.allclose(Normalize(mean, std)(images(channels)), expected, rtol=0, atol=1e-6)
+
+
+def test_it_has_no_state():
+    assert not Normalize(MEAN, STD).state_dict()
+    assert not list(Normalize(MEAN, STD).parameters())
+
+
+def test_it_follows_the_module_to_another_dtype():
+    assert Normalize(MEAN, STD).double()(images().double()).dtype == torch.float64
+
+
+def test_constants_of_two_lengths_are_an_error_that_names_both():
+    with pytest.raises(MismatchError, match=r"\(0.1, 0.2\) and \(0.3,\)"):
+        Normalize((0.1, 0.2), (0.3,))
+
+
+def test_normalisation_comes_first_and_keeps_the_networks_names_behind_1():
+    network = normalized(nn.Sequential(nn.Flatten(), nn.Linear(90, 2)), MEAN, STD)
+    assert isinstance(network[0], Normalize)
+    assert list(network.state_dict()) == ["1.1.weight", "1.1.bias"]
+    assert torch.equal(network(images()), network[1](network[0](images())))

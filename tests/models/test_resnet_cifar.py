@@ -1,0 +1,126 @@
+"""CIFAR ResNets against He et al. (2016), torchvision's blocks and published file names."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models.resnet import BasicBlock as TorchvisionBlock
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.models import CifarResNet, cifar_resnet
+from smoothcert.models.resnet_cifar import BasicBlock
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+# Table 6 there, in millions, for identity shortcuts.
+PUBLISHED = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7}
+# Two 1×1 convolutions with BatchNorm take the place of the two padded shortcuts.
+PROJECTIONS = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+
+
+def shapes(*arguments, **options):
+    """A network without memory for its values."""
+    with torch.device("meta"):
+        return CifarResNet(*arguments, **options)
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def randomized(module):
+    """Give BatchNorm the statistics and weights of a trained network."""
+    source = torch.Generator().manual_seed(0)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            low = 0.5 if name.endswith("running_var") else -0.5
+            tensor.uniform_(low, low + 1, generator=source)
+    return module
+
+
+def images(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("depth", PUBLISHED)
+def test_parameters_are_as_many_as_published(depth):
+    millions = (count(shapes(depth, 10)) - PROJECTIONS) / 1e6
+    digits = 1 if depth == 110 else 2
+    assert round(millions, digits) == PUBLISHED[depth]
+
+
+@pytest.mark.parametrize("depth", [8, 20, 56])
+def test_depth_counts_the_layers_with_weights_outside_the_shortcuts(depth):
+    network = shapes(depth, 10)
+    layers = [
+        name
+        for name, part in network.named_modules()
+        if isinstance(part, (torch.nn.Conv2d, torch.nn.Linear)) and "downsample" not in name
+    ]
+    assert len(layers) == depth
+
+
+@pytest.mark.parametrize("depth", [2, 7, 9, 18, 28, 111])
+def test_a_depth_that_is_not_6k_plus_2_is_an_error(depth):
+    with pytest.raises(InvalidArgumentError, match=f"`depth` .*6k .* 2.*got {depth}"):
+        CifarResNet(depth, 10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((3, 32, 32), 10), ((1, 8, 8), 4), ((3, 64, 48), 2)]
+)
+def test_images_become_one_logit_a_class(shape, classes):
+    network = cifar_resnet(classes, shape, MEAN[: shape[0]], STD[: shape[0]], depth=8)
+    assert network(images(2, *shape)).shape == (2, classes)
+
+
+def test_the_published_names_stand_behind_the_normalisation():
+    names = list(cifar_resnet(10, (3, 32, 32), MEAN, STD, depth=20).state_dict())
+    assert names[0] == "1.conv1.weight"
+    assert names[-1] == "1.fc.bias"
+    assert {"1.bn1.running_var", "1.layer1.2.conv2.weight", "1.layer3.0.bn2.bias"} <= set(names)
+    assert "1.layer2.0.downsample.0.weight" in names
+    assert "1.layer3.0.downsample.1.running_mean" in names
+    assert not any("layer1.0.downsample" in name or name.startswith("0.") for name in names)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(4, 1), (8, 2), (8, 1)])
+def test_a_block_computes_what_torchvisions_does(channels, stride):
+    own = randomized(BasicBlock(4, channels, stride)).eval()
+    reference = TorchvisionBlock(4, channels, stride, downsample=own.downsample).eval()
+    reference.load_state_dict(own.state_dict())
+    pixels = images(2, 4, 8, 8)
+    assert own(pixels).shape == (2, channels, 8 // stride, 8 // stride)
+    assert torch.allclose(own(pixels), reference(pixels), atol=1e-6)
+
+
+def test_stages_halve_the_image_and_double_the_channels():
+    network, out = CifarResNet(14, 10, width=4), torch.zeros(1, 4, 32, 32)
+    for stage, shape in (
+        (network.layer1, (1, 4, 32, 32)),
+        (network.layer2, (1, 8, 16, 16)),
+        (network.layer3, (1, 16, 8, 8)),
+    ):
+        out = stage(out)
+        assert out.shape == shape
+
+
+@pytest.mark.parametrize("width", [4, 16, 32])
+def test_width_sets_the_channels_of_every_stage(width):
+    network = shapes(8, 10, width=width)
+    channels = [part.out_channels for part in network.modules() if hasattr(part, "out_channels")]
+    assert sorted(set(channels)) == [width, 2 * width, 4 * width]
+    assert network.fc.in_features == 4 * width
+
+
+def test_pixels_are_normalised_before_the_network():
+    network = cifar_resnet(10, (3, 32, 32), MEAN, STD, depth=8, width=4).eval()
+    pixels = images(2, 3, 32, 32)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    assert torch.allclose(network(pixels), network[1]((pixels - mean) / std), atol=1e-6)
+
+
+def test_convolutions_start_with_hes_deviation():
+    """Deviation √(2 / (9 · channels out)); 147,456 weights estimate it to 0.2%."""
+    weight = CifarResNet(8, 10, width=32).layer3[0].conv2.weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 128)), rel=0.02)
+    assert abs(weight.mean().item()) < 0.001

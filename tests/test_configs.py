@@ -1,0 +1,97 @@
+"""Every option of every group composes, resolves, and fits what it configures."""
+
+import inspect
+
+import pytest
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+from support import CONF, composed
+
+GROUPS = ("data", "model", "objective", "attack", "certifier", "optimizer", "scheduler", "trainer")
+ADDED_GROUPS = ("callbacks", "logger", "debug", "experiment")
+# What smoothcert.runs adds to a configuration when it builds the part.
+ADDED = {
+    "model": {"num_classes", "input_shape", "mean", "std"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer"},
+}
+
+
+def options(*groups):
+    return [f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).glob("*"))]
+
+
+def complete(override):
+    return [override, *(["data.root=somewhere"] if override == "data=image_folder" else [])]
+
+
+def targets(node, path=()):
+    """All parts of a configuration that name a target, with their path."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for name, child in node.items():
+            yield from targets(child, (*path, name))
+
+
+@pytest.mark.parametrize("override", options(*GROUPS, *ADDED_GROUPS))
+def test_every_option_resolves_and_its_target_takes_its_arguments(override, tmp_path):
+    with composed(tmp_path, complete(override)) as cfg:
+        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    found = list(targets(resolved))
+    assert len(found) > 8
+    for path, node in found:
+        given = {name for name in node if not (name.startswith("_") and name.endswith("_"))}
+        arguments = given | ADDED.get(path[0], set())
+        if path[-1] == "plot":
+            arguments |= {"rows", "settings", "path"}
+        signature = inspect.signature(get_method(node["_target_"]))
+        signature.bind(**dict.fromkeys(arguments))
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_opens_with_its_command_and_is_named_after_its_file(path, tmp_path):
+    package, command = path.read_text().splitlines()[:2]
+    assert package == "# @package _global_"
+    assert command.startswith(f"# python -m src.train experiment={path.stem}")
+    with composed(tmp_path, [f"experiment={path.stem}"]) as cfg:
+        assert cfg.name == path.stem
+
+
+@pytest.mark.parametrize(("sigma", "epsilon", "draws"), [(0.25, 1, 4), (0.5, 1, 8), (1.0, 2, 2)])
+def test_smoothadv_has_its_published_settings_at_every_sigma(tmp_path, sigma, epsilon, draws):
+    with composed(tmp_path, ["experiment=cifar_smoothadv", f"sigma={sigma}"]) as cfg:
+        assert (cfg.attack.epsilon, cfg.attack.steps) == (epsilon, 10)
+        assert cfg.objective.noise_draws == draws
+
+
+def test_reference_schedules(tmp_path):
+    for experiment, epochs, step, batch in (
+        ("cifar_reg", 150, 50, 256),
+        ("imagenet_reg", 90, 30, 256),
+    ):
+        with composed(tmp_path, [f"experiment={experiment}"]) as cfg:
+            assert cfg.trainer.max_epochs == epochs
+            assert (cfg.optimizer.lr, cfg.optimizer.momentum) == (0.1, 0.9)
+            assert (cfg.optimizer.weight_decay, cfg.scheduler.gamma) == (1e-4, 0.1)
+            assert cfg.scheduler.step_size == step
+            assert cfg.data.batch_size * cfg.trainer.accumulate_grad_batches == batch
+
+
+def test_reg_adv_differs_from_reg_by_the_attack(tmp_path):
+    for data in ("cifar", "imagenet"):
+        with composed(tmp_path, [f"experiment={data}_reg"]) as plain:
+            plain = OmegaConf.to_container(plain, resolve=True)
+        with composed(tmp_path, [f"experiment={data}_reg_adv"]) as adversarial:
+            adversarial = OmegaConf.to_container(adversarial, resolve=True)
+        different = {name for name in plain if plain[name] != adversarial[name]}
+        assert different <= {"name", "attack", "logger", "callbacks"}
+        assert plain["callbacks"]["certification"]["configuration"] == {
+            "data": "cifar10" if data == "cifar" else "imagenet"
+        }
+
+
+def test_no_default_points_outside_the_project(tmp_path):
+    for path in CONF.rglob("*.yaml"):
+        assert "../" not in path.read_text()
+        assert not any(word in path.read_text() for word in (": /", "shared"))

@@ -1,0 +1,314 @@
+"""The commands as a user types them, on the digits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+from support import ROOT, TINY, composed
+
+from smoothcert import runs
+from smoothcert.records import COLUMNS, read_certificates
+
+QUICK = [*TINY, "experiment=digits_reg", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
+FILES = (
+    ".hydra/config.yaml",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "metrics.csv",
+    "certificates.tsv",
+    "certificates.settings.json",
+    "summary.json",
+    "certified_accuracy.png",
+)
+
+
+def start(command, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"src.{command}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(command, *arguments):
+    process = start(command, *arguments)
+    process.stdout_text, process.stderr_text = process.communicate(timeout=300)
+    return process
+
+
+def succeeded(process):
+    assert process.returncode == 0, process.stderr_text
+    return process.stdout_text
+
+
+def without_time(path):
+    return [row.__dict__ | {"time": 0} for row in read_certificates(path)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small finished run, which tests read and certify but do not change."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    printed = succeeded(run("train", *QUICK, f"hydra.run.dir={folder}"))
+    return folder, printed
+
+
+def test_a_run_leaves_every_file_of_the_contract(finished):
+    folder, _ = finished
+    assert [name for name in FILES if not (folder / name).is_file()] == []
+
+
+def test_the_summary_says_what_was_done_and_how_it_came_out(finished):
+    folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = read_certificates(folder / "certificates.tsv")
+    assert summary["acr"] == pytest.approx(sum(r.radius * r.correct for r in rows) / 4)
+    assert summary["clean_smoothed_accuracy"] == sum(r.correct for r in rows) / 4
+    expected = {
+        "data": "digits",
+        "model": "small_cnn",
+        "objective": "adre",
+        "attack": "none",
+        "certifier": "tight",
+        "sigma": 0.5,
+        "alpha": 0.001,
+        "n0": 10,
+        "n": 100,
+        "seed": 0,
+        "images": 4,
+        "split": "val",
+        "mean_samples_per_image": 100,
+    }
+    assert {name: summary[name] for name in expected} == expected
+    assert set(summary["versions"]) >= {"torch", "pytorch-lightning", "smoothcert"}
+    assert summary["images_per_second"] > 0
+    assert "git_commit" in summary
+
+
+def test_the_terminal_shows_the_table_and_where_the_files_are(finished):
+    folder, printed = finished
+    accuracy = json.loads((folder / "summary.json").read_text())["certified_accuracy"]
+    for radius, share in accuracy.items():
+        assert re.search(rf"{float(radius):.2f}\b.*\b{share:.1%}", printed)
+    assert "ACR" in printed
+    assert str(folder) in printed
+
+
+def test_the_first_columns_are_the_fields_own(finished):
+    folder, _ = finished
+    header = (folder / "certificates.tsv").read_text().splitlines()[0].split("\t")
+    assert tuple(header) == COLUMNS
+    assert header[:6] == ["idx", "label", "predict", "radius", "correct", "time"]
+
+
+def certified(folder, own, *overrides):
+    """Certify in this process and return the summary."""
+    with composed(own, [f"run={folder}", *overrides], "certify") as cfg:
+        runs.certify(cfg)
+    return json.loads((own / "summary.json").read_text())
+
+
+def test_certify_names_its_folder_after_what_it_overrides(finished):
+    folder, _ = finished
+    succeeded(run("certify", f"run={folder}", "max_images=3", "skip=2", "split=val"))
+    own = folder / "certify" / "val_max_images=3,skip=2"
+    trained = read_certificates(folder / "certificates.tsv")
+    # The same weights, seed and images: the same certificates as at the end of training.
+    assert without_time(own / "certificates.tsv")[0] == without_time(folder / "certificates.tsv")[0]
+    rows = read_certificates(own / "certificates.tsv")
+    assert [row.idx for row in rows[:2]] == [trained[0].idx, trained[2].idx]
+
+
+def test_certify_takes_what_is_not_said_from_the_run(finished, tmp_path, caplog):
+    folder, _ = finished
+    summary = certified(folder, tmp_path / "a", "max_images=2")
+    assert (summary["certifier"], summary["n"], summary["sigma"]) == ("tight", 100, 0.5)
+    asked = ["certifier=cohen", "n=50", "alpha=0.01", "max_images=2"]
+    summary = certified(folder, tmp_path / "b", *asked)
+    assert (summary["certifier"], summary["n"], summary["n0"]) == ("cohen", 50, 10)
+    assert (summary["alpha"], summary["split"], summary["images"]) == (0.01, "test", 2)
+    assert "With n=50 samples" in caplog.text
+    summary = certified(folder, tmp_path / "c", "certifier.split=paper", "max_images=1")
+    assert summary["split"] == "test"
+    assert summary["certifier_settings"]["alpha_split"] == "paper"
+
+
+def test_certifying_at_another_sigma_warns_and_names_both(finished, tmp_path, caplog):
+    folder, _ = finished
+    certified(folder, tmp_path, "sigma=0.25", "max_images=1")
+    assert "sigma=0.25 a classifier that was trained at sigma=0.5" in caplog.text
+
+
+def test_a_killed_certification_goes_on_where_it_stopped(finished):
+    """kill −9 as soon as the first rows are there; the same command ends with the same rows."""
+    folder, _ = finished
+    command = ("certify", f"run={folder}", "n=2000", "max_images=40")
+    path = folder / "certify" / "test_max_images=40,n=2000" / "certificates.tsv"
+    process = start(*command)
+    while process.poll() is None and not (path.is_file() and path.read_bytes().count(b"\n") > 3):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    survivors = without_time(path)
+    assert 3 <= len(survivors) < 40
+    succeeded(run(*command))
+    resumed = without_time(path)
+    assert resumed[: len(survivors)] == survivors
+    assert len(resumed) == 40
+    other = succeeded(run(*command, "batch_size=100", f"hydra.run.dir={folder}/whole"))
+    assert "40 test images" in other
+    assert without_time(folder / "whole" / "certificates.tsv") == resumed
+
+
+def test_a_killed_training_run_goes_on_with_run(tmp_path):
+    """kill −9 during the certification after training; `run=` ends the very run."""
+    command = [*QUICK, "n=3000", "callbacks.certification.max_images=30"]
+    folder, path = tmp_path / "run", tmp_path / "run" / "certificates.tsv"
+    process = start("train", *command, f"hydra.run.dir={folder}")
+    while process.poll() is None and not (path.is_file() and path.read_bytes().count(b"\n") > 3):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    survivors = without_time(path)
+    weights = (folder / "checkpoints" / "best.ckpt").read_bytes()
+    assert 3 <= len(survivors) < 30
+    succeeded(run("train", f"run={folder}"))
+    assert without_time(path)[: len(survivors)] == survivors
+    assert len(read_certificates(path)) == 30
+    assert (folder / "checkpoints" / "best.ckpt").read_bytes() == weights
+    assert json.loads((folder / "summary.json").read_text())["n"] == 3000
+
+
+def test_sigterm_ends_a_run_with_143(tmp_path):
+    process = start("train", *QUICK, "trainer.max_epochs=500", f"hydra.run.dir={tmp_path}/run")
+    while process.poll() is None and not (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_a_complete_run_for_each_value_in_one_folder(tmp_path):
+    arguments = [*QUICK, "sigma=0.12,0.25", f"hydra.sweep.dir={tmp_path}/sweep"]
+    succeeded(run("train", "-m", *arguments))
+    folders = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert len(folders) == 2
+    for folder, sigma in zip(folders, (0.12, 0.25), strict=True):
+        assert f"sigma={sigma}" in folder.name
+        assert [name for name in FILES if not (folder / name).is_file()] == []
+        assert json.loads((folder / "summary.json").read_text())["sigma"] == sigma
+
+
+@pytest.mark.slow
+def test_all_loggers_at_once_and_none_of_them_prompts(tmp_path):
+    succeeded(run("train", *QUICK, "logger=many", f"hydra.run.dir={tmp_path}/run"))
+    assert list((tmp_path / "run" / "wandb").rglob("*.wandb"))
+    assert list((tmp_path / "run" / "tensorboard").rglob("events.*"))
+    assert (tmp_path / "run" / "metrics.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fast", "overfit", "profile"])
+def test_debug_configurations_run(tmp_path, name):
+    short = ["trainer.max_epochs=2"] if name == "overfit" else []
+    succeeded(
+        run(
+            "train",
+            "experiment=digits_reg_adv",
+            f"debug={name}",
+            *short,
+            f"hydra.run.dir={tmp_path}",
+        )
+    )
+
+
+@pytest.mark.slow
+def test_fast_dev_run_certifies_one_image_with_one_batch(tmp_path):
+    arguments = ["experiment=digits_gaussian", "trainer.fast_dev_run=true"]
+    succeeded(run("train", *arguments, f"hydra.run.dir={tmp_path}"))
+    assert [row.n_samples for row in read_certificates(tmp_path / "certificates.tsv")] == [256]
+
+
+def test_a_mistyped_option_gets_hydras_list_of_what_exists():
+    process = run("train", "experiment=cifar_reg_adv", "objective=adr")
+    assert process.returncode != 0
+    assert "Could not find 'objective/adr'" in process.stderr_text
+    assert re.search(r"adre\s+gaussian", process.stderr_text)
+
+
+def test_bad_input_is_answered_in_one_line():
+    process = run("train", "sigma=0")
+    assert process.returncode == 1
+    assert "Expected `sigma` > 0 and finite, got 0" in process.stderr_text
+    assert "Traceback" not in process.stderr_text
+
+
+def test_a_folder_that_is_no_run_is_refused():
+    process = run("train", "run=no/such")
+    assert process.returncode == 1
+    assert "Expected a run folder, got 'no/such'" in process.stderr_text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["alpha=1.5"], r"Expected `alpha` in \(0, 1\), got 1\.5"),
+        (["n=0"], "Expected `n` a whole number >= 1, got 0"),
+        (["experiment=cifar_reg", "data.root=no/such"], r"No CIFAR-10 in .*no/such.* data\.root="),
+        (
+            ["data=image_folder", "data.root=no/such"],
+            "No images found in .*no/such, which does not",
+        ),
+        (["+model.num_classes=7"], "configured for 7 classes and the data has 10"),
+        (["model=resnet50"], "resnet50 takes 3 channels, and the data has 1"),
+        (["callbacks.certification.split=dev"], "one of train, val, test, got 'dev'"),
+    ],
+)
+def test_bad_input_is_named_before_any_training(tmp_path, overrides, message):
+    with (
+        composed(tmp_path, ["trainer=cpu", *overrides]) as cfg,
+        pytest.raises(SystemExit, match=message),
+    ):
+        runs.train(cfg)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_left_alone(finished, tmp_path):
+    folder, _ = finished
+    copy = tmp_path / "run"
+    (copy / "checkpoints").mkdir(parents=True)
+    (copy / ".hydra").mkdir()
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        (copy / ".hydra" / name).write_bytes((folder / ".hydra" / name).read_bytes())
+    damaged = (folder / "checkpoints" / "best.ckpt").read_bytes()[:2000]
+    for name in ("best.ckpt", "last.ckpt"):
+        (copy / "checkpoints" / name).write_bytes(damaged)
+    with pytest.raises(SystemExit, match=r"best\.ckpt is damaged"):
+        certified(copy, tmp_path / "own")
+    with composed(copy, QUICK) as cfg, pytest.raises(SystemExit, match=r"last\.ckpt is damaged"):
+        runs.train(cfg)
+    assert (copy / "checkpoints" / "best.ckpt").read_bytes() == damaged
+
+
+def test_help_lists_what_exists():
+    process = run("train", "--help")
+    assert "Override anything" in succeeded(process)
+    assert "objective: adre, gaussian" in process.stdout_text
+
+
+def test_the_run_keeps_its_configuration(finished):
+    folder, _ = finished
+    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert (saved.name, saved.sigma, saved.trainer.max_epochs) == ("digits_reg", 0.5, 1)
