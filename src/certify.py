@@ -1,5 +1,7 @@
 """Certify a finished run: `python -m src.certify run=<run folder>`."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
@@ -13,4 +15,5 @@ def certify(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    sys.argv = runs.quote_run(sys.argv)
     certify()

@@ -9,6 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothcert import runs
+from smoothcert.errors import SmoothCertError
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
@@ -18,4 +19,8 @@ def train(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    runs.main(train, sys.argv)
+    try:
+        sys.argv = runs.expand_run(sys.argv)
+    except SmoothCertError as error:
+        sys.exit(str(error))
+    train()

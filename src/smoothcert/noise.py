@@ -70,8 +70,9 @@ def noisy_logits(classifier: nn.Module, batch: NoisyBatch) -> Tensor:
 def smoothed_log_probabilities(logits: Tensor) -> Tensor:
     """Return log F̂, the logarithm of the mean softmax over noise draws.
 
-    It is finite for any finite logits.     Computed as logsumexp of the log-softmax minus log m: the logarithm of a mean of underflowing
-    probabilities would be -inf, and an epsilon inside it would be a bias.
+    Computed as logsumexp of the log-softmax minus log m, it is finite for any finite logits: the
+    logarithm of a mean of underflowing probabilities would be -inf, and an epsilon inside it
+    would be a bias.
 
     Args:
         logits: shape (m, B, K), any floating dtype; m draws, B images, K classes.

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from smoothcert.errors import (
     InvalidArgumentError,
     MismatchError,
+    RecordsError,
     SmoothCertError,
     SmoothCertWarning,
     require_positive,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHOICES = ("data", "model", "objective", "attack")
+TRAINED_BY = ("sigma", "seed", "model", "objective", "attack", "optimizer", "scheduler")
+"""What makes a run: one that goes on for longer, or whose data has moved, is the same run."""
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
 LONGEST_FOLDER_NAME = 120
 
@@ -93,18 +96,37 @@ OmegaConf.register_new_resolver("suffix", suffix, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
-def main(command: Any, arguments: list[str]) -> None:
-    """Run a Hydra command; `run=<folder>` of a training goes on in that folder.
+def quoted(key: str, value: str) -> str:
+    """Return an override whose value Hydra takes as it is, with its commas and equals signs.
 
     Args:
-        command: the function that `hydra.main` decorated.
-        arguments: `sys.argv`; `run=` is replaced in place by what the run was started with.
+        key: what to override.
+        value: the value; a trailing slash is dropped.
+
+    Example:
+        >>> quoted("run", "outputs/sweeps/0_sigma=0.5,seed=1/")
+        "run='outputs/sweeps/0_sigma=0.5,seed=1'"
     """
-    try:
-        arguments[:] = expand_run(arguments)
-    except SmoothCertError as error:
-        sys.exit(str(error))
-    command()
+    escaped = value.strip("'\"").rstrip("/").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def quote_run(arguments: Sequence[str]) -> list[str]:
+    """Quote the value of `run=`: folders of a sweep have commas in their names.
+
+    Args:
+        arguments: the command line. In a multirun commas separate runs, so nothing is quoted.
+
+    Example:
+        >>> quote_run(["src/certify.py", "run=a,b", "n=100"])
+        ['src/certify.py', "run='a,b'", 'n=100']
+    """
+    if {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    return [
+        quoted("run", argument.removeprefix("run=")) if argument.startswith("run=") else argument
+        for argument in arguments
+    ]
 
 
 def expand_run(arguments: Sequence[str]) -> list[str]:
@@ -125,9 +147,9 @@ def expand_run(arguments: Sequence[str]) -> list[str]:
         if not argument.startswith("run="):
             expanded.append(argument)
             continue
-        folder = Path(argument.removeprefix("run="))
+        folder = Path(argument.removeprefix("run=").strip("'\""))
         expanded += [str(item) for item in _read_yaml(folder, "overrides.yaml")]
-        expanded.append(f"hydra.run.dir={folder}")
+        expanded.append(quoted("hydra.run.dir", str(folder)))
     return expanded
 
 
@@ -221,8 +243,7 @@ def _train(cfg: DictConfig) -> float | None:
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     resumed = last.is_file()
     if resumed:
-        # Lightning would load it as well, with other errors.
-        load_weights(module.model, last)
+        _check_resume(last, module)
         logger.info("Going on from %s", last)
     start = time.perf_counter()
     try:
@@ -306,6 +327,24 @@ def _certify(cfg: DictConfig) -> float:
     return summary["acr"]
 
 
+def _check_resume(last: Path, module: SmoothedTraining) -> None:
+    """Refuse to go on with a run of another configuration, or from a damaged checkpoint."""
+    from smoothcert.models import load_weights, read_checkpoint
+
+    theirs, ours = read_checkpoint(last).get("configuration", {}), module.configuration
+    different = [name for name in ours if theirs.get(name) != ours[name]]
+    if different:
+        details = ", ".join(
+            f"{name} was {theirs.get(name)!r} and is now {ours[name]!r}" for name in different
+        )
+        raise RecordsError(
+            f"{last.parent.parent} holds a run of another configuration: {details}. Nothing was "
+            "overwritten; choose another run folder"
+        )
+    # Lightning loads them again, with errors that name no file.
+    load_weights(module.model, last)
+
+
 def _check(cfg: DictConfig) -> None:
     """Refuse what no part could use, before anything is loaded."""
     require_positive("sigma", cfg.sigma)
@@ -326,6 +365,7 @@ def _module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
 
     from smoothcert.lightning import SmoothedTraining
 
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     return SmoothedTraining(
         model=build_model(cfg.model, data),
         objective=instantiate(cfg.objective, _convert_="all"),
@@ -335,6 +375,7 @@ def _module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
         scheduler=instantiate(cfg.scheduler, _convert_="all"),
         validation_draws=cfg.validation_draws,
         seed=cfg.seed,
+        configuration={name: resolved[name] for name in TRAINED_BY},
     )
 
 

@@ -109,7 +109,12 @@ class CertificationCallback(pl.Callback):
         self.last: Certified | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Say beforehand if the number of samples bounds the radii that can come out."""
+        """Say beforehand what would only be found at the end."""
+        if getattr(trainer, "limit_val_batches", 1) == 0:
+            raise InvalidArgumentError(
+                "Expected `trainer.limit_val_batches` > 0: certification takes place at the end of "
+                "validation. Without certificates: callbacks.certification=null"
+            )
         if stage in (TrainerFn.FITTING, TrainerFn.VALIDATING):
             warn_of_few_samples(self.certifier, self.sigma, self.radii)
 

@@ -31,6 +31,7 @@ class SmoothedTraining(pl.LightningModule):
         scheduler: makes the learning-rate scheduler, stepped once an epoch, from the optimizer.
         validation_draws: noise draws an image gets in validation.
         seed: seed of the noise; each step's noise follows from it and the step's number alone.
+        configuration: plain values that are kept in every checkpoint.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -46,6 +47,7 @@ class SmoothedTraining(pl.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         validation_draws: int = 8,
         seed: int = 0,
+        configuration: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         require_positive("sigma", sigma)
@@ -58,6 +60,7 @@ class SmoothedTraining(pl.LightningModule):
         self.make_scheduler = scheduler
         self.validation_draws = validation_draws
         self.seed = seed
+        self.configuration = configuration or {}
         self._step_began: float | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -104,6 +107,10 @@ class SmoothedTraining(pl.LightningModule):
                 "diverged. Lower optimizer.lr, or with objective=adre lower objective.weight, "
                 "raise objective.noise_draws or set objective.floor"
             )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the configuration with the weights."""
+        checkpoint["configuration"] = self.configuration
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, where there is one, the scheduler."""
