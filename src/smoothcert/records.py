@@ -105,7 +105,7 @@ def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
     path = Path(path)
     if not path.is_file():
         raise RecordsError(f"No certificate file at {path}")
-    finished = _finished_text(path).splitlines()
+    finished = _finished_bytes(path).decode("utf-8", errors="replace").split("\n")[:-1]
     if not finished:
         return []
     if finished[0] != "\t".join(COLUMNS):
@@ -190,7 +190,7 @@ class CertificateFile:
             write_atomically(sidecar, json.dumps(self.settings, indent=2) + "\n")
             self.path.touch()
         with self.path.open("r+b") as handle:
-            handle.truncate(len(_finished_text(self.path).encode()))
+            handle.truncate(len(_finished_bytes(self.path)))
         return rows
 
     def _check_settings(self, sidecar: Path) -> None:
@@ -199,7 +199,7 @@ class CertificateFile:
                 f"{self.path} has no {sidecar.name} beside it, so its rows cannot be told from "
                 "another configuration's. Move it away, or choose another run folder"
             )
-        theirs = json.loads(sidecar.read_text(encoding="utf-8"))
+        theirs = _read_settings(sidecar)
         different = sorted(
             key
             for key in theirs.keys() | self.settings.keys()
@@ -219,6 +219,16 @@ class CertificateFile:
 def settings_path(path: Path) -> Path:
     """Return where the settings of a certificate file are kept."""
     return path.with_name(path.stem + ".settings.json")
+
+
+def _read_settings(sidecar: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordsError(f"{sidecar} is damaged: {error}") from error
+    if not isinstance(settings, dict):
+        raise RecordsError(f"{sidecar} is damaged: expected settings by name")
+    return settings
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -244,9 +254,9 @@ def _format(row: CertificateRow) -> list[str]:
     ]
 
 
-def _finished_text(path: Path) -> str:
+def _finished_bytes(path: Path) -> bytes:
     text = path.read_bytes()
-    return text[: text.rfind(b"\n") + 1].decode("utf-8", errors="replace")
+    return text[: text.rfind(b"\n") + 1]
 
 
 def _parse(line: str, path: Path, number: int) -> CertificateRow:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
 from tqdm import tqdm
 
 from smoothcert.errors import DataError
@@ -30,9 +30,13 @@ def decode(path: Path) -> Tensor:
         DataError: if the file cannot be read or is no image; the message names it.
     """
     try:
-        return decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
-    except (RuntimeError, OSError) as error:
+        with Image.open(path) as file:
+            # A palette with transparency becomes RGB by way of RGBA only.
+            image = file.convert("RGBA") if "transparency" in file.info else file
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image: {error}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def decode_all(

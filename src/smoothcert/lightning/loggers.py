@@ -25,9 +25,16 @@ class _ResumingWriter(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+        if not path.is_file():
+            return
+        # A kill may have torn the last line.
+        text = path.read_bytes()
+        with path.open("r+b") as file:
+            file.truncate(text.rfind(b"\n") + 1)
+        with path.open(newline="") as file:
+            self.metrics_keys = next(csv.reader(file), [])
+        if not self.metrics_keys:
+            path.unlink()
 
 
 class ResumingCSVLogger(CSVLogger):
@@ -72,13 +79,14 @@ def wandb_logger(
         entity: W&B user or team; the account's default unless given.
         group: group of runs, for a sweep.
         tags: tags of the run.
-        mode: None: what WANDB_MODE says; without it online where an API key is known, else
-            offline. An offline run is sent later with `wandb sync`.
+        mode: None: what WANDB_MODE or `wandb offline` says, else online where an API key is
+            known, else offline. An offline run is sent later with `wandb sync`.
         configuration: the run's configuration, by which a dashboard groups.
     """
     import wandb
 
-    mode = mode or _mode()
+    if mode is None and not os.environ.get("WANDB_MODE") and not _has_api_key():
+        mode = "offline"
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     settings = wandb.Settings(silent=True, console="off")
     return WandbLogger(
@@ -154,13 +162,6 @@ def _to_wandb(
     if picture.is_file():
         charts["certify/certified_accuracy"] = wandb.Image(str(picture))
     logger.experiment.log(charts)
-
-
-def _mode() -> WandbMode:
-    asked = os.environ.get("WANDB_MODE")
-    if asked in ("online", "offline", "disabled"):
-        return asked  # pyright: ignore[reportReturnType]
-    return "online" if _has_api_key() else "offline"
 
 
 def _has_api_key() -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothcert.errors import InvalidArgumentError
+from smoothcert.models.initialization import initialize_convolution
 from smoothcert.models.normalization import normalized
 
 
@@ -71,7 +72,7 @@ class CifarResNet(nn.Module):
         self.layer2 = _stage(width, 2 * width, blocks, stride=2)
         self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
         self.fc = nn.Linear(4 * width, num_classes)
-        self.apply(_initialize)
+        self.apply(initialize_convolution)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes)."""
@@ -111,8 +112,3 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
     return nn.Sequential(
         BasicBlock(in_channels, channels, stride), *(block() for _ in range(blocks - 1))
     )
-
-
-def _initialize(part: nn.Module) -> None:
-    if isinstance(part, nn.Conv2d):
-        nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothcert.errors import InvalidArgumentError
+from smoothcert.models.initialization import initialize_convolution
 from smoothcert.models.normalization import normalized
 
 
@@ -75,7 +76,7 @@ class WideResNet(nn.Module):
         self.layer3 = _stage(32 * factor, 64 * factor, blocks, 2, dropout)
         self.bn = nn.BatchNorm2d(64 * factor)
         self.fc = nn.Linear(64 * factor, num_classes)
-        self.apply(_initialize)
+        self.apply(initialize_convolution)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes)."""
@@ -116,8 +117,3 @@ def _stage(
     first = PreActivationBlock(in_channels, channels, stride, dropout)
     rest = (PreActivationBlock(channels, channels, 1, dropout) for _ in range(blocks - 1))
     return nn.Sequential(first, *rest)
-
-
-def _initialize(part: nn.Module) -> None:
-    if isinstance(part, nn.Conv2d):
-        nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -78,6 +78,6 @@ def _band(axes: Any, reading: Reading, limit: float) -> None:
 def _title(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> str:
     data = f"{settings['data']}, " if "data" in settings else ""
     return (
-        f"{data}$\\sigma$ = {settings['sigma']:g}, {len(rows)} {settings['split']} images, "
+        f"{data}{len(rows):,} {settings['split']} images\n$\\sigma$ = {settings['sigma']:g}, "
         f"$n$ = {settings['n']:,}, $\\alpha$ = {settings['alpha']:g}"
     )

@@ -74,7 +74,7 @@ def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: flo
     Example:
         >>> row = CertificateRow(7, 3, 3, 0.4217, 1, 0.5, 0.94, 0.04, 9500, 300, 10_000, "fixed")
         >>> read_as("cohen", [row], sigma=0.25, alpha=0.001).radius.round(4)
-        array([0.3938])
+        array([0.3949])
     """
     if not rows:
         raise RecordsError("Expected at least one certificate, got none")

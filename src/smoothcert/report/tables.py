@@ -28,7 +28,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     console.print(f"  ACR                {acr}", highlight=False)
     console.print(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}", highlight=False)
     console.print(f"  abstained          {summary['abstention_rate']:.1%}", highlight=False)
-    console.print(f"  files              {folder}", highlight=False, soft_wrap=True)
+    console.print(f"  files              {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _accuracies(summary: Mapping[str, Any]) -> Table:
@@ -44,5 +44,5 @@ def _accuracies(summary: Mapping[str, Any]) -> Table:
         table.add_column(name if number == 0 else f"{name}, same votes", justify="right")
     for radius in summary["certified_accuracy"]:
         shares = [f"{bounds[name]['certified_accuracy'][radius]:.1%}" for name in bounds]
-        table.add_row(f"{float(radius):.2f}", *shares)
+        table.add_row(radius, *shares)
     return table

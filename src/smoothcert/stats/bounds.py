@@ -71,7 +71,7 @@ def probit_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> F
 
     Example:
         >>> float(probit_lower(1000, 1000, 0.001).round(4))
-        2.4624
+        2.4633
     """
     successes, trials = np.asarray(successes), np.asarray(trials)
     lower = clopper_pearson_lower(successes, trials, alpha)
@@ -93,6 +93,6 @@ def probit_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> F
 
     Example:
         >>> float(probit_upper(0, 1000, 0.001).round(4))
-        -2.4624
+        -2.4633
     """
     return -probit_lower(np.asarray(trials) - np.asarray(successes), trials, alpha)

@@ -123,9 +123,9 @@ def certified_radius(
 
     Example:
         >>> certified_radius([9500, 5000], [300, 4000], 10_000, 0.25, 0.001, "cohen").round(4)
-        array([0.3938, 0.    ])
+        array([0.3949, 0.    ])
         >>> certified_radius([9500, 5000], [300, 4000], 10_000, 0.25, 0.001).round(4)
-        array([0.4217, 0.0211])
+        array([0.4218, 0.0213])
     """
     require_positive("sigma", sigma)
     return probability_bounds(n_a, n_b, n, alpha, bound, split).radius(sigma)
