@@ -239,7 +239,7 @@ def write_atomically(path: Path, text: str) -> None:
         text: its new contents.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", newline="")
     temporary.replace(path)
 
 

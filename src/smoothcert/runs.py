@@ -243,8 +243,7 @@ def _train(cfg: DictConfig) -> float | None:
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     resumed = last.is_file()
     if resumed:
-        _check_resume(last, module)
-        logger.info("Going on from %s", last)
+        _prepare_resume(last, module, trainer)
     start = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
@@ -327,11 +326,13 @@ def _certify(cfg: DictConfig) -> float:
     return summary["acr"]
 
 
-def _check_resume(last: Path, module: SmoothedTraining) -> None:
+def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:
     """Refuse to go on with a run of another configuration, or from a damaged checkpoint."""
+    from smoothcert.lightning import ResumingCSVLogger
     from smoothcert.models import load_weights, read_checkpoint
 
-    theirs, ours = read_checkpoint(last).get("configuration", {}), module.configuration
+    checkpoint = read_checkpoint(last)
+    theirs, ours = checkpoint.get("configuration", {}), module.configuration
     different = [name for name in ours if theirs.get(name) != ours[name]]
     if different:
         details = ", ".join(
@@ -343,6 +344,10 @@ def _check_resume(last: Path, module: SmoothedTraining) -> None:
         )
     # Lightning loads them again, with errors that name no file.
     load_weights(module.model, last)
+    for each in trainer.loggers:
+        if isinstance(each, ResumingCSVLogger):
+            each.drop_from(checkpoint["global_step"])
+    logger.info("Going on from %s", last)
 
 
 def _check(cfg: DictConfig) -> None:

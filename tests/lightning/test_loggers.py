@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.lightning.loggers import (
     ResumingCSVLogger,
     log_certificates,
@@ -232,8 +233,13 @@ def test_a_damaged_netrc_is_no_key(mode, monkeypatch, tmp_path):
     assert mode() == "offline"
 
 
-@pytest.mark.parametrize("asked_for", ["online", "offline", "disabled"])
-@pytest.mark.parametrize("key", ["", "0" * 40], ids=["no key", "key"])
+@pytest.mark.parametrize(
+    ("asked_for", "key"),
+    [
+        ("online", "0" * 40),
+        *((mode, key) for mode in ("offline", "disabled") for key in ("", "0" * 40)),
+    ],
+)
 def test_wandb_mode_decides_with_and_without_a_key(mode, monkeypatch, asked_for, key):
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_MODE", asked_for)
@@ -391,3 +397,27 @@ def test_everything_that_an_offline_run_shows_is_announced_for_its_upload(offlin
     media = {str(p.relative_to(files)) for p in Path(files, "media").rglob("*") if p.is_file()}
     assert len(media) == 3
     assert media <= announced
+
+
+def test_steps_that_a_resumed_training_repeats_are_forgotten(tmp_path):
+    log(tmp_path, *((step, {"loss": float(step)}) for step in range(6)))
+    logger = ResumingCSVLogger(str(tmp_path))
+    logger.drop_from(4)
+    logger.log_metrics({"loss": 40.0, "new": 1.0}, 4)
+    logger.save()
+    assert [(row["step"], row["loss"]) for row in read(tmp_path)] == [
+        *((str(step), str(float(step))) for step in range(4)),
+        ("4", "40.0"),
+    ]
+
+
+def test_nothing_to_forget_is_no_error(tmp_path):
+    ResumingCSVLogger(str(tmp_path)).drop_from(3)
+
+
+def test_online_without_a_key_is_an_error_and_no_prompt(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InvalidArgumentError, match="Expected an API key"):
+        wandb_logger(str(tmp_path), "project", mode="online")

@@ -1,6 +1,7 @@
 """Loggers: metrics that survive a resume, W&B that never asks, one adapter for artefacts."""
 
 import csv
+import io
 import netrc
 import os
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,8 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from smoothcert.records import COLUMNS, CertificateRow
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.records import COLUMNS, CertificateRow, write_atomically
 from smoothcert.stats import certified_accuracy
 
 WandbMode = Literal["online", "offline", "disabled"]
@@ -22,6 +24,23 @@ WandbMode = Literal["online", "offline", "disabled"]
 
 class _ResumingWriter(ExperimentWriter):
     """Continues the metrics file that it finds, where Lightning's own would delete it."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Add columns; a kill meanwhile leaves the old file."""
+        self.rewrite(fieldnames, self.read())
+
+    def read(self) -> list[dict[str, str]]:
+        """Return the rows of the file."""
+        with Path(self.metrics_file_path).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def rewrite(self, fieldnames: list[str], rows: list[dict[str, str]]) -> None:
+        """Replace the file's contents, whole or not at all."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=fieldnames)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(Path(self.metrics_file_path), text.getvalue())
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
@@ -47,6 +66,17 @@ class ResumingCSVLogger(CSVLogger):
 
     def __init__(self, folder: str, flush_every_n_steps: int = 20) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
+
+    def drop_from(self, step: int) -> None:
+        """Forget rows of this step and later ones: a resumed training comes to them again.
+
+        Args:
+            step: number of finished steps.
+        """
+        writer = self.experiment
+        if writer.metrics_keys:
+            kept = [row for row in writer.read() if int(row["step"]) < step]
+            writer.rewrite(writer.metrics_keys, kept)
 
     def log_hyperparams(self, params: Any = None) -> None:
         """Do nothing: Hydra keeps the configuration in the run folder already."""
@@ -82,14 +112,23 @@ def wandb_logger(
         mode: None: what WANDB_MODE or `wandb offline` says, else online where an API key is
             known, else offline. An offline run is sent later with `wandb sync`.
         configuration: the run's configuration, by which a dashboard groups.
+
+    Raises:
+        InvalidArgumentError: if online is asked for and no API key is known.
     """
     import wandb
 
-    if mode is None and not os.environ.get("WANDB_MODE") and not _has_api_key():
+    asked = mode or os.environ.get("WANDB_MODE")
+    if asked == "online" and not _has_api_key():
+        raise InvalidArgumentError(
+            "Expected an API key for W&B's mode online, got none. Run `wandb login` or set "
+            "WANDB_API_KEY; offline runs need none"
+        )
+    if not asked and not _has_api_key():
         mode = "offline"
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     settings = wandb.Settings(silent=True, console="off")
-    return WandbLogger(
+    logger = WandbLogger(
         project=project,
         name=name,
         save_dir=folder,
@@ -102,6 +141,9 @@ def wandb_logger(
         tags=list(tags),
         config=configuration or {},
     )
+    # Lightning passes it always, and W&B warns of it.
+    logger._wandb_init.pop("anonymous", None)
+    return logger
 
 
 def log_certificates(
@@ -123,7 +165,7 @@ def log_certificates(
     shares = certified_accuracy([r.radius for r in rows], [r.correct for r in rows], radii)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            _to_wandb(logger, rows, list(zip(radii, shares.tolist(), strict=True)), picture)
+            _to_wandb(logger, rows, list(zip(radii, shares.tolist(), strict=True)), picture, step)
         elif isinstance(logger, TensorBoardLogger) and picture.is_file():
             logger.experiment.add_image(
                 "certify/certified_accuracy", _pixels(picture), step, dataformats="HWC"
@@ -147,6 +189,7 @@ def _to_wandb(
     rows: Sequence[CertificateRow],
     curve: list[tuple[float, float]],
     picture: Path,
+    step: int,
 ) -> None:
     import wandb
 
@@ -161,7 +204,7 @@ def _to_wandb(
     }
     if picture.is_file():
         charts["certify/certified_accuracy"] = wandb.Image(str(picture))
-    logger.experiment.log(charts)
+    logger.experiment.log({"trainer/global_step": step, **charts})
 
 
 def _has_api_key() -> bool:
