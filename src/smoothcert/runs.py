@@ -495,7 +495,7 @@ def _git_commit() -> str | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide advice that does not apply here, and show our own warnings as plain lines."""
-    for library in ("pytorch_lightning", "matplotlib"):
+    for library in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for advice in (
