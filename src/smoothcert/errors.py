@@ -83,5 +83,5 @@ def require_count(name: str, value: int, minimum: int = 1) -> None:
     Example:
         >>> require_count("n", 100_000)
     """
-    if value != int(value) or value < minimum:
+    if not isinstance(value, int) or value < minimum:
         raise InvalidArgumentError(f"Expected `{name}` a whole number >= {minimum}, got {value}")

@@ -186,3 +186,31 @@ def test_a_failed_decoding_leaves_no_cache(paths, cache):
     with pytest.raises(DataError):
         decode_all(paths, cache)
     assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_splits_of_equal_names_sizes_and_times_do_not_share_a_cache(tmp_path):
+    source = np.random.default_rng(0)
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        path = tmp_path / split / "cat" / "0.png"
+        Image.fromarray(source.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+        os.utime(path, (0, 0))
+    paths = [tmp_path / split / "cat" / "0.png" for split in ("train", "test")]
+    train, test = (decode_all([path], tmp_path / "cache") for path in paths)
+    assert not torch.equal(train, test)
+    assert torch.equal(decode_all([paths[1]], tmp_path / "cache"), test)
+
+
+def test_a_damaged_cache_is_decoded_again(tmp_path):
+    path = tmp_path / "0.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    whole = decode_all([path], tmp_path / "cache")
+    [stored] = (tmp_path / "cache").iterdir()
+    stored.write_bytes(stored.read_bytes()[:150])
+    assert torch.equal(decode_all([path], tmp_path / "cache"), whole)
+
+
+def test_sixteen_bits_are_refused_and_not_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(tmp_path / "0.png")
+    with pytest.raises(DataError, match=r"0\.png has I.* more than 8 bits"):
+        decode(tmp_path / "0.png")

@@ -13,6 +13,7 @@ from smoothcert.data.photographs import (
     split_class_folders,
     training_transform,
 )
+from smoothcert.errors import DataError
 
 
 def noise(height, width):
@@ -107,6 +108,21 @@ def test_three_folders_are_used_as_they_are(tmp_path, write_classes):
     assert [part.tolist() for part in parts] == [list(range(n)) for n in (10, 4, 6)]
     folders = [source.paths[0].parents[1].name for source in sources]
     assert folders == ["train", "val", "test"]
+
+
+def test_labels_mean_the_training_classes_everywhere(tmp_path, write_classes):
+    write_classes(tmp_path / "train", ("ant", "bee", "cat"), each=2)
+    write_classes(tmp_path / "test", ("bee", "cat"), each=1)
+    sources, _ = split(tmp_path)
+    assert sources[2].class_names == ["ant", "bee", "cat"]
+    assert sources[2].labels.tolist() == [1, 2]
+
+
+def test_a_test_class_without_training_images_is_an_error(tmp_path, write_classes):
+    write_classes(tmp_path / "train", ("ant", "bee"), each=2)
+    write_classes(tmp_path / "test", ("ant", "cat"), each=1)
+    with pytest.raises(DataError, match="training images do not have, for example 'cat'"):
+        split(tmp_path)
 
 
 def test_the_split_seed_chooses_what_is_held_out(tmp_path, write_classes):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 
 from smoothcert.errors import InvalidArgumentError
@@ -54,12 +56,12 @@ def test_depth_counts_the_layers_with_weights_outside_the_shortcuts(depth):
     layers = [
         name
         for name, part in network.named_modules()
-        if isinstance(part, (torch.nn.Conv2d, torch.nn.Linear)) and "downsample" not in name
+        if isinstance(part, (nn.Conv2d, nn.Linear)) and "downsample" not in name
     ]
     assert len(layers) == depth
 
 
-@pytest.mark.parametrize("depth", [2, 7, 9, 18, 28, 111])
+@pytest.mark.parametrize("depth", [2, 7, 9, 11, 18, 28, 111])
 def test_a_depth_that_is_not_6k_plus_2_is_an_error(depth):
     with pytest.raises(InvalidArgumentError, match=f"`depth` .*6k .* 2.*got {depth}"):
         CifarResNet(depth, 10)
@@ -86,11 +88,28 @@ def test_the_published_names_stand_behind_the_normalisation():
 @pytest.mark.parametrize(("channels", "stride"), [(4, 1), (8, 2), (8, 1)])
 def test_a_block_computes_what_torchvisions_does(channels, stride):
     own = randomized(BasicBlock(4, channels, stride)).eval()
-    reference = TorchvisionBlock(4, channels, stride, downsample=own.downsample).eval()
+    projection = nn.Sequential(
+        nn.Conv2d(4, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+    )
+    identity = stride == 1 and channels == 4
+    reference = TorchvisionBlock(4, channels, stride, None if identity else projection).eval()
     reference.load_state_dict(own.state_dict())
     pixels = images(2, 4, 8, 8)
     assert own(pixels).shape == (2, channels, 8 // stride, 8 // stride)
     assert torch.allclose(own(pixels), reference(pixels), atol=1e-6)
+
+
+def test_a_network_is_a_convolution_three_stages_the_mean_and_a_linear_layer():
+    network = randomized(CifarResNet(8, 10, width=4)).eval()
+    weights, pixels = network.state_dict(), images(2, 3, 16, 16)
+    names = [f"bn1.{name}" for name in ("running_mean", "running_var", "weight", "bias")]
+    out = functional.conv2d(pixels, weights["conv1.weight"], padding=1)
+    out = functional.relu(functional.batch_norm(out, *(weights[name] for name in names)))
+    for stage in (network.layer1, network.layer2, network.layer3):
+        out = stage(out)
+    pooled = functional.adaptive_avg_pool2d(out, 1).flatten(1)
+    expected = functional.linear(pooled, weights["fc.weight"], weights["fc.bias"])
+    assert torch.allclose(network(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_stages_halve_the_image_and_double_the_channels():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn import functional
 
 from smoothcert.models import SmallCNN, small_cnn
 
@@ -35,6 +35,19 @@ def test_pixels_are_normalised_before_the_network():
     assert torch.allclose(network(pixels), network[1]((pixels - 0.3) / 0.4), atol=1e-6)
 
 
+def test_logits_are_those_of_three_convolutions_one_halving_and_a_mean():
+    network = SmallCNN(4, 1, width=3).eval()
+    weights, out = network.state_dict(), 20 * images(2, 1, 8, 8)
+    for place, stride in ((0, 1), (3, 2), (6, 1)):
+        convolution, norm = (f"features.{place + step}." for step in (0, 1))
+        out = functional.conv2d(out, weights[convolution + "weight"], None, stride, padding=1)
+        mean, variance = weights[norm + "running_mean"], weights[norm + "running_var"]
+        out = functional.relu((out - mean.view(-1, 1, 1)) / (variance + 1e-5).sqrt().view(-1, 1, 1))
+    quarters = out.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5)).flatten(1)
+    expected = functional.linear(quarters, weights["fc.weight"], weights["fc.bias"])
+    assert torch.allclose(network(20 * images(2, 1, 8, 8)), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture
 def global_seed():
     with torch.random.fork_rng(devices=[]):
@@ -52,7 +65,7 @@ def test_a_few_steps_tell_left_from_right():
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     for _ in range(20):
         optimizer.zero_grad()
-        loss = cross_entropy(network(pixels), labels)
+        loss = functional.cross_entropy(network(pixels), labels)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1

@@ -87,7 +87,7 @@ def test_logits_are_those_of_the_authors_functional_form(depth, factor):
     assert torch.allclose(network(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("depth", [4, 9, 11, 20, 110])
+@pytest.mark.parametrize("depth", [4, 9, 11, 13, 20, 110])
 def test_a_depth_that_is_not_6k_plus_4_is_an_error(depth):
     with pytest.raises(InvalidArgumentError, match=f"`depth` .*6k .* 4.*got {depth}"):
         WideResNet(depth, 1, 10)
@@ -109,7 +109,7 @@ def test_pixels_are_normalised_before_the_network():
 
 
 def test_dropout_acts_in_training_and_not_in_evaluation():
-    network = WideResNet(10, 1, 10, dropout=0.5)
+    network = wide_resnet(10, (3, 8, 8), MEAN, STD, depth=10, factor=1, dropout=0.5)
     pixels = images(2, 3, 8, 8)
     assert not torch.equal(network(pixels), network(pixels))
     network.eval()

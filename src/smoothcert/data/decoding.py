@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,11 @@ def decode(path: Path) -> Tensor:
         with Image.open(path) as file:
             # A palette with transparency becomes RGB by way of RGBA only.
             image = file.convert("RGBA") if "transparency" in file.info else file
+            if image.mode.startswith("I"):
+                raise DataError(
+                    f"{path} has {image.mode} pixels of more than 8 bits, which would be clipped. "
+                    "Convert it to 8 bits a channel"
+                )
             pixels = np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image: {error}") from error
@@ -59,7 +65,10 @@ def decode_all(
     """
     stored = None if cache is None else cache / f"{_fingerprint(paths)}.npy"
     if stored is not None and stored.is_file():
-        return torch.from_numpy(np.load(stored))
+        try:
+            return torch.from_numpy(np.load(stored))
+        except ValueError as error:
+            logger.warning("Decoding again, the cache %s is damaged: %s", stored, error)
     images = _decode_in_threads(paths, resize or (lambda image: image))
     if stored is not None:
         _store(images, stored)
@@ -67,6 +76,8 @@ def decode_all(
 
 
 def _decode_in_threads(paths: Sequence[Path], resize: Callable[[Tensor], Tensor]) -> Tensor:
+    if not paths:
+        raise DataError("Too few images to divide: none are left for one of the splits")
     first = resize(decode(paths[0]))
     images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
 
@@ -91,16 +102,14 @@ def _fingerprint(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         facts = path.stat()
-        digest.update(
-            f"{path.name} {path.parent.name} {facts.st_size} {facts.st_mtime_ns}\n".encode()
-        )
+        digest.update(f"{path.absolute()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _store(images: Tensor, stored: Path) -> None:
     try:
         stored.parent.mkdir(parents=True, exist_ok=True)
-        temporary = stored.with_suffix(".part.npy")
+        temporary = stored.with_suffix(f".{os.getpid()}.npy")
         np.save(temporary, images.numpy())
         temporary.replace(stored)
     except OSError as error:

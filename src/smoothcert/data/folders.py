@@ -51,7 +51,7 @@ def read_class_folders(folder: Path, class_names: list[str] | None = None) -> Cl
         raise DataError(f"Expected at least 2 class folders in {folder}, got {names}")
     paths, labels = [], []
     for name in found:
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in (folder / name).rglob("*") if _is_image(p))
         paths += files
         labels += [names.index(name)] * len(files)
     if not paths:
@@ -121,4 +121,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+    return any(_is_image(path) for path in folder.iterdir())
+
+
+def _is_image(path: Path) -> bool:
+    # Archives made on a Mac carry a hidden ._ companion for each file.
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

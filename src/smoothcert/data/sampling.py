@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
+from smoothcert.errors import InvalidArgumentError
+
 
 class BatchKey(NamedTuple):
     """What a data set needs to make one batch.
@@ -69,10 +71,19 @@ def held_out(size: int, fractions: list[float], seed: int) -> list[np.ndarray]:
     Returns:
         Sorted positions of the first part, then of the others.
 
+    Raises:
+        InvalidArgumentError: if a share is outside [0, 1).
+
     Example:
         >>> [len(part) for part in held_out(100, [0.1, 0.2], seed=0)]
         [70, 10, 20]
     """
+    for fraction in fractions:
+        if not 0 <= fraction < 1:
+            raise InvalidArgumentError(
+                f"Expected a share of held-out images (val_fraction, test_fraction) in [0, 1), "
+                f"got {fraction}"
+            )
     order = np.random.default_rng(seed).permutation(size)
     sizes = [max(round(size * fraction), 1) if fraction > 0 else 0 for fraction in fractions]
     ends = np.cumsum(sizes)

@@ -29,8 +29,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is damaged or no checkpoint ({type(error).__name__}: {error}). "
             "The file was left as it is"
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path} holds no `state_dict`, so it is no Lightning checkpoint")
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    ):
+        raise CheckpointError(
+            f"{path} holds no `state_dict` of tensors by name, so it is no Lightning checkpoint"
+        )
     return checkpoint
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smoothcert.errors import MismatchError
+from smoothcert.errors import InvalidArgumentError, MismatchError
 
 
 class Normalize(nn.Module):
@@ -16,6 +16,10 @@ class Normalize(nn.Module):
     Args:
         mean: one value a channel, in pixel units.
         std: one positive value a channel, in pixel units.
+
+    Raises:
+        MismatchError: if there are not as many means as deviations.
+        InvalidArgumentError: if a deviation is not positive.
 
     Example:
         >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
@@ -29,6 +33,8 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std):
             raise MismatchError(f"Expected as many means as deviations, got {mean} and {std}")
+        if min(std) <= 0:
+            raise InvalidArgumentError(f"Expected `std` > 0 in every channel, got {list(std)}")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
