@@ -9,7 +9,9 @@ import sys
 import time
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from PIL import Image
 from support import ROOT, TINY, composed
 
 from smoothcert import runs
@@ -253,6 +255,43 @@ def test_bad_input_is_answered_in_one_line():
     assert process.returncode == 1
     assert "Expected `sigma` > 0 and finite, got 0" in process.stderr_text
     assert "Traceback" not in process.stderr_text
+
+
+def configuration(folder):
+    return {path.name: path.read_bytes() for path in (folder / ".hydra").iterdir()}
+
+
+@pytest.mark.parametrize("way", ["run={}", "hydra.run.dir={}"])
+def test_a_run_takes_no_other_overrides_and_its_configuration_stays(finished, way):
+    folder, _ = finished
+    before = configuration(folder)
+    process = run("train", way.format(folder), "sigma=0.25")
+    assert process.returncode == 1
+    assert re.search("nothing else may be set|was started with", process.stderr_text)
+    assert configuration(folder) == before
+
+
+def class_folders(root, names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for number in range(6):
+            image = Image.new("RGB", (8, 8), (40 * number, 9, 9))
+            image.save(root / name / f"{number}.png")
+    return ["data=image_folder", "data.image_size=8", f"data.root={root}"]
+
+
+def test_class_folders_of_other_names_are_refused(tmp_path):
+    run_folder = tmp_path / "run"
+    data = class_folders(tmp_path / "a", ("cat", "dog"))
+    class_folders(tmp_path / "b", ("ant", "cat"))
+    with composed(run_folder, [*data, *TINY, "trainer.max_epochs=1"]) as cfg:
+        runs.train(cfg)
+        (run_folder / ".hydra").mkdir()
+        OmegaConf.save(cfg, run_folder / ".hydra" / "config.yaml")
+        OmegaConf.save({"hydra": HydraConfig.get()}, run_folder / ".hydra" / "hydra.yaml")
+    certified(run_folder, tmp_path / "own", "max_images=1")
+    with pytest.raises(SystemExit, match="class 'ant' where the run was trained with 'cat'"):
+        certified(run_folder, tmp_path / "other", f"data.root={tmp_path}/b")
 
 
 def test_a_folder_that_is_no_run_is_refused():

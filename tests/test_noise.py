@@ -76,3 +76,10 @@ def test_smoothed_log_probabilities_of_half_precision_are_computed_in_full(dtype
     got = smoothed_log_probabilities(logits)
     assert got.dtype == torch.float32
     assert torch.equal(got, smoothed_log_probabilities(logits.float()))
+
+
+@pytest.mark.parametrize(
+    ("keys", "others"), [((0, 1), (0, 1, 0, 0)), ((0,), (0, 0)), ((2**32, 5), (0, 1, 5))]
+)
+def test_keys_of_another_length_are_other_keys(keys, others):
+    assert generator("cpu", *keys).initial_seed() != generator("cpu", *others).initial_seed()

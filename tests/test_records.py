@@ -274,3 +274,11 @@ def test_write_atomically_leaves_the_old_text_when_it_is_killed(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(path):
+    before = path.read_bytes()
+    with CertificateFile(path, SETTINGS):
+        assert "another process" in refusal(path)
+    assert path.read_bytes() == before
+    CertificateFile(path, SETTINGS).close()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from smoothcert.errors import require_count
 from smoothcert.types import NoisyBatch
 
 BLOCK = 64
@@ -28,7 +29,8 @@ def generator(device: torch.device | str, *keys: int) -> torch.Generator:
         >>> bool(torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=again)))
         True
     """
-    seed = int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
+    # Their number is hashed too: NumPy takes (1, 2) and (1, 2, 0) for the same.
+    seed = int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -116,6 +118,7 @@ class NoiseStream:
         index: int,
         device: torch.device | str = "cpu",
     ) -> None:
+        require_count("seed", seed, minimum=0)
         self._block = torch.empty((BLOCK, *shape), device=device)
         self._source = generator(device, seed, index)
         self._used = BLOCK

@@ -19,6 +19,11 @@ from typing import Any, Self
 from smoothcert.errors import RecordsError
 from smoothcert.types import Certificate
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 DECIMALS = Decimal("0.000001")
 
 
@@ -130,7 +135,8 @@ class CertificateFile:
             equal settings.
 
     Raises:
-        RecordsError: if the file is damaged, or its rows belong to other settings.
+        RecordsError: if the file is damaged, its rows belong to other settings, or another
+            process is writing it.
 
     Example:
         >>> import tempfile
@@ -145,8 +151,14 @@ class CertificateFile:
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
-        self.rows = self._resume()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._handle = self.path.open("a", encoding="utf-8", newline="")
+        try:
+            self._lock()
+            self.rows = self._resume()
+        except BaseException:
+            self.close()
+            raise
         if not self.rows and self.path.stat().st_size == 0:
             self._write(COLUMNS)
 
@@ -180,15 +192,25 @@ class CertificateFile:
         self._handle.flush()
         os.fsync(self._handle.fileno())
 
+    def _lock(self) -> None:
+        """Keep other processes out until the file is closed; the system frees a dead one's lock."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordsError(
+                f"{self.path} is being written by another process. Wait for it, or choose another "
+                "run folder"
+            ) from error
+
     def _resume(self) -> list[CertificateRow]:
         sidecar = settings_path(self.path)
-        rows = read_certificates(self.path) if self.path.exists() else []
+        rows = read_certificates(self.path)
         if rows:
             self._check_settings(sidecar)
         else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(sidecar, json.dumps(self.settings, indent=2) + "\n")
-            self.path.touch()
         with self.path.open("r+b") as handle:
             handle.truncate(len(_finished_bytes(self.path)))
         return rows

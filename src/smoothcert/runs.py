@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from smoothcert.errors import (
     RecordsError,
     SmoothCertError,
     SmoothCertWarning,
+    require_count,
     require_positive,
     require_probability,
 )
@@ -41,10 +43,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHOICES = ("data", "model", "objective", "attack")
-TRAINED_BY = ("sigma", "seed", "model", "objective", "attack", "optimizer", "scheduler")
-"""What makes a run: one that goes on for longer, or whose data has moved, is the same run."""
+TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
+"""What makes a run, with the names of its classes."""
+PLACES = ("root", "download", "cache", "num_workers")
+"""Where data lies and how it is read: no part of what makes a run."""
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
-LONGEST_FOLDER_NAME = 120
+LONGEST_FOLDER_NAME = 200
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
@@ -132,25 +136,49 @@ def quote_run(arguments: Sequence[str]) -> list[str]:
 def expand_run(arguments: Sequence[str]) -> list[str]:
     """Replace `run=<folder>` by the overrides that the run was started with, and its folder.
 
+    Hydra writes its own files before any code of ours runs, so whatever would mix two
+    configurations in one folder is refused here.
+
     Args:
         arguments: the command line.
 
     Raises:
-        InvalidArgumentError: if the folder is no run folder.
+        InvalidArgumentError: if the folder is no run folder, or other overrides come with it.
+        RecordsError: if `hydra.run.dir` names the folder of a run with other overrides.
 
     Example:
         >>> expand_run(["src/train.py", "sigma=0.5"])
         ['src/train.py', 'sigma=0.5']
     """
-    expanded: list[str] = []
-    for argument in arguments:
-        if not argument.startswith("run="):
-            expanded.append(argument)
-            continue
-        folder = Path(argument.removeprefix("run=").strip("'\""))
-        expanded += [str(item) for item in _read_yaml(folder, "overrides.yaml")]
-        expanded.append(quoted("hydra.run.dir", str(folder)))
-    return expanded
+    program, *others = arguments
+    runs = [argument for argument in others if argument.startswith("run=")]
+    if runs:
+        if len(others) > 1:
+            raise InvalidArgumentError(
+                f"{runs[0]} goes on with a run exactly as it was started, so nothing else may be "
+                f"set; got {' '.join(argument for argument in others if argument not in runs)}"
+            )
+        folder = Path(runs[0].removeprefix("run=").strip("'\""))
+        return [program, *_overrides(folder), quoted("hydra.run.dir", str(folder))]
+    for argument in others:
+        if argument.startswith("hydra.run.dir="):
+            _check_folder(Path(argument.removeprefix("hydra.run.dir=").strip("'\"")), others)
+    return list(arguments)
+
+
+def _check_folder(folder: Path, arguments: Sequence[str]) -> None:
+    if not (folder / ".hydra" / "overrides.yaml").is_file():
+        return
+    ours = [a for a in arguments if "=" in a and not a.startswith(("hydra.", "-"))]
+    if sorted(ours) != sorted(_overrides(folder)):
+        raise RecordsError(
+            f"{folder} holds a run that was started with {' '.join(_overrides(folder))!r}. Go on "
+            f"with it by run={folder}, or choose another folder; nothing was overwritten"
+        )
+
+
+def _overrides(folder: Path) -> list[str]:
+    return [str(item) for item in _read_yaml(folder, "overrides.yaml")]
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -302,7 +330,9 @@ def _certify(cfg: DictConfig) -> float:
     warn_of_few_samples(certifier, sigma, radii)
     data = _data(trained)
     model = build_model(trained.model, data)
-    load_weights(model, run / "checkpoints" / f"{cfg.checkpoint}.ckpt")
+    checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
+    load_weights(model, checkpoint)
+    _check_classes(checkpoint, data)
     model.to(_device(cfg.device))
     certified = certify_examples(
         SmoothedClassifier(model, sigma, data.num_classes, cfg.batch_size),
@@ -354,6 +384,7 @@ def _check(cfg: DictConfig) -> None:
     """Refuse what no part could use, before anything is loaded."""
     require_positive("sigma", cfg.sigma)
     require_probability("alpha", cfg.alpha)
+    require_count("seed", cfg.seed, minimum=0)
 
 
 def _data(cfg: DictConfig) -> ImageDataModule:
@@ -371,6 +402,8 @@ def _module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
     from smoothcert.lightning import SmoothedTraining
 
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    for place in PLACES:
+        resolved["data"].pop(place, None)
     return SmoothedTraining(
         model=build_model(cfg.model, data),
         objective=instantiate(cfg.objective, _convert_="all"),
@@ -380,7 +413,10 @@ def _module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
         scheduler=instantiate(cfg.scheduler, _convert_="all"),
         validation_draws=cfg.validation_draws,
         seed=cfg.seed,
-        configuration={name: resolved[name] for name in TRAINED_BY},
+        configuration={
+            **{name: resolved[name] for name in TRAINED_BY},
+            "class_names": list(data.class_names),
+        },
     )
 
 
@@ -413,6 +449,21 @@ def _trained(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     if cfg.data.root is not None:
         trained.data.root = cfg.data.root
     return trained, {name: hydra["hydra"]["runtime"]["choices"][name] for name in CHOICES}
+
+
+def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
+    """Refuse data whose class numbers mean other classes than in training."""
+    from smoothcert.models import read_checkpoint
+
+    trained = read_checkpoint(checkpoint).get("configuration", {}).get("class_names")
+    if trained is not None and trained != list(data.class_names):
+        ours, theirs = next(
+            pair for pair in zip_longest(data.class_names, trained) if pair[0] != pair[1]
+        )
+        raise MismatchError(
+            f"The data has a class {ours!r} where the run was trained with {theirs!r}: the class "
+            "folders must have the same names"
+        )
 
 
 def _sigma(cfg: DictConfig, trained: DictConfig) -> float:
@@ -495,8 +546,9 @@ def _git_commit() -> str | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide advice that does not apply here, and show our own warnings as plain lines."""
-    for library in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "matplotlib"):
+    for library in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         for advice in (
             ".*does not have many workers.*",

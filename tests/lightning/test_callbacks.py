@@ -159,3 +159,14 @@ def test_too_few_samples_warn_of_the_largest_radius(tmp_path, n, radius):
     callback = CertificationCallback(replace(QUICK, n=n), 0.5, tmp_path)
     with pytest.warns(SmoothCertWarning, match=rf"n={n} .* no radius above {radius}"):
         callback.setup(pl.Trainer(logger=False), module(), "validate")
+
+
+def test_epochs_are_chosen_by_other_noise_than_the_final_certificates(tmp_path):
+    callback = certification(tmp_path, every_n_epochs=1)
+    validate(module(), callback, tmp_path)
+    [epoch] = (tmp_path / "certificates").glob("*.tsv")
+    votes = [
+        [(row.n_a, row.n_b) for row in read_certificates(path)]
+        for path in (epoch, tmp_path / "certificates.tsv")
+    ]
+    assert votes[0] != votes[1]

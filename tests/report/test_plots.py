@@ -120,7 +120,7 @@ def test_every_radius_and_every_share_is_in_view(axes_of, rows, values):
     bottom, top = axes.get_ylim()
     for curve in curves(axes):
         assert left == curve.edges[0] == 0
-        assert max(each.radius for each in rows) < right <= curve.edges[-1]
+        assert max(each.radius * each.correct for each in rows) < right <= curve.edges[-1]
         assert bottom <= min(curve.values)
         assert max(curve.values) <= top
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -22,9 +23,11 @@ class Examples(Protocol):
 
     Attributes:
         indices: each image's index in its data set, int64, shape (N,).
+        labels: class numbers, int64, shape (N,).
     """
 
     indices: Tensor
+    labels: Tensor
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -107,16 +110,16 @@ def certify_examples(
         NonFiniteError: for pixels outside [0, 1] or non-finite logits; finished rows stay.
         RecordsError: if the file holds certificates of another configuration.
     """
+    positions = subset.positions(len(examples))
     settings = {
         **certifier.settings,
         "sigma": smoothed.sigma,
         "seed": seed,
         **asdict(subset),
-        "images_in_split": len(examples),
+        "examples": _examples_digest(examples, positions),
         "weights": weights_digest(smoothed.classifier),
         **(configuration or {}),
     }
-    positions = subset.positions(len(examples))
     with CertificateFile(path, settings) as file:
         finished = file.finished
         left = [p for p in positions if int(examples.indices[p]) not in finished]
@@ -135,6 +138,12 @@ def certify_examples(
             file.append(_certify_example(smoothed, certifier, examples.example(position), seed))
         seconds = time.perf_counter() - start
         return Certified(file.rows, settings, len(left) / seconds if left else None)
+
+
+def _examples_digest(examples: Examples, positions: range) -> str:
+    chosen = list(positions)
+    facts = torch.stack([examples.indices[chosen], examples.labels[chosen]]).tolist()
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _certify_example(

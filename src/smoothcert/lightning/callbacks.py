@@ -33,6 +33,9 @@ from smoothcert.lightning.metrics import AbstentionRate, AverageCertifiedRadius,
 from smoothcert.records import CertificateRow
 from smoothcert.stats import default_radii, largest_radius
 
+SEEDS_APART = 1_000_003
+"""Between the seeds of certifications while fitting; users choose small ones."""
+
 Plot = Callable[[Sequence[CertificateRow], dict[str, Any], Path], None]
 
 
@@ -41,9 +44,9 @@ class CertificationCallback(pl.Callback):
 
     `Trainer.validate` after the last epoch certifies the weights that it is given, into
     `certificates.tsv`; `smoothcert.runs.train` calls it on the best checkpoint. While fitting,
-    each certified epoch has a file of its own under `certificates/`, and `ModelCheckpoint` can
-    monitor `certify/acr`. An epoch that is not certified counts as NaN there, never as the last
-    value seen.
+    each certified epoch has a file of its own under `certificates/`, with noise of its own, and
+    `ModelCheckpoint` can monitor `certify/acr`. An epoch that is not certified counts as NaN
+    there, never as the last value seen.
 
     The base classifier votes in eval mode and in full precision; its weights, its modes and all
     random streams are left as they were, so training is the same with and without certification.
@@ -107,6 +110,7 @@ class CertificationCallback(pl.Callback):
         self.configuration = configuration or {}
         self.plot = plot
         self.last: Certified | None = None
+        self._warned = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Say beforehand what would only be found at the end."""
@@ -115,7 +119,8 @@ class CertificationCallback(pl.Callback):
                 "Expected `trainer.limit_val_batches` > 0: certification takes place at the end of "
                 "validation. Without certificates: callbacks.certification=null"
             )
-        if stage in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+        if stage in (TrainerFn.FITTING, TrainerFn.VALIDATING) and not self._warned:
+            self._warned = True
             warn_of_few_samples(self.certifier, self.sigma, self.radii)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -143,8 +148,11 @@ class CertificationCallback(pl.Callback):
         if getattr(trainer, "fast_dev_run", False):
             # As everything else in such a run: one batch of it.
             certifier, subset = _shortened(certifier, self.batch_size), Subset(subset.split, 1, 1)
-        path = self.folder / "certificates.tsv"
+        path, seed = self.folder / "certificates.tsv", self.seed
         if fitting:
+            # An epoch that is chosen by its certificates is certified again by other noise: the
+            # best of several radii would not hold at alpha.
+            seed += (trainer.current_epoch + 1) * SEEDS_APART
             # Named by the weights too: a resumed run may come to other ones.
             digest = weights_digest(model)[:8]
             name = f"epoch_{trainer.current_epoch:04d}_{digest}.tsv"
@@ -155,7 +163,7 @@ class CertificationCallback(pl.Callback):
             data.images(subset.split),
             subset,
             path,
-            self.seed,
+            seed,
             self.configuration,
         )
         picture = path.with_name(path.stem.replace("certificates", "certified_accuracy") + ".png")

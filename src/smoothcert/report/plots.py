@@ -15,6 +15,7 @@ from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
 STYLES = ({"color": "#0072B2", "linestyle": "-"}, {"color": "#D55E00", "linestyle": "--"})
 LABELS = {
     "tight": "T-CERTIFY",
+    "tight (unproven split)": "T-CERTIFY, unproven split",
     "cohen": "Cohen et al. (2019)",
 }
 INCHES = (4.2, 3.0)
@@ -37,7 +38,8 @@ def plot_certified_accuracy(
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
     both = readings(rows, settings)
-    limit = max(float(reading.radius.max()) for reading in both) * 1.05 or settings["sigma"]
+    certified = np.concatenate([reading.radius[reading.correct] for reading in both])
+    limit = certified.max(initial=0.0) * 1.05 or settings["sigma"]
     for reading, style in zip(both, STYLES, strict=False):
         _curve(axes, reading, style, limit)
     _band(axes, both[0], limit)

@@ -88,8 +88,12 @@ def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: flo
 
 
 def certifier_name(settings: Mapping[str, Any]) -> str:
-    """Return how a certifier is called in tables: `cohen`, `tight` or another class's name."""
-    return str(settings["certifier"]).removesuffix("Certifier").lower()
+    """Return how a certifier is called in tables: `cohen`, `tight` or another class's name.
+
+    The paper's own split of alpha has no proof, and says so wherever its figures stand.
+    """
+    name = str(settings["certifier"]).removesuffix("Certifier").lower()
+    return f"{name} (unproven split)" if settings.get("alpha_split") == "paper" else name
 
 
 def summarize(
