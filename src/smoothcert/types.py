@@ -47,6 +47,13 @@ class NoisyBatch:
         """Return the same labels and the same noise around other images of the same shape."""
         return replace(self, images=images)
 
+    def split(self, size: int) -> list[NoisyBatch]:
+        """Return the batch in parts of at most `size` images, each with its own noise."""
+        parts = zip(
+            self.images.split(size), self.labels.split(size), self.noise.split(size, 1), strict=True
+        )
+        return [NoisyBatch(*part, self.sigma) for part in parts]
+
 
 @dataclass(frozen=True)
 class Counts:
