@@ -24,10 +24,10 @@ def test_images_stay_in_the_ball_and_in_the_pixel_range(network, batch, epsilon)
     assert moved.max() <= 1
 
 
-@pytest.mark.parametrize("noisy_images", [1, 8, 1000])
-def test_parts_of_a_batch_give_what_the_whole_gives(network, batch, noisy_images, monkeypatch):
+@pytest.mark.parametrize("noisy_pixels", [1, 2 * 4 * 36, 10_000])
+def test_parts_of_a_batch_give_what_the_whole_gives(network, batch, noisy_pixels, monkeypatch):
     whole = attack(PGD(0.5), network, batch).images
-    monkeypatch.setattr("smoothcert.attacks.base.CPU_NOISY_IMAGES", noisy_images)
+    monkeypatch.setattr("smoothcert.attacks.base.CPU_NOISY_PIXELS", noisy_pixels)
     assert torch.allclose(attack(PGD(0.5), network, batch).images, whole, atol=1e-5)
 
 
