@@ -98,3 +98,12 @@ def test_digest_changes_with_buffers_too(network):
 def test_an_empty_subset_is_refused(arguments):
     with pytest.raises(InvalidArgumentError, match="Expected"):
         Subset("val", **arguments)
+
+
+@pytest.mark.parametrize(("skip", "max_images"), [(1, 20), (3, 7), (1, None), (10, 1000)])
+def test_a_subset_of_images_sorted_by_class_has_every_class_alike(skip, max_images):
+    positions = Subset("val", skip, max_images).positions(1000)
+    assert len(set(positions)) == len(positions) == min(max_images or 1000, -(-1000 // skip))
+    assert all(position % skip == 0 for position in positions)
+    counts = [sum(position // 100 == label for position in positions) for label in range(10)]
+    assert max(counts) - min(counts) <= 2

@@ -54,8 +54,8 @@ def test_validate_certifies_and_logs_the_figures_of_the_rows(tmp_path):
 def test_rows_are_held_out_images_under_their_own_indices(tmp_path):
     validate(module(), certification(tmp_path, skip=3), tmp_path)
     digits = DigitsDataModule()
-    indices = digits.images("val").indices[::3][:6]
-    labels = digits.images("val").labels[::3][:6]
+    indices = digits.images("val").indices[::30]
+    labels = digits.images("val").labels[::30]
     rows = read_certificates(tmp_path / "certificates.tsv")
     assert [row.idx for row in rows] == indices.tolist()
     assert [row.label for row in rows] == labels.tolist()

@@ -45,14 +45,15 @@ class Subset:
     Attributes:
         split: name of the split, for the records.
         skip: take every so many-th image.
-        max_images: take at most so many; None: no limit.
+        max_images: take at most so many of those, evenly spread: files often lie sorted by class,
+            and the first ones would all be of one. None: no limit.
 
     Raises:
         InvalidArgumentError: if a number is below 1.
 
     Example:
         >>> list(Subset("test", skip=100, max_images=3).positions(5000))
-        [0, 100, 200]
+        [0, 1600, 3300]
     """
 
     split: str
@@ -64,9 +65,11 @@ class Subset:
         if self.max_images is not None:
             require_count("max_images", self.max_images)
 
-    def positions(self, size: int) -> range:
-        """Return the places of the chosen images among `size` of them."""
-        return range(0, size, self.skip)[: self.max_images]
+    def positions(self, size: int) -> list[int]:
+        """Return the places of the chosen images among `size` of them, in order."""
+        every = range(0, size, self.skip)
+        count = len(every) if self.max_images is None else min(self.max_images, len(every))
+        return [every[i * len(every) // count] for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,8 @@ def certify_examples(
         return Certified(file.rows, settings, len(left) / seconds if left else None)
 
 
-def _examples_digest(examples: Examples, positions: range) -> str:
-    chosen = list(positions)
-    facts = torch.stack([examples.indices[chosen], examples.labels[chosen]]).tolist()
+def _examples_digest(examples: Examples, positions: list[int]) -> str:
+    facts = torch.stack([examples.indices[positions], examples.labels[positions]]).tolist()
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

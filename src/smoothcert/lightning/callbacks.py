@@ -57,7 +57,7 @@ class CertificationCallback(pl.Callback):
         folder: the run folder.
         split: images to certify: `val`, or `test` where no epoch is selected by it.
         every_n_epochs: certify after every so many epochs while fitting; 0: only in `validate`.
-        max_images: certify at most so many images; None: all of them.
+        max_images: certify at most so many images, evenly spread; None: all of them.
         skip: certify every so many-th image.
         radii: radii at which certified accuracy is logged; None: `default_radii(sigma)`.
         batch_size: noisy images in one forward pass.
