@@ -1,10 +1,12 @@
 """The certification theory on arrays: NumPy and SciPy only."""
 
+from smoothcert.stats.anytime import AnytimeTest
 from smoothcert.stats.bounds import (
     clopper_pearson_lower,
     clopper_pearson_upper,
     probit_lower,
     probit_upper,
+    sign_test_p_value,
 )
 from smoothcert.stats.curves import (
     abstention_rate,
@@ -12,8 +14,10 @@ from smoothcert.stats.curves import (
     certified_accuracy,
     default_radii,
 )
+from smoothcert.stats.joint import joint_lower_bound, joint_p_value, joint_test
+from smoothcert.stats.looks import LookPlan, SequentialTest, futile, look_plan, signed_root
+from smoothcert.stats.prediction import ModeTest, prediction_sizes
 from smoothcert.stats.radius import (
-    BOUNDS,
     ProbabilityBounds,
     certified_radius,
     largest_radius,
@@ -22,8 +26,11 @@ from smoothcert.stats.radius import (
 )
 
 __all__ = [
-    "BOUNDS",
+    "AnytimeTest",
+    "LookPlan",
+    "ModeTest",
     "ProbabilityBounds",
+    "SequentialTest",
     "abstention_rate",
     "average_certified_radius",
     "certified_accuracy",
@@ -31,9 +38,17 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "default_radii",
+    "futile",
+    "joint_lower_bound",
+    "joint_p_value",
+    "joint_test",
     "largest_radius",
+    "look_plan",
+    "prediction_sizes",
     "probability_bounds",
     "probit_lower",
     "probit_upper",
+    "sign_test_p_value",
+    "signed_root",
     "split_from_selection",
 ]

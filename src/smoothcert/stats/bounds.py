@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainccinv, betaincinv, ndtri
+from scipy.special import betainc, betainccinv, betaincinv, ndtri
 
 FloatArray = NDArray[np.float64]
 
@@ -73,10 +73,11 @@ def probit_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> F
         >>> float(probit_lower(1000, 1000, 0.001).round(4))
         2.4633
     """
-    successes, trials = np.asarray(successes), np.asarray(trials)
-    lower = clopper_pearson_lower(successes, trials, alpha)
-    failures = clopper_pearson_upper(trials - successes, trials, alpha)
-    probit = np.where(lower < 0.5, ndtri(lower), -ndtri(failures))
+    k, n, alpha = np.broadcast_arrays(successes, trials, alpha)
+    failures, many = np.ones(k.shape), np.asarray(2 * k >= n)
+    failures[many] = clopper_pearson_upper(n[many] - k[many], n[many], alpha[many])
+    probit, low = np.asarray(-ndtri(failures)), np.asarray(failures > 0.5)
+    probit[low] = ndtri(clopper_pearson_lower(k[low], n[low], alpha[low]))
     return probit - SLACK * np.maximum(1, np.abs(probit))
 
 
@@ -96,3 +97,25 @@ def probit_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> F
         -2.4633
     """
     return -probit_lower(np.asarray(trials) - np.asarray(successes), trials, alpha)
+
+
+def sign_test_p_value(n_a: ArrayLike, n_b: ArrayLike) -> FloatArray:
+    """P-value of "the selected class is no more probable than every other one".
+
+    The exact one-sided sign test, P(Bin(n_A + n_B, ½) >= n_A): given their sum, the counts of two
+    classes are binomial. It grows with n_B, so it holds for the largest other count too.
+
+    Args:
+        n_a: votes for the selected class, any shape.
+        n_b: the largest count of any other class; broadcast.
+
+    Returns:
+        The p-value, float64, broadcast shape; 1 at n_a = 0.
+
+    Example:
+        >>> sign_test_p_value([10, 60], [0, 40]).round(4)
+        array([0.001 , 0.0284])
+    """
+    n_a, n_b = np.broadcast_arrays(n_a, n_b)
+    inside = betainc(np.maximum(n_a, 1), n_b + 1.0, 0.5) * (1 + SLACK)
+    return np.where(n_a == 0, 1.0, np.minimum(inside, 1.0))

@@ -1,0 +1,227 @@
+"""Sequential sampling: when to look at the votes, what each look may spend, when to give up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtri, xlogy
+
+from smoothcert.errors import (
+    InvalidArgumentError,
+    require_count,
+    require_probability,
+)
+from smoothcert.stats.boundary import likeliest_on_boundary
+from smoothcert.stats.bounds import FloatArray, sign_test_p_value
+from smoothcert.stats.joint import joint_test
+from smoothcert.stats.radius import probability_bounds
+
+GRID_START, GRID_SIZE = 16, 49
+"""Looks lie on a geometric grid from 16 to n; those before `FIRST_LOOK` could certify nothing."""
+FIRST_LOOK = 33
+LAST_SHARE = 0.7
+"""Share of alpha for the last look, so that little is lost against a test of fixed size."""
+SEQUENTIAL_BOUNDS = ("cohen", "rectangle", "joint")
+SCREEN = 0.3
+"""A signed root this far below a test's critical value is not worth the exact test."""
+
+
+@dataclass(frozen=True)
+class LookPlan:
+    """When to look at the votes, and the level of each look's tests.
+
+    Attributes:
+        sizes: number of samples at each look, increasing.
+        levels: level of each look; their sum is at most alpha (a union bound).
+
+    Example:
+        >>> plan = look_plan(100_000, alpha=0.001)
+        >>> len(plan.sizes), plan.sizes[0], plan.sizes[-1], round(sum(plan.levels), 12)
+        (45, 33, 100000, 0.001)
+    """
+
+    sizes: tuple[int, ...]
+    levels: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """The most samples an image can get."""
+        return self.sizes[-1]
+
+
+def look_plan(n: int, alpha: float) -> LookPlan:
+    """Return the looks for at most n samples: geometric sizes, most of alpha at the end.
+
+    The levels before the last grow with the square root of the size.
+
+    Args:
+        n: the most samples an image can get, >= 1.
+        alpha: failure probability of one image's certificate, in (0, 1).
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+
+    Example:
+        >>> look_plan(60, alpha=0.001).sizes
+        (33, 34, 35, 36, 37, 38, 39, 41, 42, 43, 44, 46, 47, 48, 50, 51, 53, 54, 55, 57, 58, 60)
+    """
+    require_count("n", n)
+    require_probability("alpha", alpha)
+    grid = np.unique(np.geomspace(min(GRID_START, n), n, GRID_SIZE).round().astype(int))
+    sizes = grid[(grid >= FIRST_LOOK) | (grid == n)]
+    weights = np.sqrt(sizes[:-1])
+    levels = (1 - LAST_SHARE) * alpha * weights / max(weights.sum(), 1)
+    # What rounding leaves, and everything where there is but one look, is the last one's.
+    last = alpha - levels.sum()
+    return LookPlan(tuple(sizes.tolist()), (*levels.tolist(), float(last)))
+
+
+def signed_root(n_a: int, n_b: int, n: int, t: ArrayLike) -> FloatArray:
+    """Signed root of the likelihood ratio of "R/σ = t": about standard normal where that holds.
+
+    Positive where the votes speak for a larger radius. It steers what is worth a test and proves
+    nothing.
+
+    Args:
+        n_a: votes for the selected class among n samples.
+        n_b: the largest other count.
+        n: number of samples.
+        t: radii in units of σ, any shape.
+
+    Returns:
+        float64, the shape of `t`.
+
+    Example:
+        >>> signed_root(9500, 300, 10_000, [1.7, 1.76, 1.8]).round(1)
+        array([ 3.5,  0.1, -2.2])
+    """
+    t = np.asarray(t, dtype=float)
+    a, b, rest = n_a / n, n_b / n, (n - n_a - n_b) / n
+    null = likeliest_on_boundary(a, b, t)
+    at_null = a * null.log_a + b * null.log_b + rest * null.log_none
+    best = xlogy(a, a) + xlogy(b, b) + xlogy(rest, rest)
+    root = np.sqrt(2 * n * np.maximum(best - at_null, 0))
+    return np.where(2 * t < ndtri(a) - ndtri(b), root, -root)
+
+
+def futile(n_a: int, n_b: int, n: int, plan: LookPlan, t: ArrayLike) -> np.ndarray:
+    """Whether radii are so unlikely to be certified by the last look that no one should wait.
+
+    Giving up never spends alpha: it certifies nothing. The chance asked for falls from 20 % at
+    the end to less at the beginning, γ = .2 (n/N)^.6.
+
+    Args:
+        n_a: votes for the selected class among n samples.
+        n_b: the largest other count.
+        n: number of samples so far.
+        plan: the looks.
+        t: radii in units of σ, any shape.
+
+    Returns:
+        bool, the shape of `t`.
+
+    Example:
+        >>> futile(600, 300, 1000, look_plan(100_000, 0.001), [0.0, 0.4, 1.0])
+        array([False, False,  True])
+    """
+    share = n / plan.n
+    hope = -ndtri(0.2 * share**0.6) * np.sqrt(1 - share)
+    needed = -ndtri(plan.levels[-1]) * np.sqrt(share)
+    return signed_root(n_a, n_b, n, t) + hope < needed
+
+
+@dataclass(frozen=True)
+class SequentialTest:
+    """Tests of a grid of radii at several looks, none of which costs more than its level.
+
+    A radius is certified once every smaller one of the grid is, so a false claim needs the
+    smallest true hypothesis to be rejected: the grid itself costs no alpha.
+
+    Attributes:
+        plan: the looks.
+        grid: radii in units of σ, increasing from 0; shape (G,).
+        bound: `joint`, `rectangle` or `cohen`.
+
+    Raises:
+        InvalidArgumentError: if the grid does not increase from 0, or the bound is not known.
+
+    Example:
+        >>> test = SequentialTest(look_plan(10_000, 0.001), (0.0, 1.0, 2.0))
+        >>> test.certified(look=0, n_a=33, n_b=0, reached=0)
+        1
+        >>> test.certified(look=len(test.plan.sizes) - 1, n_a=9500, n_b=300, reached=1)
+        2
+    """
+
+    plan: LookPlan
+    grid: tuple[float, ...]
+    bound: str = "joint"
+
+    def __post_init__(self) -> None:
+        if not self.grid or self.grid[0] != 0 or np.any(np.diff(self.grid) <= 0):
+            raise InvalidArgumentError(
+                f"Expected radii that increase from 0, got {list(self.grid)}"
+            )
+        if self.bound not in SEQUENTIAL_BOUNDS:
+            raise InvalidArgumentError(
+                f"Expected `bound` one of {', '.join(SEQUENTIAL_BOUNDS)}, got {self.bound!r}"
+            )
+
+    def certified(
+        self, look: int, n_a: int, n_b: int, reached: int, wanted: int | None = None
+    ) -> int:
+        """Return how many radii of the grid are certified after a look.
+
+        Args:
+            look: number of the look, 0, 1, …
+            n_a: votes for the selected class by then.
+            n_b: the largest other count by then.
+            reached: how many radii earlier looks have certified.
+            wanted: stop after so many; None: the whole grid.
+        """
+        wanted = len(self.grid) if wanted is None else wanted
+        while reached < wanted and self._rejects(look, n_a, n_b, self.grid[reached]):
+            reached += 1
+        return reached
+
+    def pursued(self, look: int, n_a: int, n_b: int, reached: int, wanted: int) -> int:
+        """Return how many radii of the grid are certified or still worth more samples.
+
+        Args:
+            look: number of the look.
+            n_a: votes for the selected class by then.
+            n_b: the largest other count by then.
+            reached: how many radii are certified.
+            wanted: how many radii were worth samples before.
+        """
+        given_up = futile(n_a, n_b, self.plan.sizes[look], self.plan, self.grid[reached:wanted])
+        return reached + int(np.argmax(given_up)) if np.any(given_up) else wanted
+
+    def radius(self, look: int, n_a: int, n_b: int, reached: int) -> float:
+        """Return the certified radius in units of σ once sampling has ended at a look.
+
+        The last look's own lower bound is valid beside the grid: all of them hold together.
+
+        Args:
+            look: number of the last look.
+            n_a: votes for the selected class by then.
+            n_b: the largest other count by then.
+            reached: how many radii are certified; at least 1.
+        """
+        n, level = self.plan.sizes[look], self.plan.levels[look]
+        if self.bound == "joint":
+            last = joint_test(n, level).lower_bound(n_a, n_b)
+        else:
+            last = float(probability_bounds(n_a, n_b, n, level, self.bound).radius(1.0))
+        return max(self.grid[reached - 1], last)
+
+    def _rejects(self, look: int, n_a: int, n_b: int, t: float) -> bool:
+        n, level = self.plan.sizes[look], self.plan.levels[look]
+        if self.bound != "joint":
+            bounds = probability_bounds(n_a, n_b, n, level, self.bound)
+            return bool(bounds.probit_a - bounds.probit_b > 2 * t)
+        if t == 0:
+            return bool(sign_test_p_value(n_a, n_b) <= level)
+        if signed_root(n_a, n_b, n, t) < -ndtri(level) - SCREEN:
+            return False
+        return joint_test(n, level).rejects(n_a, n_b, t)
