@@ -266,7 +266,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _round(value: float, towards: str) -> float:
-    return float(Decimal(value).quantize(DECIMALS, rounding=towards))
+    # The shortest digits that name the same float: a radius of 0.15 stays one, though the float
+    # nearest to it is smaller.
+    return float(Decimal(repr(float(value))).quantize(DECIMALS, rounding=towards))
 
 
 def _format(row: CertificateRow) -> list[str]:

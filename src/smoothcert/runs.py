@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from pathlib import Path
@@ -36,7 +37,7 @@ from smoothcert.records import write_atomically
 if TYPE_CHECKING:
     from torch import nn
 
-    from smoothcert.certify import Certifier
+    from smoothcert.certify import Certified, Certifier
     from smoothcert.data import ImageDataModule
     from smoothcert.lightning import CertificationCallback, SmoothedTraining
 
@@ -307,7 +308,7 @@ def _finish(
         **choices,
         **summarize(certified.rows, certified.settings, certification.radii),
         **facts,
-        "images_per_second": certified.images_per_second,
+        **_performance(certified, folder),
         "training_images": len(data.images("train")),
         **_provenance(),
     }
@@ -317,6 +318,8 @@ def _finish(
 
 
 def _certify(cfg: DictConfig) -> float:
+    from hydra.utils import instantiate
+
     from smoothcert.certify import SmoothedClassifier, Subset, certify_examples
     from smoothcert.lightning.callbacks import warn_of_few_samples
     from smoothcert.models import load_weights
@@ -335,24 +338,41 @@ def _certify(cfg: DictConfig) -> float:
     _check_classes(checkpoint, data)
     model.to(_device(cfg.device))
     certified = certify_examples(
-        SmoothedClassifier(model, sigma, data.num_classes, cfg.batch_size),
+        SmoothedClassifier(
+            model,
+            sigma,
+            data.num_classes,
+            instantiate(cfg.execution, _convert_="all"),
+            cfg.noise,
+        ),
         certifier,
         data.images(cfg.split),
-        Subset(cfg.split, cfg.skip, cfg.max_images),
+        Subset(cfg.split, cfg.skip, cfg.max_images, cfg.start),
         folder / "certificates.tsv",
         seed=trained.seed if cfg.seed is None else cfg.seed,
         configuration={"data": choices["data"]},
+        max_hours=cfg.max_hours,
     )
+    if not certified.rows:
+        raise SystemExit("Time is up before the first image was certified: raise max_hours")
     picture = folder / "certified_accuracy.png"
     plot_certified_accuracy(certified.rows, certified.settings, picture)
     summary = {
         **choices,
         **summarize(certified.rows, certified.settings, radii),
         "run": str(run),
-        "images_per_second": certified.images_per_second,
+        "images_asked": certified.asked,
+        **_performance(certified, folder),
         **_provenance(),
     }
     _write_summary(summary, folder)
+    if len(certified.rows) < certified.asked:
+        logger.warning(
+            "Time is up: the first %d of %d images are certified, in the order of their files. "
+            "The same command goes on",
+            len(certified.rows),
+            certified.asked,
+        )
     return summary["acr"]
 
 
@@ -515,9 +535,21 @@ def _write_summary(summary: dict[str, Any], folder: Path) -> None:
     print_summary(summary, folder)
 
 
+def _performance(certified: Certified, folder: Path) -> dict[str, Any]:
+    """Return what certification took; of the call that did the work, if this one had none left."""
+    from smoothcert.certify import Performance
+
+    names = [field.name for field in fields(Performance)]
+    if certified.performance is not None:
+        values = asdict(certified.performance)
+    else:
+        path = folder / "summary.json"
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: values.get(name) for name in names}
+
+
 def _provenance() -> dict[str, Any]:
     return {
-        "precision": "float32",
         "versions": {
             "python": sys.version.split()[0],
             **{name: _version(name) for name in PACKAGES},

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from smoothcert.certify.certifiers import Certifier
-from smoothcert.certify.smoothed import SmoothedClassifier
-from smoothcert.errors import require_count
+from smoothcert.certify.execution import weights_digest
+from smoothcert.certify.scheduling import Example
+from smoothcert.certify.smoothed import Result, SmoothedClassifier
+from smoothcert.errors import InvalidArgumentError, require_count, require_positive
 from smoothcert.records import CertificateFile, CertificateRow
 
 
@@ -47,9 +49,10 @@ class Subset:
         skip: take every so many-th image.
         max_images: take at most so many of those, evenly spread: files often lie sorted by class,
             and the first ones would all be of one. None: no limit.
+        start: leave out so many images at the beginning.
 
     Raises:
-        InvalidArgumentError: if a number is below 1.
+        InvalidArgumentError: if a number is too small.
 
     Example:
         >>> list(Subset("test", skip=100, max_images=3).positions(5000))
@@ -59,17 +62,49 @@ class Subset:
     split: str
     skip: int = 1
     max_images: int | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
         require_count("skip", self.skip)
+        require_count("start", self.start, minimum=0)
         if self.max_images is not None:
             require_count("max_images", self.max_images)
 
     def positions(self, size: int) -> list[int]:
-        """Return the places of the chosen images among `size` of them, in order."""
-        every = range(0, size, self.skip)
+        """Return the places of the chosen images among `size` of them, in order.
+
+        Raises:
+            InvalidArgumentError: if there is none.
+        """
+        every = range(self.start, size, self.skip)
+        if not every:
+            raise InvalidArgumentError(
+                f"Expected `start` below the number of {self.split} images, {size}, "
+                f"got {self.start}"
+            )
         count = len(every) if self.max_images is None else min(self.max_images, len(every))
         return [every[i * len(every) // count] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a certification took, images of an earlier, interrupted one left out.
+
+    Attributes:
+        images_per_second: finished images.
+        samples_per_second: votes, selection and unfinished images included.
+        peak_memory_bytes: of the GPU's allocator, or of the whole process on a CPU.
+        batch_size: noisy images in a forward pass, at the end.
+        compiled: whether the network was compiled.
+        device: where it ran.
+    """
+
+    images_per_second: float
+    samples_per_second: float
+    peak_memory_bytes: int
+    batch_size: int
+    compiled: bool
+    device: str
 
 
 @dataclass(frozen=True)
@@ -77,14 +112,17 @@ class Certified:
     """Certificates of a subset.
 
     Attributes:
-        rows: one for each image, those of an earlier, interrupted call included.
+        rows: one for each finished image in the order of their indices, those of an earlier,
+            interrupted call included.
         settings: what they depend on, as it lies beside their file.
-        images_per_second: certified in this call, None if none was left to certify.
+        performance: what this call took, None if it finished no image.
+        asked: number of images in the subset; more than rows where time ran out.
     """
 
     rows: list[CertificateRow]
     settings: dict[str, Any]
-    images_per_second: float | None
+    performance: Performance | None
+    asked: int
 
 
 def certify_examples(
@@ -95,30 +133,38 @@ def certify_examples(
     path: Path,
     seed: int = 0,
     configuration: Mapping[str, Any] | None = None,
+    max_hours: float | None = None,
 ) -> Certified:
     """Certify a subset of a data set into a certificate file, with a progress bar.
 
-    Images that have their row already are not certified again.
+    Images that have their row already are not certified again. Rows are written as images are
+    finished, which is not quite the order of the images: several are certified together.
 
     Args:
         smoothed: the smoothed classifier.
         certifier: samples and bounds.
         examples: the images.
         subset: which of them.
-        path: the certificate file; each row is on the disk before the next image begins.
+        path: the certificate file; each row is on the disk once its image is finished.
         seed: seed of the noise, >= 0.
         configuration: what else the certificates depend on (JSON values), for the records.
+        max_hours: end after so many hours, images in flight dropped; None: when all are done.
 
     Raises:
         NonFiniteError: for pixels outside [0, 1] or non-finite logits; finished rows stay.
         RecordsError: if the file holds certificates of another configuration.
+        InvalidArgumentError: if `max_hours` is not positive, or the subset is empty.
     """
+    if max_hours is not None:
+        require_positive("max_hours", max_hours)
     positions = subset.positions(len(examples))
     settings = {
         **certifier.settings,
         "sigma": smoothed.sigma,
         "seed": seed,
         **asdict(subset),
+        **_noise_settings(smoothed, certifier, examples, positions),
+        "precision": smoothed.execution.precision,
         "examples": _examples_digest(examples, positions),
         "weights": weights_digest(smoothed.classifier),
         **(configuration or {}),
@@ -126,21 +172,95 @@ def certify_examples(
     with CertificateFile(path, settings) as file:
         finished = file.finished
         left = [p for p in positions if int(examples.indices[p]) not in finished]
-        bar = tqdm(
-            left,
-            desc=f"certify {subset.split}",
-            initial=len(positions) - len(left),
-            total=len(positions),
-            unit="image",
-            dynamic_ncols=True,
-            # A log file gets a line a minute, a terminal a moving bar.
-            mininterval=0.2 if sys.stderr.isatty() else 60,
-        )
         start = time.perf_counter()
-        for position in bar:
-            file.append(_certify_example(smoothed, certifier, examples.example(position), seed))
-        seconds = time.perf_counter() - start
-        return Certified(file.rows, settings, len(left) / seconds if left else None)
+        results = smoothed.stream(
+            (_example(examples, position) for position in left),
+            certifier,
+            seed,
+            expected=len(left),
+            deadline=None if max_hours is None else start + 3600 * max_hours,
+        )
+        meter = _Meter(smoothed, start)
+        with _progress_bar(subset, len(positions) - len(left), len(positions)) as bar:
+            for result in results:
+                file.append(_row(result))
+                meter.add(result)
+                bar.update()
+        rows = sorted(file.rows, key=lambda row: row.idx)
+        return Certified(rows, settings, meter.performance(), len(positions))
+
+
+class _Meter:
+    """Counts images, votes and bytes of one call."""
+
+    def __init__(self, smoothed: SmoothedClassifier, start: float) -> None:
+        self._smoothed = smoothed
+        self._start = start
+        self._images = self._samples = 0
+        if smoothed.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(smoothed.device)
+
+    def add(self, result: Result) -> None:
+        self._images += 1
+        self._samples += result.samples
+
+    def performance(self) -> Performance | None:
+        runner = self._smoothed.runner
+        if not self._images or runner is None:
+            return None
+        seconds = time.perf_counter() - self._start
+        return Performance(
+            images_per_second=self._images / seconds,
+            samples_per_second=self._samples / seconds,
+            peak_memory_bytes=peak_memory(runner.device),
+            batch_size=runner.batch_size,
+            compiled=runner.compiled,
+            device=str(runner.device),
+        )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use so far: of a GPU's allocator, or of this process on a CPU.
+
+    Args:
+        device: where the classifier runs.
+
+    Example:
+        >>> peak_memory(torch.device("cpu")) > 10_000_000
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _progress_bar(subset: Subset, initial: int, total: int) -> tqdm:
+    return tqdm(
+        desc=f"certify {subset.split}",
+        initial=initial,
+        total=total,
+        unit="image",
+        dynamic_ncols=True,
+        # A log file gets a line a minute, a terminal a moving bar.
+        mininterval=0.2 if sys.stderr.isatty() else 60,
+    )
+
+
+def _noise_settings(
+    smoothed: SmoothedClassifier, certifier: Certifier, examples: Examples, positions: list[int]
+) -> dict[str, Any]:
+    """Return the law of the noise, and what alpha its own error leaves to the votes."""
+    if smoothed.noise == "gaussian":
+        return {"noise": smoothed.noise}
+    shape = tuple(examples.example(positions[0])[0].shape)
+    left = smoothed.remaining_alpha(shape, certifier.n, certifier.alpha)
+    return {"noise": smoothed.noise, "alpha_for_votes": left}
 
 
 def _examples_digest(examples: Examples, positions: list[int]) -> str:
@@ -148,31 +268,14 @@ def _examples_digest(examples: Examples, positions: list[int]) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def _certify_example(
-    smoothed: SmoothedClassifier, certifier: Certifier, example: tuple[Tensor, int, int], seed: int
-) -> CertificateRow:
-    image, label, index = example
-    start = time.perf_counter()
-    [certificate] = smoothed.certify(image[None], certifier, seed, [index])
-    seconds = time.perf_counter() - start
-    return CertificateRow.from_certificate(certificate, idx=index, label=label, seconds=seconds)
+def _example(examples: Examples, position: int) -> Example:
+    image, label, index = examples.example(position)
+    return Example(image, index, label)
 
 
-def weights_digest(module: nn.Module) -> str:
-    """Return a short digest of a module's parameters and buffers.
-
-    Args:
-        module: any module, on any device.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> before = weights_digest(layer)
-        >>> _ = layer.weight.data.add_(1)
-        >>> weights_digest(layer) == before
-        False
-    """
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _row(result: Result) -> CertificateRow:
+    example = result.example
+    assert example.label is not None, "examples of a data set have labels"
+    return CertificateRow.from_certificate(
+        result.certificate, idx=example.index, label=example.label, seconds=result.seconds
+    )

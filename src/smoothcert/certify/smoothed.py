@@ -1,30 +1,61 @@
 """The smoothed classifier: a base classifier whose votes under noise are counted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smoothcert.certify.certifiers import Certifier, TightCertifier
-from smoothcert.errors import MismatchError, NonFiniteError, require_count, require_positive
-from smoothcert.models import evaluating
-from smoothcert.noise import NoiseStream
-from smoothcert.types import Certificate, Counts
+from smoothcert.certify.certifiers import Certifier, Sampling
+from smoothcert.certify.execution import Execution, Runner, weights_digest
+from smoothcert.certify.fixed import TightCertifier
+from smoothcert.certify.scheduling import Example, Job, run_jobs
+from smoothcert.errors import (
+    InvalidArgumentError,
+    MismatchError,
+    NonFiniteError,
+    require_count,
+    require_positive,
+    require_probability,
+)
+from smoothcert.noise import NOISES, discrete_loss
+from smoothcert.stats import ModeTest, prediction_sizes
+from smoothcert.types import ABSTAIN, Certificate
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished image.
+
+    Attributes:
+        example: the image.
+        certificate: what is proved of it.
+        samples: votes that were counted, selection included.
+        seconds: its share of the time spent, by votes.
+    """
+
+    example: Example
+    certificate: Certificate
+    samples: int
+    seconds: float
 
 
 class SmoothedClassifier:
     """g(x) = argmax_c P[f(x + δ) = c], δ ~ N(0, σ²I), for any classifier f that gives logits.
 
-    Neither Lightning nor Hydra is needed. The classifier is put into eval mode while it votes
-    and back into its own modes afterwards; no global random state is read or changed.
+    Neither Lightning nor Hydra is needed. A private copy of the classifier votes, in eval mode;
+    the classifier itself is left as it is. No global random state is read or changed.
 
     Args:
         classifier: maps images (N, C, H, W) with pixels in [0, 1] to logits (N, num_classes).
             Normalisation belongs inside it, so that σ and radii are in pixel units.
         sigma: standard deviation σ of the noise in pixel units, > 0.
         num_classes: number of classes, >= 2.
-        batch_size: noisy images in one forward pass; no certificate depends on it.
+        execution: precision, batch size and the like; `Execution()` (float32) unless given.
+        noise: `gaussian`, or `discrete`: integers that are sound in floating point, for 8-bit
+            images; see `smoothcert.noise.DiscreteCopies`.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -33,21 +64,35 @@ class SmoothedClassifier:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
         >>> _ = network[1].weight.data.copy_(torch.tensor([[0.0] * 4, [1.0] * 4]))
         >>> smoothed = SmoothedClassifier(network, sigma=0.25, num_classes=2)
-        >>> [proof] = smoothed.certify(torch.full((1, 1, 2, 2), 0.5), TightCertifier(n=10_000))
+        >>> image = torch.full((1, 2, 2), 0.5)
+        >>> [proof] = smoothed.certify(image, TightCertifier(n=10_000))
         >>> proof.label, 0.75 < proof.radius < 1.0  # the exact radius is 1
         (1, True)
+        >>> smoothed.predict(image)
+        tensor([1])
     """
 
     def __init__(
-        self, classifier: nn.Module, sigma: float, num_classes: int, batch_size: int = 256
+        self,
+        classifier: nn.Module,
+        sigma: float,
+        num_classes: int,
+        execution: Execution | None = None,
+        noise: str = "gaussian",
     ) -> None:
         require_positive("sigma", sigma)
         require_count("num_classes", num_classes, minimum=2)
-        require_count("batch_size", batch_size)
+        if noise not in NOISES:
+            raise InvalidArgumentError(
+                f"Expected `noise` one of {', '.join(NOISES)}, got {noise!r}"
+            )
         self.classifier = classifier
         self.sigma = sigma
         self.num_classes = num_classes
-        self.batch_size = batch_size
+        self.execution = execution or Execution()
+        self.noise = noise
+        self._runner: Runner | None = None
+        self._key: object = None
 
     @property
     def device(self) -> torch.device:
@@ -62,69 +107,202 @@ class SmoothedClassifier:
         certifier: Certifier | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
     ) -> list[Certificate]:
-        """Certify a batch of images.
+        """Certify one image or a batch of images.
 
         Args:
-            images: pixels in [0, 1], shape (B, C, H, W), on any device.
+            images: pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
             certifier: samples and bounds; `TightCertifier()` unless given.
             seed: seed of the noise, >= 0.
             indices: each image's index in its data set, which selects its noise; 0, 1, … unless
                 given.
+            labels: the true classes; for `target: label` and `stop_when_wrong` alone.
 
         Returns:
-            One certificate an image.
+            One certificate an image, in their order.
 
         Raises:
             NonFiniteError: for pixels outside [0, 1], NaN pixels or non-finite logits; the
                 message names the image's index.
-            MismatchError: if the images are no batch, or the logits are not `num_classes`.
+            MismatchError: if the shape is not that of images, or the logits are not
+                `num_classes`.
+            InvalidArgumentError: if there are other than one index or label an image, or none
+                where the certifier needs them.
         """
-        certifier = TightCertifier() if certifier is None else certifier
-        if images.dim() != 4:
-            raise MismatchError(f"Expected images of shape (B, C, H, W), got {tuple(images.shape)}")
+        examples = self._examples(images, indices, labels)
+        results = self.stream(examples, certifier or TightCertifier(), seed)
+        certificates = {id(result.example): result.certificate for result in results}
+        return [certificates[id(example)] for example in examples]
+
+    def predict(
+        self,
+        images: Tensor,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the smoothed classifier's answers, without radii: a few samples are enough.
+
+        Args:
+            images: pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
+            n: samples after which an image is abstained on.
+            alpha: probability, at most, that one image's answer is not g's; in (0, 1).
+            seed: seed of the noise, >= 0.
+            indices: each image's index in its data set; 0, 1, … unless given.
+
+        Returns:
+            Class numbers, `ABSTAIN` where the question is open after n samples; int64, shape (B,),
+            on the images' device.
+
+        Raises:
+            NonFiniteError: as `certify`.
+            MismatchError: as `certify`.
+            InvalidArgumentError: if an argument is out of range.
+        """
+        require_count("n", n)
+        require_probability("alpha", alpha)
+        examples = self._examples(images, indices, None)
+        alpha = self.remaining_alpha(tuple(examples[0].image.shape), n, alpha)
+        jobs = self._run(
+            examples, seed, lambda _: _predicting(self.num_classes, n, alpha), expected=None
+        )
+        answers = {id(job.example): job.value for job in jobs}
+        return torch.tensor([answers[id(example)] for example in examples], device=images.device)
+
+    def stream(
+        self,
+        examples: Iterable[Example],
+        certifier: Certifier,
+        seed: int = 0,
+        expected: int | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[Result]:
+        """Certify images as they come, many at a time so that each forward pass is full.
+
+        Args:
+            examples: the images, all of one shape; drawn from as there is room for them.
+            certifier: samples and bounds.
+            seed: seed of the noise, >= 0.
+            expected: how many images there will be, to judge whether compiling pays.
+            deadline: end when `time.perf_counter()` has passed it, images in flight dropped.
+
+        Yields:
+            Each image as soon as it is finished, the first ones first as a rule.
+
+        Raises:
+            NonFiniteError: as `certify`; images yielded before stay valid.
+            MismatchError: as `certify`.
+        """
+
+        def sampling(example: Example) -> Sampling:
+            alpha = self.remaining_alpha(tuple(example.image.shape), certifier.n, certifier.alpha)
+            exact = replace(certifier, alpha=alpha)
+            return exact.sampling(self.sigma, self.num_classes, example.label)
+
+        votes = None if expected is None else expected * certifier.typical_samples
+        for job in self._run(examples, seed, sampling, votes, deadline):
+            yield Result(job.example, job.value, job.samples, job.seconds)
+
+    def remaining_alpha(self, shape: tuple[int, ...], n: int, alpha: float) -> float:
+        """Return what is left of alpha for the votes once the noise's own error is paid.
+
+        Args:
+            shape: shape of an image.
+            n: number of samples that a certificate rests on.
+            alpha: probability, at most, that a certificate is wrong.
+
+        Raises:
+            InvalidArgumentError: if nothing is left.
+        """
+        if self.noise != "discrete":
+            return alpha
+        left = alpha - discrete_loss(shape, n)
+        if left <= 0:
+            raise InvalidArgumentError(
+                f"Expected `alpha` above {discrete_loss(shape, n):.2g}, the error of {n} discrete "
+                f"draws of shape {shape}, got {alpha}"
+            )
+        return left
+
+    @property
+    def runner(self) -> Runner | None:
+        """What ran the classifier last; None before the first image."""
+        return self._runner
+
+    def _run(
+        self,
+        examples: Iterable[Example],
+        seed: int,
+        sampling: Callable[[Example], Generator[int, Any, Any]],
+        expected: int | None,
+        deadline: float | None = None,
+    ) -> Iterator[Job]:
+        source = iter(examples)
+        first = next(source, None)
+        if first is None:
+            return iter(())
+        runner = self._ready(tuple(first.image.shape))
+        copies = NOISES[self.noise]
+
+        def start(example: Example) -> Job:
+            _check_image(example, runner.shape)
+            image = example.image.to(runner.device, torch.float32)
+            noisy = copies(image, self.sigma, seed, example.index)
+            return Job(example, noisy, sampling(example))
+
+        everything = chain([first], source)
+        return run_jobs(runner, everything, start, self.num_classes, expected, deadline)
+
+    def _ready(self, shape: tuple[int, ...]) -> Runner:
+        """Return a runner of the classifier as it is now; one that is ready is used again."""
+        key = (weights_digest(self.classifier), shape, self.device)
+        if self._runner is None or self._key != key:
+            self._runner = Runner(self.classifier, self.execution, shape, self.device)
+            self._key = key
+        return self._runner
+
+    def _examples(
+        self, images: Tensor, indices: Sequence[int] | None, labels: Sequence[int] | None
+    ) -> list[Example]:
+        if images.dim() == 3:
+            images = images[None]
+        if images.dim() != 4 or not len(images):
+            raise MismatchError(
+                "Expected images of shape (B, C, H, W) or (C, H, W), B >= 1, "
+                f"got {tuple(images.shape)}"
+            )
         indices = range(len(images)) if indices is None else indices
+        for name, values in (("indices", indices), ("labels", labels)):
+            if values is not None and len(values) != len(images):
+                raise InvalidArgumentError(
+                    f"Expected one of `{name}` for each of {len(images)} images, got {len(values)}"
+                )
+        known = [None] * len(images) if labels is None else [int(label) for label in labels]
         return [
-            self._certify_one(image, certifier, seed, int(index))
-            for image, index in zip(images, indices, strict=True)
+            Example(image, int(index), label)
+            for image, index, label in zip(images, indices, known, strict=True)
         ]
 
-    def _certify_one(
-        self, image: Tensor, certifier: Certifier, seed: int, index: int
-    ) -> Certificate:
-        _check_pixels(image, index)
-        image = image.to(self.device, torch.float32)
-        stream = NoiseStream(tuple(image.shape), seed, index, self.device)
-        counts = Counts(
-            selection=self._count(image, certifier.n0, stream, index)[None],
-            estimation=self._count(image, certifier.n, stream, index)[None],
+
+def _predicting(num_classes: int, n: int, alpha: float) -> Generator[int, Any, int]:
+    test, seen = ModeTest(num_classes, alpha), 0
+    for size in prediction_sizes(n):
+        test.update((yield size - seen))
+        seen = size
+        if test.answer != ABSTAIN:
+            break
+    return test.answer
+
+
+def _check_image(example: Example, shape: tuple[int, ...]) -> None:
+    image, index = example.image, example.index
+    if tuple(image.shape) != shape:
+        raise MismatchError(
+            f"Expected images of one shape, {shape} at first, got {tuple(image.shape)} "
+            f"at image {index}"
         )
-        return certifier.certify(counts, self.sigma)[0]
-
-    @torch.inference_mode()
-    def _count(self, image: Tensor, draws: int, stream: NoiseStream, index: int) -> np.ndarray:
-        votes = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
-        with evaluating(self.classifier):
-            for start in range(0, draws, self.batch_size):
-                noise = stream.take(min(self.batch_size, draws - start))
-                logits = self.classifier(noise.mul_(self.sigma).add_(image))
-                self._check_shape(logits)
-                finite &= logits.isfinite().all()
-                votes += logits.argmax(1).bincount(minlength=self.num_classes)
-        if not finite:
-            raise NonFiniteError(f"The classifier gave NaN or infinite logits at image {index}")
-        return votes.cpu().numpy()
-
-    def _check_shape(self, logits: Tensor) -> None:
-        if logits.dim() != 2 or logits.shape[1] != self.num_classes:
-            raise MismatchError(
-                f"Expected logits of shape (N, {self.num_classes}) for {self.num_classes} "
-                f"classes, got {tuple(logits.shape)}"
-            )
-
-
-def _check_pixels(image: Tensor, index: int) -> None:
     # Written so that NaN fails it too.
     if not bool(((image >= 0) & (image <= 1)).all()):
         low, high = float(image.min()), float(image.max())

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from smoothcert.certify import (
     Certified,
     Certifier,
+    Execution,
     SmoothedClassifier,
     Subset,
     certify_examples,
@@ -36,6 +37,9 @@ from smoothcert.stats import default_radii, largest_radius
 SEEDS_APART = 1_000_003
 """Between the seeds of certifications while fitting; users choose small ones."""
 
+ONE_BATCH = 256
+"""Samples of a certificate in `fast_dev_run`."""
+
 Plot = Callable[[Sequence[CertificateRow], dict[str, Any], Path], None]
 
 
@@ -48,7 +52,7 @@ class CertificationCallback(pl.Callback):
     `ModelCheckpoint` can monitor `certify/acr`. An epoch that is not certified counts as NaN
     there, never as the last value seen.
 
-    The base classifier votes in eval mode and in full precision; its weights, its modes and all
+    The base classifier votes in eval mode; its weights, its modes and all
     random streams are left as they were, so training is the same with and without certification.
 
     Args:
@@ -60,7 +64,7 @@ class CertificationCallback(pl.Callback):
         max_images: certify at most so many images, evenly spread; None: all of them.
         skip: certify every so many-th image.
         radii: radii at which certified accuracy is logged; None: `default_radii(sigma)`.
-        batch_size: noisy images in one forward pass.
+        execution: how the base classifier is run, its precision above all; float32 unless given.
         seed: seed of the noise.
         configuration: what else a certificate depends on (JSON values), kept beside the rows.
         plot: draws the certified-accuracy curve: called with the rows, the settings that lie
@@ -83,7 +87,7 @@ class CertificationCallback(pl.Callback):
         max_images: int | None = None,
         skip: int = 1,
         radii: Sequence[float] | None = None,
-        batch_size: int = 256,
+        execution: Execution | None = None,
         seed: int = 0,
         configuration: dict[str, Any] | None = None,
         plot: Plot | None = None,
@@ -105,7 +109,7 @@ class CertificationCallback(pl.Callback):
         self.subset = Subset(split, skip, max_images)
         self.every_n_epochs = every_n_epochs
         self.radii = default_radii(sigma) if radii is None else list(radii)
-        self.batch_size = batch_size
+        self.execution = execution or Execution()
         self.seed = seed
         self.configuration = configuration or {}
         self.plot = plot
@@ -147,7 +151,7 @@ class CertificationCallback(pl.Callback):
         certifier, subset = self.certifier, self.subset
         if getattr(trainer, "fast_dev_run", False):
             # As everything else in such a run: one batch of it.
-            certifier, subset = _shortened(certifier, self.batch_size), Subset(subset.split, 1, 1)
+            certifier, subset = _shortened(certifier, ONE_BATCH), Subset(subset.split, 1, 1)
         path, seed = self.folder / "certificates.tsv", self.seed
         if fitting:
             # An epoch that is chosen by its certificates is certified again by other noise: the
@@ -158,7 +162,7 @@ class CertificationCallback(pl.Callback):
             name = f"epoch_{trainer.current_epoch:04d}_{digest}.tsv"
             path = self.folder / "certificates" / name
         certified = certify_examples(
-            SmoothedClassifier(model, self.sigma, data.num_classes, self.batch_size),
+            SmoothedClassifier(model, self.sigma, data.num_classes, self.execution),
             certifier,
             data.images(subset.split),
             subset,
@@ -180,15 +184,17 @@ class CertificationCallback(pl.Callback):
         abstained = AbstentionRate()
         acr.update(radius, correct)
         accuracy.update(radius, correct)
-        abstained.update(torch.tensor([row.predict for row in rows]))
+        # An image that was given up as wrong was answered.
+        answers = [0 if row.stop == "wrong" else row.predict for row in rows]
+        abstained.update(torch.tensor(answers))
         shares = accuracy.compute().reshape(-1).float()
         figures: dict[str, torch.Tensor | float] = {
             "acr": acr.compute().float(),
             "abstention_rate": abstained.compute().float(),
             **{f"accuracy_at_{r:g}": share for r, share in zip(self.radii, shares, strict=True)},
         }
-        if certified.images_per_second is not None:
-            figures["images_per_second"] = certified.images_per_second
+        if certified.performance is not None:
+            figures["images_per_second"] = certified.performance.images_per_second
         return figures
 
 

@@ -1,5 +1,6 @@
 """The figures of a list of certificates."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,11 @@ from smoothcert.stats import (
     certified_accuracy,
     certified_radius,
 )
+
+COMPARABLE = ("TightCertifier", "PrecisionCertifier")
+"""Certifiers whose number of samples does not depend on the votes that are bounded."""
+GRID_CERTIFIERS = ("SequentialCertifier", "AnytimeCertifier")
+"""Certifiers that end an image once its place on a grid of radii is known."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ def readings(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> lis
         np.array([row.radius for row in rows]),
         np.array([bool(row.correct) for row in rows]),
     )
-    if settings["certifier"] == "CohenCertifier":
+    # Where the votes decided how many there are, a bound for a fixed number does not hold.
+    if settings["certifier"] not in COMPARABLE:
         return [certified]
     return [certified, read_as("cohen", rows, settings["sigma"], settings["alpha"])]
 
@@ -63,7 +70,7 @@ def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: flo
     A row that abstained does not record which class was tested; it stays an abstention.
 
     Args:
-        bound: `cohen`, `rectangle` or `paper`; see `smoothcert.stats.probability_bounds`.
+        bound: one of `smoothcert.stats.certified_radius`.
         rows: at least one certificate.
         sigma: standard deviation of the noise that they were certified at.
         alpha: failure probability of one image's certificate.
@@ -108,7 +115,9 @@ def summarize(
 
     Returns:
         Plain values by name. `clean_smoothed_accuracy` is the share of images that the smoothed
-        classifier gets right without abstaining; `bounds` holds ACR and certified accuracies of
+        classifier gets right without abstaining; `stops` counts why images ended;
+        `radius_is_lower_bound` says that more samples would have proved larger radii, ACR among
+        them; `bounds` holds ACR and certified accuracies of
         the same votes under each bound.
     """
     certified, *others = readings(rows, settings)
@@ -122,10 +131,18 @@ def summarize(
         "seed": settings["seed"],
         "split": settings["split"],
         "images": len(rows),
+        "precision": settings.get("precision", "float32"),
+        "noise": settings.get("noise", "gaussian"),
         "acr": certified.acr,
         "certified_accuracy": _by_radius(certified, radii),
         "clean_smoothed_accuracy": certified.accuracy([0.0])[0],
-        "abstention_rate": abstention_rate([row.predict for row in rows]),
+        # An image that was given up because its class is wrong was answered.
+        "abstention_rate": abstention_rate(
+            [0 if row.stop == "wrong" else row.predict for row in rows]
+        ),
+        "stops": dict(Counter(row.stop for row in rows)),
+        "target": settings.get("target", "selection"),
+        "radius_is_lower_bound": settings["certifier"] in GRID_CERTIFIERS,
         "mean_samples_per_image": float(np.mean([row.n_samples for row in rows])),
         "seconds_certifying": round(sum(row.time for row in rows), 3),
         "bounds": {

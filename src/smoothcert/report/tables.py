@@ -25,10 +25,24 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     )
     bounds = summary["bounds"]
     acr = "   ".join(f"{name} {figures['acr']:.4f}" for name, figures in bounds.items())
-    console.print(f"  ACR                {acr}", highlight=False)
+    least = "  (at least: images end at their radius on the grid)"
+    console.print(
+        f"  ACR                {acr}{least if summary.get('radius_is_lower_bound') else ''}",
+        highlight=False,
+    )
     console.print(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}", highlight=False)
     console.print(f"  abstained          {summary['abstention_rate']:.1%}", highlight=False)
+    console.print(f"  samples            {_samples(summary)}", highlight=False)
+    if summary.get("target") == "label":
+        console.print("  target             the label itself: certified accuracy, no prediction")
     console.print(f"  files              {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _samples(summary: Mapping[str, Any]) -> str:
+    mean = f"{summary['mean_samples_per_image']:,.0f} an image"
+    rate = summary.get("samples_per_second")
+    precision = summary.get("precision", "float32")
+    return f"{mean}, {rate:,.0f} a second in {precision}" if rate else mean
 
 
 def _accuracies(summary: Mapping[str, Any]) -> Table:

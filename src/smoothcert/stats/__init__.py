@@ -15,7 +15,14 @@ from smoothcert.stats.curves import (
     default_radii,
 )
 from smoothcert.stats.joint import joint_lower_bound, joint_p_value, joint_test
-from smoothcert.stats.looks import LookPlan, SequentialTest, futile, look_plan, signed_root
+from smoothcert.stats.looks import (
+    LookPlan,
+    SequentialTest,
+    futile,
+    look_plan,
+    planned_size,
+    signed_root,
+)
 from smoothcert.stats.prediction import ModeTest, prediction_sizes
 from smoothcert.stats.radius import (
     ProbabilityBounds,
@@ -44,6 +51,7 @@ __all__ = [
     "joint_test",
     "largest_radius",
     "look_plan",
+    "planned_size",
     "prediction_sizes",
     "probability_bounds",
     "probit_lower",

@@ -63,7 +63,7 @@ def joint_lower_bound(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike, alpha: float
 
     Example:
         >>> joint_lower_bound([9500, 700], [300, 200], [10_000, 1000], 0.001).round(2)
-        array([1.71, 0.62])
+        array([1.69, 0.55])
     """
     return _each(lambda x, y, size: joint_test(size, alpha).lower_bound(x, y), n_a, n_b, n)
 
@@ -81,12 +81,12 @@ def joint_p_value(
         alpha: level of the test, in (0, 1); the ordering and the nuisance's share depend on it.
 
     Returns:
-        An upper bound on the p-value; P(p-value <= alpha) <= alpha under the hypothesis. float64,
-        broadcast shape.
+        An upper bound on the p-value; P(p-value <= alpha) <= alpha under the hypothesis. It is 1
+        for radii above the estimate. float64, broadcast shape.
 
     Example:
-        >>> joint_p_value(9500, 300, 10_000, [1.6, 1.8], 0.001).round(3)
-        array([0.   , 0.347])
+        >>> joint_p_value(9500, 300, 10_000, [1.68, 1.7], 0.001).round(4)
+        array([0.0001, 0.0024])
     """
     return _each(lambda x, y, size, at: joint_test(size, alpha).p_value(x, y, at), n_a, n_b, n, t)
 
@@ -107,7 +107,7 @@ class JointTest:
 
     Example:
         >>> test = JointTest(10_000, 0.001)
-        >>> test.rejects(9500, 300, t=1.7), test.rejects(9500, 300, t=1.75)
+        >>> test.rejects(9500, 300, t=1.68), test.rejects(9500, 300, t=1.72)
         (True, False)
     """
 

@@ -19,6 +19,8 @@ from smoothcert.stats.radius import probability_bounds
 GRID_START, GRID_SIZE = 16, 49
 """Looks lie on a geometric grid from 16 to n; those before `FIRST_LOOK` could certify nothing."""
 FIRST_LOOK = 33
+PLANNED_FROM = 100
+"""The smallest number of samples that a plan chooses."""
 LAST_SHARE = 0.7
 """Share of alpha for the last look, so that little is lost against a test of fixed size."""
 SEQUENTIAL_BOUNDS = ("cohen", "rectangle", "joint")
@@ -62,8 +64,8 @@ def look_plan(n: int, alpha: float) -> LookPlan:
         InvalidArgumentError: if an argument is out of range.
 
     Example:
-        >>> look_plan(60, alpha=0.001).sizes
-        (33, 34, 35, 36, 37, 38, 39, 41, 42, 43, 44, 46, 47, 48, 50, 51, 53, 54, 55, 57, 58, 60)
+        >>> look_plan(60, alpha=0.001).sizes[-5:]
+        (54, 55, 57, 58, 60)
     """
     require_count("n", n)
     require_probability("alpha", alpha)
@@ -93,7 +95,7 @@ def signed_root(n_a: int, n_b: int, n: int, t: ArrayLike) -> FloatArray:
 
     Example:
         >>> signed_root(9500, 300, 10_000, [1.7, 1.76, 1.8]).round(1)
-        array([ 3.5,  0.1, -2.2])
+        array([ 2.9,  0.1, -1.7])
     """
     t = np.asarray(t, dtype=float)
     a, b, rest = n_a / n, n_b / n, (n - n_a - n_b) / n
@@ -124,10 +126,46 @@ def futile(n_a: int, n_b: int, n: int, plan: LookPlan, t: ArrayLike) -> np.ndarr
         >>> futile(600, 300, 1000, look_plan(100_000, 0.001), [0.0, 0.4, 1.0])
         array([False, False,  True])
     """
-    share = n / plan.n
+    share, needed = n / plan.n, -ndtri(plan.levels[-1])
     hope = -ndtri(0.2 * share**0.6) * np.sqrt(1 - share)
-    needed = -ndtri(plan.levels[-1]) * np.sqrt(share)
-    return signed_root(n_a, n_b, n, t) + hope < needed
+    unlikely = signed_root(n_a, n_b, n, t) + hope < needed * np.sqrt(share)
+    # Even if all samples to come voted for the selected class.
+    impossible = signed_root(n_a + plan.n - n, n_b, plan.n, t) < needed - SCREEN
+    return unlikely | impossible
+
+
+def planned_size(
+    selection_a: int, selection_b: int, selection_n: int, n: int, alpha: float, tolerance: float
+) -> int:
+    """Number of samples that promises a radius within a tolerance of what n samples promise.
+
+    Judged by the selection samples, which are independent of the estimation samples: a
+    certificate from these stays valid whatever this returns.
+
+    Args:
+        selection_a: votes for the selected class among the selection samples.
+        selection_b: largest count of any other class among them.
+        selection_n: number of selection samples.
+        n: the most samples an image can get.
+        alpha: level of the test to come.
+        tolerance: share of the radius that may be lost, in (0, 1).
+
+    Returns:
+        At most n, on a geometric grid of sizes; n where no radius is in sight.
+
+    Example:
+        >>> planned_size(900, 50, 1000, 100_000, alpha=0.001, tolerance=0.1)
+        2371
+    """
+    sizes = np.unique(np.geomspace(min(PLANNED_FROM, n), n, GRID_SIZE).round())
+    # Half a vote added to each: a runner-up that was not seen yet is not impossible.
+    a, b = ((votes + 0.5) / (selection_n + 1) for votes in (selection_a, selection_b))
+    expected_a = np.floor(a * sizes)
+    bounds = probability_bounds(
+        expected_a, np.minimum(np.floor(b * sizes), sizes - expected_a), sizes, alpha
+    )
+    radii = bounds.radius(1.0)
+    return int(sizes[np.argmax(radii >= (1 - tolerance) * radii[-1])]) if radii[-1] > 0 else n
 
 
 @dataclass(frozen=True)
@@ -197,29 +235,28 @@ class SequentialTest:
         given_up = futile(n_a, n_b, self.plan.sizes[look], self.plan, self.grid[reached:wanted])
         return reached + int(np.argmax(given_up)) if np.any(given_up) else wanted
 
-    def radius(self, look: int, n_a: int, n_b: int, reached: int) -> float:
-        """Return the certified radius in units of σ once sampling has ended at a look.
+    def lower_bound(self, look: int, n_a: int, n_b: int) -> float:
+        """Return a look's own lower bound on R/σ.
 
-        The last look's own lower bound is valid beside the grid: all of them hold together.
+        The bounds of all looks hold together at alpha, so where sampling ends the last one is
+        valid beside the radii of the grid, once radius 0 is certified.
 
         Args:
-            look: number of the last look.
+            look: number of the look.
             n_a: votes for the selected class by then.
             n_b: the largest other count by then.
-            reached: how many radii are certified; at least 1.
         """
         n, level = self.plan.sizes[look], self.plan.levels[look]
         if self.bound == "joint":
-            last = joint_test(n, level).lower_bound(n_a, n_b)
-        else:
-            last = float(probability_bounds(n_a, n_b, n, level, self.bound).radius(1.0))
-        return max(self.grid[reached - 1], last)
+            return joint_test(n, level).lower_bound(n_a, n_b)
+        bounds = probability_bounds(n_a, n_b, n, level, self.bound)
+        return float(bounds.probit_a - bounds.probit_b) / 2
 
     def _rejects(self, look: int, n_a: int, n_b: int, t: float) -> bool:
         n, level = self.plan.sizes[look], self.plan.levels[look]
         if self.bound != "joint":
-            bounds = probability_bounds(n_a, n_b, n, level, self.bound)
-            return bool(bounds.probit_a - bounds.probit_b > 2 * t)
+            bound = self.lower_bound(look, n_a, n_b)
+            return bound >= t and bound > 0
         if t == 0:
             return bool(sign_test_p_value(n_a, n_b) <= level)
         if signed_root(n_a, n_b, n, t) < -ndtri(level) - SCREEN:

@@ -132,6 +132,7 @@ def certified_radius(
         array([0.424, 0.022])
     """
     require_positive("sigma", sigma)
+    _check_split(split)
     if bound == "joint":
         require_probability("alpha", alpha)
         t = joint_lower_bound(*_check_counts(n_a, n_b, n), alpha)

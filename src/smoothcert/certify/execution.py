@@ -1,0 +1,297 @@
+"""How the base classifier is run where only its votes count: precision, layout, compilation."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smoothcert.errors import InvalidArgumentError, SmoothCertWarning, require_count
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+AUTO = "auto"
+CACHED_BYTES = 3 * 2**18
+"""Bytes of noisy images in a batch on a CPU: ResNets of CIFAR's size are fastest where a layer's
+activations stay in its cache, 64 images in float32 and 128 in bfloat16."""
+SMALLEST_BATCH, LARGEST_CPU_BATCH, LARGEST_BATCH = 8, 256, 4096
+LARGEST_PIXELS = 2**26
+"""Numbers in a batch of noisy images on a GPU, at most."""
+MEMORY_SHARE = 0.6
+"""Share of a GPU's free memory that a batch may take."""
+COMPILING_PAYS = 300
+"""Seconds of uncompiled work from which on compiling is tried: it takes half a minute to two
+minutes, and then saves about a quarter."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the base classifier is run. A certificate speaks of the classifier as it voted.
+
+    Attributes:
+        precision: `float32` (no TensorFloat-32), `bfloat16` or `float16`: of weights, images and
+            activations. Another precision is another classifier, with other votes.
+        channels_last: memory layout of images and weights; changes rounding errors alone.
+        freeze: fold each BatchNorm into the convolution before it; changes rounding errors alone.
+        compile: whether to compile the network; `auto`: where it repays the time it takes.
+        cuda_graphs: whether to replay the network as one CUDA graph; `auto`: on a GPU.
+        batch_size: noisy images in a forward pass; `auto`: what suits the CPU's cache or fits the
+            GPU's memory. A batch that does not fit is halved, then and afterwards.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+
+    Example:
+        >>> Execution(precision="bfloat16").dtype
+        torch.bfloat16
+    """
+
+    precision: str = "float32"
+    channels_last: bool = True
+    freeze: bool = True
+    compile: bool | str = AUTO
+    cuda_graphs: bool | str = AUTO
+    batch_size: int | str = AUTO
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InvalidArgumentError(
+                f"Expected `precision` one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
+        for name in ("compile", "cuda_graphs"):
+            if getattr(self, name) not in (True, False, AUTO):
+                raise InvalidArgumentError(
+                    f"Expected `{name}` true, false or auto, got {getattr(self, name)!r}"
+                )
+        if self.batch_size != AUTO:
+            require_count("batch_size", self.batch_size)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights, images and activations."""
+        return PRECISIONS[self.precision]
+
+
+class Runner:
+    """A private copy of a classifier, ready to vote; the classifier itself is left as it is.
+
+    Args:
+        classifier: maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K).
+        execution: how to run it.
+        shape: shape of an image, (C, H, W).
+        device: where to run it.
+
+    Attributes:
+        batch_size: noisy images in a forward pass, at present.
+        compiled: whether the network has been compiled.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten())
+        >>> runner = Runner(network, Execution(batch_size=4), (1, 3, 3), torch.device("cpu"))
+        >>> runner(torch.zeros(3, 1, 3, 3)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        execution: Execution,
+        shape: tuple[int, ...],
+        device: torch.device,
+    ) -> None:
+        self.execution = execution
+        self.shape = shape
+        self.device = device
+        self.compiled = False
+        self._graph: _Graph | None = None
+        self._network: Callable[[Tensor], Tensor] = self._prepared(classifier)
+        self.batch_size = self._chosen_batch_size()
+        if execution.compile is True:
+            self.compile()
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits of at most `batch_size` images (N, C, H, W), in parts if need be."""
+        try:
+            with self._full_precision():
+                return self._logits(images)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if len(images) == 1 or not _out_of_memory(error):
+                raise
+        # Outside the handler, which would keep the failed pass's memory alive.
+        self.batch_size = len(images) // 2
+        self._graph = None
+        logger.info("Out of memory: batches of %d from now on", self.batch_size)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return torch.cat([self(part) for part in images.split(self.batch_size)])
+
+    def compile(self) -> None:
+        """Compile the network; where that fails it goes on as it is, with a warning."""
+        if self.compiled or (self.device.type == "cpu" and not _has_compiler()):
+            return
+        plain = self._network
+        # Several runners in a process: each recompiles its own network once.
+        torch.compiler.reset()
+        self._network = torch.compile(plain, options={"freezing": True})
+        self.compiled = True
+        try:
+            self(torch.zeros(self.batch_size, *self.shape, device=self.device))
+        except Exception as error:
+            self._network, self.compiled = plain, False
+            warnings.warn(
+                f"The network is run as it is, compiling it failed: {type(error).__name__}",
+                SmoothCertWarning,
+                stacklevel=2,
+            )
+
+    def repays_compiling(self, seconds: float) -> bool:
+        """Return whether work of so many uncompiled seconds is worth it, by the settings."""
+        return self.execution.compile == AUTO and not self.compiled and seconds > COMPILING_PAYS
+
+    def _logits(self, images: Tensor) -> Tensor:
+        if not (self.compiled or self._graphs):
+            return self._network(self._cast(images))
+        # Both know one size alone: what is missing is filled up and thrown away.
+        missing = self.batch_size - len(images)
+        full = torch.cat([images, images[:1].expand(missing, *self.shape)]) if missing else images
+        full = self._cast(full)
+        if self._graphs:
+            self._graph = self._graph or _Graph(self._network, full)
+            return self._graph(full)[: len(images)].clone()
+        return self._network(full)[: len(images)]
+
+    @property
+    def _graphs(self) -> bool:
+        wanted = self.execution.cuda_graphs
+        return self.device.type == "cuda" and wanted is not False
+
+    def _cast(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        return images.to(self.execution.dtype, memory_format=layout)
+
+    @property
+    def _channels_last(self) -> bool:
+        return self.execution.channels_last and len(self.shape) == 3
+
+    def _prepared(self, classifier: nn.Module) -> nn.Module:
+        network = copy.deepcopy(classifier).eval().requires_grad_(False)
+        if self.execution.freeze:
+            network = _folded(network, self.shape)
+        network = network.to(self.execution.dtype)
+        return network.to(memory_format=torch.channels_last) if self._channels_last else network
+
+    def _chosen_batch_size(self) -> int:
+        if self.execution.batch_size != AUTO:
+            return int(self.execution.batch_size)
+        numbers = math.prod(self.shape)
+        if self.device.type == "cpu":
+            fitting = CACHED_BYTES // (numbers * self.execution.dtype.itemsize)
+            return _power_of_two(fitting, LARGEST_CPU_BATCH)
+        return _power_of_two(self._fitting(), min(LARGEST_BATCH, LARGEST_PIXELS // numbers))
+
+    def _fitting(self) -> int:
+        """Return how many images fit the GPU, from the memory that a few take."""
+        few = SMALLEST_BATCH
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        with torch.inference_mode(), self._full_precision():
+            self._network(self._cast(torch.zeros(few, *self.shape, device=self.device)))
+        each = (torch.cuda.max_memory_allocated(self.device) - before) / few
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return int(MEMORY_SHARE * free / max(each, 1))
+
+    @contextmanager
+    def _full_precision(self) -> Iterator[None]:
+        """Keep float32 what it says: convolutions of a GPU round to TensorFloat-32 otherwise."""
+        if self.device.type != "cuda" or self.execution.precision != "float32":
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+
+
+class _Graph:
+    """One forward pass recorded as a CUDA graph: a single launch instead of hundreds."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], images: Tensor) -> None:
+        self._input = images.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                network(self._input)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = network(self._input)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self._input.copy_(images)
+        self._graph.replay()
+        return self._output
+
+
+@torch.no_grad()
+def _folded(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """Return the network with BatchNorm folded into convolutions, if that leaves its logits."""
+    from torch.fx.experimental.optimization import fuse
+
+    probe = torch.linspace(0, 1, 2 * math.prod(shape)).reshape(2, *shape)
+    parameter = next(network.parameters(), None)
+    probe = probe if parameter is None else probe.to(parameter)
+    try:
+        folded = fuse(network)
+        same = torch.allclose(folded(probe), network(probe), rtol=1e-3, atol=1e-3)
+    except Exception as error:
+        # Not every forward pass can be traced; it runs as it is then.
+        logger.info("BatchNorm is not folded: %s", error)
+        return network
+    return folded if same else network
+
+
+def _power_of_two(fitting: int, largest: int) -> int:
+    size = max(SMALLEST_BATCH, min(fitting, largest))
+    return 2 ** (size.bit_length() - 1)
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return a short digest of a module's parameters and buffers.
+
+    Args:
+        module: any module, on any device.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = weights_digest(layer)
+        >>> _ = layer.weight.data.add_(1)
+        >>> weights_digest(layer) == before
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,66 @@
+"""Certificates of the full radius at a planned number of samples."""
+
+from dataclasses import dataclass
+
+from smoothcert.certify.certifiers import (
+    Certifier,
+    Sampling,
+    Tally,
+    Votes,
+    by_joint_test,
+)
+from smoothcert.errors import InvalidArgumentError, require_probability
+from smoothcert.stats import (
+    planned_size,
+)
+
+
+@dataclass(frozen=True)
+class PrecisionCertifier(Certifier):
+    """The full radius within a tolerance, at as many samples as each image needs.
+
+    The selection samples choose the class and the number of estimation samples: the smallest
+    that promises a radius within `tolerance` of what n samples promise. One joint test at full
+    alpha follows on fresh samples, so the certificate is valid however well the plan was made.
+
+    Attributes:
+        n0: number of selection samples, >= 1; they plan, too.
+        n: number of estimation samples, at most; >= 1.
+        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        target: `selection`; a label alone cannot plan.
+        stop_when_wrong: end an image whose selected class is not its label.
+        tolerance: share of the radius, at most, that may be lost against n samples; a target
+            in (0, 1).
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+
+    Example:
+        >>> sampling = PrecisionCertifier(tolerance=0.05).sampling(0.25, num_classes=2)
+        >>> next(sampling), sampling.send(np.array([900, 100])) < 20_000
+        (1000, True)
+    """
+
+    n0: int = 1000
+    tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_probability("tolerance", self.tolerance)
+        if self.target == "label":
+            raise InvalidArgumentError(
+                "Expected target=selection: the selection samples plan the number of samples, "
+                "got target=label"
+            )
+
+    @property
+    def typical_samples(self) -> int:
+        """About a fifth of n, as measured at a tolerance of 5 %."""
+        return self.n0 + self.n // 5
+
+    def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
+        """Return the sampling once the class is fixed: one request of the planned size."""
+        pilot = Tally.of(selection, selected)
+        counts = pilot.n_a, pilot.n_b, pilot.n
+        votes = yield planned_size(*counts, self.n, self.alpha, self.tolerance)
+        return by_joint_test(Tally.of(votes, selected), self.alpha, sigma, "planned")

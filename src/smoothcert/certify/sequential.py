@@ -1,0 +1,171 @@
+"""Certificates of a grid of radii that end as soon as the answer is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from smoothcert.certify.certifiers import (
+    Certifier,
+    Sampling,
+    Tally,
+    Votes,
+    bounds_for_the_reader,
+)
+from smoothcert.stats import (
+    AnytimeTest,
+    LookPlan,
+    SequentialTest,
+    default_radii,
+    futile,
+    look_plan,
+)
+
+ANYTIME_LOOKS = 100
+
+
+@dataclass(frozen=True)
+class SequentialCertifier(Certifier):
+    """Certifies a grid of radii and stops an image as soon as its answer is known.
+
+    Each look at the votes tests the smallest radius that is still open at the look's own level
+    (`smoothcert.stats.look_plan`); a radius whose certification has become unlikely is given up,
+    which costs no alpha. Certified accuracy at the radii of the grid is almost that of n samples
+    for every image, at a small fraction of them. The radius of a certificate is at least the
+    largest one certified, and what the last look proves beyond: less than all n samples would
+    prove, so an average of radii is a lower bound on theirs.
+
+    Attributes:
+        n0: number of selection samples, >= 1.
+        n: number of estimation samples, at most; >= 1.
+        alpha: probability, at most, that one image's certificate is wrong, all radii and looks
+            included; in (0, 1).
+        target: `selection` or `label`; see `Certifier`.
+        stop_when_wrong: end an image whose selected class is not its label.
+        radii: the grid in pixel units, increasing from 0; None: `default_radii(sigma)`.
+        bound: `joint`, `rectangle` or `cohen`.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+
+    Example:
+        >>> sampling = SequentialCertifier(radii=(0.0, 0.25)).sampling(0.25, num_classes=2)
+        >>> next(sampling), sampling.send(np.array([100, 0])), sampling.send(np.array([33, 0]))
+        (100, 33, 7)
+    """
+
+    stop_when_wrong: bool = True
+    radii: Sequence[float] | None = None
+    bound: str = "joint"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _freeze_radii(self)
+        SequentialTest(look_plan(1, self.alpha), tuple(self.radii or (0.0,)), self.bound)
+
+    @property
+    def typical_samples(self) -> int:
+        """About a fifteenth of n, as measured on CIFAR-10 networks."""
+        return self.n0 + self.n // 15
+
+    def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
+        """Return the sampling once the class is fixed: a request for each look."""
+        radii = self.radii or default_radii(sigma)
+        test = SequentialTest(
+            look_plan(self.n, self.alpha), tuple(r / sigma for r in radii), self.bound
+        )
+        votes = np.zeros_like(selection)
+        tally, look, reached, pursued = Tally.of(votes, selected), 0, 0, len(radii)
+        for look, size in enumerate(test.plan.sizes):
+            votes = votes + (yield size - int(votes.sum()))
+            tally = Tally.of(votes, selected)
+            reached = test.certified(look, tally.n_a, tally.n_b, reached, pursued)
+            if reached < pursued and size < self.n:
+                pursued = test.pursued(look, tally.n_a, tally.n_b, reached, pursued)
+            if reached == pursued:
+                break
+        radius = 0.0
+        if reached:
+            radius = max(radii[reached - 1], sigma * test.lower_bound(look, tally.n_a, tally.n_b))
+        bounds = bounds_for_the_reader(tally, test.plan.levels[look])
+        return tally.certificate(bounds, radius, reached > 0, _reason(reached, pursued, len(radii)))
+
+
+@dataclass(frozen=True)
+class AnytimeCertifier(Certifier):
+    """Certifies a grid of radii by evidence that may be read at any time.
+
+    See `smoothcert.stats.AnytimeTest`. No plan of looks is part of the proof: sampling may be
+    stopped by anything. The selection samples make the first bet.
+
+    Attributes:
+        n0: number of selection samples, >= 1.
+        n: number of estimation samples, at most; >= 1.
+        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        target: `selection` or `label`; see `Certifier`.
+        stop_when_wrong: end an image whose selected class is not its label.
+        radii: the grid in pixel units, increasing from 0; None: `default_radii(sigma)`.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+
+    Example:
+        >>> sampling = AnytimeCertifier(radii=(0.0, 0.25)).sampling(0.25, num_classes=2)
+        >>> next(sampling), sampling.send(np.array([100, 0])), sampling.send(np.array([8, 0]))
+        (100, 8, 1)
+    """
+
+    stop_when_wrong: bool = True
+    radii: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _freeze_radii(self)
+        AnytimeTest(self.radii or (0.0,), self.alpha, 0, np.zeros(2, dtype=np.int64))
+
+    @property
+    def typical_samples(self) -> int:
+        """About a fifteenth of n, as measured on CIFAR-10 networks."""
+        return self.n0 + self.n // 15
+
+    def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
+        """Return the sampling once the class is fixed: a request for each look."""
+        radii = self.radii or default_radii(sigma)
+        grid = np.array(radii) / sigma
+        test = AnytimeTest(grid, self.alpha, selected, selection)
+        plan = LookPlan((self.n,), (self.alpha,))
+        votes, pursued = np.zeros_like(selection), len(radii)
+        tally = Tally.of(votes, selected)
+        sizes = np.unique(np.geomspace(min(8, self.n), self.n, ANYTIME_LOOKS).round().astype(int))
+        for size in sizes.tolist():
+            new = yield size - int(votes.sum())
+            test.update(new)
+            votes = votes + new
+            tally = Tally.of(votes, selected)
+            if test.reached < pursued and size < self.n:
+                open_radii = grid[test.reached : pursued]
+                given_up = futile(tally.n_a, tally.n_b, size, plan, open_radii)
+                if given_up.any():
+                    pursued = test.reached + int(np.argmax(given_up))
+            if test.reached >= pursued:
+                break
+        reached = test.reached
+        return tally.certificate(
+            bounds_for_the_reader(tally, self.alpha),
+            radii[reached - 1] if reached else 0.0,
+            reached > 0,
+            _reason(reached, pursued, len(radii)),
+        )
+
+
+def _freeze_radii(certifier: Any) -> None:
+    """Keep the radii as a tuple: configurations give lists, which are not hashable."""
+    if certifier.radii is not None:
+        object.__setattr__(certifier, "radii", tuple(float(r) for r in certifier.radii))
+
+
+def _reason(reached: int, pursued: int, radii: int) -> str:
+    if reached == radii:
+        return "certified"
+    return "futile" if reached >= pursued else "exhausted"
