@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -37,7 +38,7 @@ from smoothcert.records import write_atomically
 if TYPE_CHECKING:
     from torch import nn
 
-    from smoothcert.certify import Certified, Certifier
+    from smoothcert.certify import Certified, Certifier, Example
     from smoothcert.data import ImageDataModule
     from smoothcert.lightning import CertificationCallback, SmoothedTraining
 
@@ -218,12 +219,30 @@ def certify(cfg: DictConfig) -> float:
         return _certify(cfg)
 
 
-def build_model(config: DictConfig, data: ImageDataModule) -> nn.Module:
+def benchmark(cfg: DictConfig) -> None:
+    """Measure certification on this machine, print a table and write `benchmark.json`.
+
+    Args:
+        cfg: a configuration of `conf/benchmark.yaml`.
+
+    Raises:
+        SystemExit: with the message of a `SmoothCertError`.
+    """
+    with _plain_errors(), _quiet(), _exit_code_on_sigterm():
+        if cfg.task not in BENCHMARKS:
+            raise InvalidArgumentError(
+                f"Expected `task` one of {', '.join(BENCHMARKS)}, got {cfg.task!r}"
+            )
+        _check(cfg)
+        _benchmark(cfg)
+
+
+def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> nn.Module:
     """Build a model for the data, whose shape and number of classes it takes from there.
 
     Args:
         config: a configuration of `conf/model/`.
-        data: the data module, set up.
+        data: the data module, set up, or anything with its facts.
 
     Raises:
         MismatchError: if the configuration names another number of classes, or the model gives
@@ -374,6 +393,190 @@ def _certify(cfg: DictConfig) -> float:
             certified.asked,
         )
     return summary["acr"]
+
+
+def _benchmark(cfg: DictConfig) -> None:
+    from smoothcert.report import print_measurements
+
+    table = BENCHMARKS[cfg.task](cfg)
+    folder = Path(cfg.paths.run)
+    measured = {
+        "task": cfg.task,
+        "configuration": OmegaConf.to_container(cfg, resolve=True),
+        "results": table,
+        "machine": _machine(cfg),
+        **_provenance(),
+    }
+    write_atomically(folder / "benchmark.json", json.dumps(measured, indent=2) + "\n")
+    print_measurements(cfg.task, table, measured["machine"], folder)
+
+
+def _benchmark_throughput(cfg: DictConfig) -> list[dict[str, Any]]:
+    from hydra.utils import instantiate
+
+    from smoothcert.benchmarks import measure_throughput, summarize_throughput
+
+    subject = _subject(cfg)
+    certifier = instantiate(cfg.certifier, _convert_="all")
+    executions = {
+        str(name): instantiate(cfg.execution, **changes, _convert_="all")
+        for name, changes in cfg.executions.items()
+    }
+    return summarize_throughput(
+        measure_throughput(
+            subject.classifier,
+            subject.examples,
+            certifier,
+            subject.sigma,
+            subject.num_classes,
+            executions,
+            cfg.repeats,
+            cfg.reference_batches,
+            cfg.art_samples,
+            cfg.seed,
+        )
+    )
+
+
+def _benchmark_tightness(cfg: DictConfig) -> list[dict[str, Any]]:
+    from smoothcert.benchmarks import tightness_table
+
+    return tightness_table(alpha=cfg.alpha, draws=cfg.draws, seed=cfg.seed)
+
+
+def _benchmark_coverage(cfg: DictConfig) -> list[dict[str, Any]]:  # noqa: ARG001
+    from smoothcert.benchmarks import coverage_table
+
+    return [entry for n in (20, 60, 150) for entry in coverage_table(n)]
+
+
+def _benchmark_designs(cfg: DictConfig) -> list[dict[str, Any]]:
+    from hydra.utils import instantiate
+
+    from smoothcert.benchmarks import VoteLog, compare_designs, draw_votes
+    from smoothcert.benchmarks.designs import usual_designs
+
+    path = Path(cfg.votes)
+    if path.is_file():
+        log = VoteLog.load(path)
+    else:
+        subject = _subject(cfg)
+        execution = instantiate(cfg.execution, _convert_="all")
+        log = draw_votes(
+            subject.classifier,
+            subject.examples,
+            subject.sigma,
+            subject.num_classes,
+            cfg.n0 + cfg.n,
+            execution,
+            cfg.seed,
+        )
+        log.save(path)
+    radii = [float(r) for r in cfg.radii]
+    return compare_designs(log, usual_designs(cfg.n0, cfg.n, cfg.alpha, radii), radii)
+
+
+def _benchmark_precisions(cfg: DictConfig) -> list[dict[str, Any]]:
+    from smoothcert.benchmarks import compare_precisions
+
+    subject = _subject(cfg)
+    return [
+        compare_precisions(
+            subject.classifier,
+            subject.examples,
+            subject.sigma,
+            subject.num_classes,
+            min(cfg.n, 2000),
+            cfg.alpha,
+            seed=cfg.seed,
+        )
+    ]
+
+
+BENCHMARKS: dict[str, Callable[[DictConfig], list[dict[str, Any]]]] = {
+    "throughput": _benchmark_throughput,
+    "tightness": _benchmark_tightness,
+    "coverage": _benchmark_coverage,
+    "designs": _benchmark_designs,
+    "precisions": _benchmark_precisions,
+}
+"""What `python -m src.benchmark task=…` measures."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: a classifier on its device, and images for it."""
+
+    classifier: nn.Module
+    examples: list[Example]
+    sigma: float
+    num_classes: int
+
+
+def _subject(cfg: DictConfig) -> _Subject:
+    if cfg.run is not None:
+        return _trained_subject(cfg)
+    from pytorch_lightning import seed_everything
+
+    from smoothcert.certify import Example
+    from smoothcert.models import load_weights
+    from smoothcert.noise import generator
+
+    seed_everything(cfg.seed, verbose=False)
+    shape = tuple(cfg.input_shape)
+    facts = SimpleNamespace(
+        num_classes=cfg.num_classes, input_shape=shape, mean=list(cfg.mean), std=list(cfg.std)
+    )
+    model = build_model(cfg.model, facts)
+    if cfg.ckpt is not None:
+        load_weights(model, Path(cfg.ckpt))
+    import torch
+
+    source = generator("cpu", cfg.seed)
+    images = torch.rand((cfg.images, *shape), generator=source)
+    examples = [Example(image, index) for index, image in enumerate(images)]
+    return _Subject(model.to(_device(cfg.device)), examples, cfg.sigma, cfg.num_classes)
+
+
+def _trained_subject(cfg: DictConfig) -> _Subject:
+    from smoothcert.certify import Example, Subset
+    from smoothcert.models import load_weights
+
+    run = Path(cfg.run)
+    trained, _ = _trained(run, cfg)
+    data = _data(trained)
+    model = build_model(trained.model, data)
+    load_weights(model, run / "checkpoints" / "best.ckpt")
+    images = data.images("test")
+    chosen = Subset("test", max_images=cfg.images).positions(len(images))
+    examples = [Example(image, index, label) for image, label, index in map(images.example, chosen)]
+    return _Subject(model.to(_device(cfg.device)), examples, trained.sigma, data.num_classes)
+
+
+def _machine(cfg: DictConfig) -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    device = _device(cfg.device)
+    name = torch.cuda.get_device_name(device) if device != "cpu" else _processor()
+    return {
+        "device": device,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    import platform
+
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:

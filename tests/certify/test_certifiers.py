@@ -1,117 +1,127 @@
-"""Certifiers: votes in, certificates out."""
+"""What all certifiers have in common: the class, the label, and the tally of the votes."""
+
+import json
 
 import numpy as np
 import pytest
+from driving import drive, multinomial, unanimous
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothcert.certify import CohenCertifier, TightCertifier
-from smoothcert.errors import InvalidArgumentError
-from smoothcert.stats import certified_radius
-from smoothcert.types import ABSTAIN, Counts
-
-CERTIFIERS = [
-    CohenCertifier(n0=50, n=1000),
-    TightCertifier(n0=50, n=1000),
-    TightCertifier(n0=50, n=1000, split=0.5),
-    TightCertifier(n0=50, n=1000, split="paper"),
-]
-
-
-@st.composite
-def votes(draw, n0=50, n=1000, classes=4):
-    """Votes of one image for any class probabilities."""
-    source = np.random.default_rng(draw(st.integers(0, 2**31)))
-    p = source.dirichlet(np.full(classes, draw(st.sampled_from([0.1, 1.0]))))
-    return Counts(source.multinomial(n0, p)[None], source.multinomial(n, p)[None])
-
-
-@pytest.mark.parametrize("certifier", CERTIFIERS, ids=str)
-@given(counts=votes())
-def test_the_class_comes_from_the_selection_votes_alone(certifier, counts):
-    selected = counts.selection[0].argmax()
-    [certificate] = certifier.certify(counts, 0.25)
-    assert certificate.label in (selected, ABSTAIN)
-    assert certificate.n_a == counts.estimation[0, selected]
-    assert certificate.n_b == np.delete(counts.estimation[0], selected).max()
-    assert certificate.n_samples == 1000
-
-
-@pytest.mark.parametrize("certifier", CERTIFIERS, ids=str)
-@given(counts=votes())
-def test_relabelling_the_classes_relabels_the_certificate(certifier, counts):
-    # Ties among the selection votes go to the first class, whatever it is called.
-    if np.sum(counts.selection == counts.selection.max()) > 1:
-        return
-    order = np.array([2, 0, 3, 1])
-    [certificate] = certifier.certify(counts, 0.25)
-    [other] = certifier.certify(
-        Counts(counts.selection[:, order], counts.estimation[:, order]), 0.25
-    )
-    assert other.radius == certificate.radius
-    if not certificate.abstained:
-        assert order[other.label] == certificate.label
-
-
-@pytest.mark.parametrize("certifier", CERTIFIERS, ids=str)
-@given(counts=votes())
-def test_abstaining_is_minus_one_with_radius_zero(certifier, counts):
-    [certificate] = certifier.certify(counts, 0.25)
-    assert certificate.abstained == (certificate.label == -1) == (certificate.radius == 0)
-
-
-@given(counts=votes())
-def test_cohen_is_the_formula_on_the_selected_class(counts):
-    [certificate] = CohenCertifier(n0=50, n=1000).certify(counts, 0.25)
-    n_a = counts.estimation[0, counts.selection[0].argmax()]
-    assert certificate.radius == certified_radius(n_a, 0, 1000, 0.25, 0.001, "cohen")
-
-
-@given(counts=votes())
-def test_the_selected_split_is_a_rectangle_and_never_better_than_the_papers(counts):
-    [sound] = TightCertifier(n0=50, n=1000).certify(counts, 0.25)
-    [paper] = TightCertifier(n0=50, n=1000, split="paper").certify(counts, 0.25)
-    assert sound.radius <= paper.radius
-
-
-def test_a_runner_up_far_below_one_minus_p_a_widens_the_radius():
-    counts = Counts(np.array([[60, 20, 20]]), np.array([[600, 200, 200]]))
-    [tight], [cohen] = (
-        kind(n0=100, n=1000).certify(counts, 0.25) for kind in (TightCertifier, CohenCertifier)
-    )
-    assert tight.radius > 2 * cohen.radius > 0
-
-
-def test_many_images_at_once_are_each_their_own():
-    source = np.random.default_rng(0)
-    selection, estimation = (source.multinomial(n, [0.5, 0.3, 0.2], size=20) for n in (50, 1000))
-    certifier = TightCertifier(n0=50, n=1000)
-    together = certifier.certify(Counts(selection, estimation), 0.25)
-    alone = [
-        certifier.certify(Counts(a[None], b[None]), 0.25)[0]
-        for a, b in zip(selection, estimation, strict=True)
-    ]
-    assert together == alone
-
-
-def test_votes_that_do_not_add_up_are_refused():
-    counts = Counts(np.array([[50, 0]]), np.array([[900, 0]]))
-    with pytest.raises(
-        InvalidArgumentError, match="Expected 1000 estimation votes an image, got 900"
-    ):
-        CohenCertifier(n0=50, n=1000).certify(counts, 0.25)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"alpha": 1.5}, r"Expected `alpha` in \(0, 1\), got 1\.5"),
-        ({"n": 0}, "Expected `n` a whole number >= 1, got 0"),
-        ({"n0": 0}, "Expected `n0` a whole number >= 1, got 0"),
-        ({"split": "best"}, "got 'best'"),
-        ({"split": 0.0}, r"Expected `split` in \(0, 1\]"),
-    ],
+from smoothcert.certify import (
+    AnytimeCertifier,
+    CohenCertifier,
+    PrecisionCertifier,
+    SequentialCertifier,
+    TightCertifier,
 )
-def test_arguments_out_of_range_are_refused(arguments, message):
-    with pytest.raises(InvalidArgumentError, match=message):
-        TightCertifier(**arguments)
+from smoothcert.certify.certifiers import Tally
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.stats import probability_bounds
+from smoothcert.types import ABSTAIN
+
+PLANNED = PrecisionCertifier(n0=100, n=500)
+KINDS = (CohenCertifier, TightCertifier, SequentialCertifier, AnytimeCertifier)
+P = [0.2, 0.7, 0.1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_label_as_target_needs_a_label(kind):
+    with pytest.raises(InvalidArgumentError, match="Expected labels with target=label, got none"):
+        next(kind(target="label").sampling(0.25, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_label_as_target_draws_no_selection(kind):
+    certifier = kind(n0=77, n=500, target="label")
+    certificate, requests = drive(certifier.sampling(0.25, 3, label=1), multinomial(P))
+    assert sum(requests) == certificate.n_samples
+    assert certificate.label == 1
+    wrong, _ = drive(certifier.sampling(0.25, 3, label=2), multinomial(P))
+    assert (wrong.label, wrong.radius) == (ABSTAIN, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_as_target_is_never_given_up_as_wrong(kind):
+    certifier = kind(n=500, target="label", stop_when_wrong=True)
+    certificate, _ = drive(certifier.sampling(0.25, 3, label=2), multinomial(P))
+    assert certificate.stop != "wrong"
+    assert certificate.n_samples > 0
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
+def test_a_wrong_image_ends_after_its_selection_where_that_is_asked(kind):
+    sampling = kind(n=500, stop_when_wrong=True).sampling(0.25, 3, label=0)
+    certificate, requests = drive(sampling, unanimous(1))
+    assert requests == [kind().n0]
+    assert (certificate.label, certificate.radius, certificate.n_samples) == (ABSTAIN, 0, 0)
+    assert certificate.stop == "wrong"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
+@pytest.mark.parametrize("label", [None, 1])
+def test_a_right_or_unknown_label_changes_nothing(kind, label):
+    with_stop, without = (
+        drive(kind(n=500, stop_when_wrong=stop).sampling(0.25, 3, label), multinomial(P))
+        for stop in (True, False)
+    )
+    assert with_stop == without
+    assert with_stop[0].label == 1
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
+def test_a_label_is_not_looked_at_where_nothing_asks_for_it(kind):
+    certifier = kind(n=500, stop_when_wrong=False)
+    known, unknown = (
+        drive(certifier.sampling(0.25, 3, label), multinomial(P)) for label in (0, None)
+    )
+    assert known == unknown
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=6), st.data())
+def test_a_tally_is_the_classs_count_and_the_largest_other_one(votes, data):
+    selected = data.draw(st.integers(0, len(votes) - 1))
+    others = votes[:selected] + votes[selected + 1 :]
+    assert Tally.of(np.array(votes), selected) == (selected, votes[selected], max(others), sum(votes))
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_tally_promises_nothing_unless_it_is_answered(answered):
+    tally = Tally(2, 60, 30, 100)
+    bounds = probability_bounds(60, 30, 100, 0.01)
+    certificate = tally.certificate(bounds, 0.5, answered, "fixed")
+    assert (certificate.label, certificate.radius) == ((2, 0.5) if answered else (ABSTAIN, 0))
+    assert certificate.p_a_lower == bounds.p_a_lower
+    assert certificate.p_b_upper == bounds.p_b_upper
+    assert (certificate.n_a, certificate.n_b, certificate.n_samples) == (60, 30, 100)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
+def test_the_stated_bounds_enclose_the_shares_of_the_votes(kind):
+    certificate, _ = drive(kind(n=2000).sampling(0.25, 3), multinomial(P))
+    n = certificate.n_samples
+    assert certificate.p_a_lower < certificate.n_a / n
+    assert certificate.n_b / n < certificate.p_b_upper <= 1 - certificate.p_a_lower + 1e-9
+
+
+def test_settings_are_json_and_tell_certifiers_apart():
+    certifiers = [kind() for kind in (*KINDS, PrecisionCertifier)]
+    certifiers += [kind(target="label") for kind in KINDS]
+    certifiers += [SequentialCertifier(radii=[0, 0.5]), AnytimeCertifier(radii=[0, 0.5])]
+    certifiers += [SequentialCertifier(bound="cohen"), CohenCertifier(stop_when_wrong=True)]
+    texts = [json.dumps(certifier.settings) for certifier in certifiers]
+    assert len(set(texts)) == len(texts)
+    for certifier in certifiers:
+        assert certifier.settings["certifier"] == type(certifier).__name__
+        assert {"n0", "n", "alpha", "target"} <= certifier.settings.keys()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
+def test_typical_samples_lie_between_the_selection_and_everything(kind):
+    certifier = kind()
+    assert certifier.n0 < certifier.typical_samples <= certifier.n0 + certifier.n
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
+def test_certifiers_of_equal_settings_are_equal_and_hashable(kind):
+    assert len({kind(n=500), kind(n=500), kind(n=501)}) == 2

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 from smoothcert.stats import (
     clopper_pearson_lower,
     clopper_pearson_upper,
     probit_lower,
     probit_upper,
+    sign_test_p_value,
 )
 
 ALPHAS = st.sampled_from([1e-12, 1e-6, 1e-3, 0.05, 0.3])
@@ -105,3 +106,85 @@ def test_no_success_bounds_nothing_from_below():
 def test_no_error_budget_bounds_nothing():
     assert clopper_pearson_lower(50, 100, 0.0) == 0
     assert clopper_pearson_upper([0, 50], 100, 0.0).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("alpha", [1e-12, 1e-3, 0.05])
+@pytest.mark.parametrize(
+    ("k", "n"),
+    [(0, 1), (0, 1000), (0, 10**7), (1, 10**7), (40, 100), (5_000_000, 10**7), (9_999_000, 10**7)],
+)
+def test_probit_of_the_upper_bound_is_tight_and_never_too_small(k, n, alpha):
+    """At the reported bound P(Bin <= k) is at most alpha, and a hair below it is not."""
+    with mpmath.workdps(50):
+        probit = mpmath.mpf(float(probit_upper(k, n, alpha)))
+        # P(Bin(n, p) <= k) = P(Bin(n, 1 − p) >= n − k).
+        assert binomial_tail(n - k, n, mpmath.ncdf(-probit)) <= mpmath.mpf(alpha)
+        hair = 3e-11 * max(1, abs(probit))
+        assert binomial_tail(n - k, n, mpmath.ncdf(-probit + hair)) > mpmath.mpf(alpha)
+
+
+@pytest.mark.parametrize("alpha", [1e-12, 1e-3])
+@pytest.mark.parametrize("k", [1, 2, 1000, 999_999, 5_000_000, 6_500_000, 9_999_999])
+def test_bounds_hold_for_ten_million_trials_at_50_digits(k, alpha):
+    n = 10**7
+    with mpmath.workdps(50):
+        probit = mpmath.mpf(float(probit_lower(k, n, alpha)))
+        assert binomial_tail(k, n, mpmath.ncdf(probit)) <= mpmath.mpf(alpha)
+        hair = 3e-11 * max(1, abs(probit))
+        assert binomial_tail(k, n, mpmath.ncdf(probit + hair)) > mpmath.mpf(alpha)
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000, 10**7])
+@pytest.mark.parametrize("alpha", [1e-12, 1e-3, 0.3])
+def test_no_success_has_the_closed_form_of_the_upper_bound(n, alpha):
+    with mpmath.workdps(50):
+        exact = 1 - mpmath.mpf(alpha) ** (mpmath.mpf(1) / n)
+    assert clopper_pearson_upper(0, n, alpha) == pytest.approx(float(exact), rel=1e-13)
+
+
+SIGN_TESTS = [
+    (1, 0),
+    (10, 0),
+    (60, 40),
+    (40, 60),
+    (1000, 0),
+    (999, 1001),
+    (50_400, 49_600),
+    (5_010_000, 4_990_000),
+    (4_990_000, 5_010_000),
+    (5_000_000, 5_000_000),
+]
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), SIGN_TESTS)
+def test_sign_test_is_the_binomial_tail_at_50_digits_and_never_below_it(n_a, n_b):
+    with mpmath.workdps(50):
+        exact = binomial_tail(n_a, n_a + n_b, mpmath.mpf(1) / 2)
+        got = mpmath.mpf(float(sign_test_p_value(n_a, n_b)))
+        assert exact <= got <= exact * (1 + mpmath.mpf("1e-9")) + mpmath.mpf("1e-300")
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_sign_test_is_the_binomial_tail_of_scipy(n_a, n_b):
+    expected = binom.sf(n_a - 1, n_a + n_b, 0.5) if n_a + n_b else 1.0
+    assert sign_test_p_value(n_a, n_b) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+@pytest.mark.parametrize("n", [1, 10, 37, 100])
+def test_sign_test_errs_with_probability_at_most_alpha_on_a_fair_coin(n, alpha):
+    x = np.arange(n + 1)
+    assert binom.pmf(x, n, 0.5)[sign_test_p_value(x, n - x) <= alpha].sum() <= alpha
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+def test_sign_test_falls_with_the_top_count_and_grows_with_the_other(n_a, n_b):
+    p_value = sign_test_p_value(n_a, n_b)
+    assert 0 <= sign_test_p_value(n_a + 1, n_b) <= p_value
+    assert p_value <= sign_test_p_value(n_a, n_b + 1) <= 1
+
+
+def test_sign_test_proves_nothing_without_votes_and_takes_arrays():
+    assert sign_test_p_value([0, 0], [0, 5]).tolist() == [1, 1]
+    assert sign_test_p_value([[1], [2]], [0, 1, 2]).shape == (2, 3)
+    assert sign_test_p_value([3, 4], 0) == pytest.approx([1 / 8, 1 / 16], rel=1e-10)

@@ -1,8 +1,10 @@
 """Certified radii: published formulas, exact coverage, and laws."""
 
+from functools import cache
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
 from scipy.stats import beta, norm
@@ -10,6 +12,7 @@ from scipy.stats import beta, norm
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import (
     certified_radius,
+    joint_lower_bound,
     largest_radius,
     probability_bounds,
     split_from_selection,
@@ -166,6 +169,47 @@ def test_bounds_on_two_classes_never_add_up_to_more_than_one(votes, alpha):
 def test_largest_radius_is_that_of_unanimous_votes(n):
     expected = certified_radius(n, 0, n, 0.25, 0.001, "cohen")
     assert largest_radius(n, 0.25, 0.001) == pytest.approx(expected, abs=1e-9)
+
+
+@given(counts(), ALPHAS, st.sampled_from(["joint", "rectangle", "cohen"]))
+def test_no_radius_exceeds_that_of_unanimous_votes(votes, alpha, bound):
+    n_a, n_b, n = votes
+    assert certified_radius(n_a, n_b, n, 0.25, alpha, bound) <= largest_radius(n, 0.25, alpha)
+
+
+@settings(max_examples=50)
+@given(counts(), ALPHAS)
+def test_joint_is_the_joint_bound_times_sigma_and_never_negative(votes, alpha):
+    expected = max(0.0, 0.5 * float(joint_lower_bound(*votes, alpha)))
+    assert certified_radius(*votes, 0.5, alpha) == expected
+    assert certified_radius(*votes, 0.5, alpha, "joint") == expected
+
+
+@settings(max_examples=50)
+@given(counts(), ALPHAS)
+def test_joint_is_never_above_the_radius_of_the_frequencies(votes, alpha):
+    n_a, n_b, n = votes
+    estimate = max(0.0, (norm.ppf(n_a / n) - norm.ppf(n_b / n)) / 2) if n_a else 0.0
+    assert certified_radius(n_a, n_b, n, 1.0, alpha) <= estimate
+
+
+@pytest.mark.parametrize(("p_a", "p_b"), PROBABILITIES)
+def test_joint_error_is_at_most_alpha_by_exact_enumeration(p_a, p_b):
+    """As above, over every outcome of 40 draws."""
+    x, y, probability = trinomial(40, p_a, p_b)
+    claimed = np.array([joint_of_40(int(n_a), int(n_b)) for n_a, n_b in zip(x, y, strict=True)])
+    assert probability[claimed > true_radius(p_a, p_b)].sum() <= 0.05
+
+
+@cache
+def joint_of_40(n_a: int, n_b: int) -> float:
+    return float(certified_radius(n_a, n_b, 40, 1.0, 0.05))
+
+
+@pytest.mark.parametrize(("n_a", "n_b", "n"), [(0, 0, 1), (1, 0, 1), (0, 1, 1), (5, 5, 10)])
+@pytest.mark.parametrize("bound", ["joint", "rectangle", "cohen", "paper"])
+def test_few_or_tied_votes_certify_nothing(n_a, n_b, n, bound):
+    assert certified_radius(n_a, n_b, n, 0.5, 0.001, bound) == 0
 
 
 def test_arrays_of_images_give_what_single_images_give():

@@ -57,6 +57,7 @@ class FixedCertifier(Certifier):
             InvalidArgumentError: if the votes do not add up to n0 and n.
 
         Example:
+            >>> import numpy as np
             >>> votes = Counts(np.array([[95, 5, 0]]), np.array([[9500, 300, 200]]))
             >>> [proof] = CohenCertifier(n0=100, n=10_000).certify(votes, sigma=0.25)
             >>> proof.label, round(proof.radius, 4)
@@ -129,6 +130,7 @@ class TightCertifier(FixedCertifier):
         InvalidArgumentError: if an argument is out of range.
 
     Example:
+        >>> import numpy as np
         >>> votes = Counts(np.array([[95, 5, 0]]), np.array([[9500, 300, 200]]))
         >>> [proof] = TightCertifier(n0=100, n=10_000).certify(votes, sigma=0.25)
         >>> proof.label, round(proof.radius, 3)

@@ -36,6 +36,7 @@ class PrecisionCertifier(Certifier):
         InvalidArgumentError: if an argument is out of range.
 
     Example:
+        >>> import numpy as np
         >>> sampling = PrecisionCertifier(tolerance=0.05).sampling(0.25, num_classes=2)
         >>> next(sampling), sampling.send(np.array([900, 100])) < 20_000
         (1000, True)

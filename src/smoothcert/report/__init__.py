@@ -2,6 +2,13 @@
 
 from smoothcert.report.plots import plot_certified_accuracy
 from smoothcert.report.summary import Reading, read_as, summarize
-from smoothcert.report.tables import print_summary
+from smoothcert.report.tables import print_measurements, print_summary
 
-__all__ = ["Reading", "plot_certified_accuracy", "print_summary", "read_as", "summarize"]
+__all__ = [
+    "Reading",
+    "plot_certified_accuracy",
+    "print_measurements",
+    "print_summary",
+    "read_as",
+    "summarize",
+]

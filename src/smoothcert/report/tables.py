@@ -1,7 +1,8 @@
 """What a person reads in the terminal at the end of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -25,7 +26,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     )
     bounds = summary["bounds"]
     acr = "   ".join(f"{name} {figures['acr']:.4f}" for name, figures in bounds.items())
-    least = "  (at least: images end at their radius on the grid)"
+    least = "  (at least)"
     console.print(
         f"  ACR                {acr}{least if summary.get('radius_is_lower_bound') else ''}",
         highlight=False,
@@ -60,3 +61,80 @@ def _accuracies(summary: Mapping[str, Any]) -> Table:
         shares = [f"{bounds[name]['certified_accuracy'][radius]:.1%}" for name in bounds]
         table.add_row(radius, *shares)
     return table
+
+
+def print_measurements(
+    task: str,
+    results: Sequence[Mapping[str, Any]],
+    machine: Mapping[str, Any],
+    folder: Path,
+    console: Console | None = None,
+) -> None:
+    """Print what `python -m src.benchmark` measured.
+
+    Args:
+        task: what was measured.
+        results: one entry a row; numbers, texts, or lists and mappings of them.
+        machine: where it was measured.
+        folder: where `benchmark.json` is.
+        console: where to print; the terminal unless given.
+    """
+    console = console or Console()
+    table = Table(title=f"{task}, {machine['name']}, {machine['threads']} threads")
+    rows = [ROWS.get(task, dict)(entry) for entry in results]
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+    if task in NOTES:
+        console.print(NOTES[task], highlight=False)
+    console.print(f"  files  {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _throughput_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "": entry["name"],
+        "samples/s": median(entry["samples_per_second"]),
+        "×": _spread(entry["samples_ratio"]),
+        "samples/image": entry["samples_per_image"],
+        "images/h": median(entry["images_per_hour"]),
+        "× ": _spread(entry["images_ratio"]),
+        "peak MB": entry["peak_memory_bytes"] / 1e6,
+    }
+
+
+def _designs_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "design": entry["design"],
+        "mean": entry["samples_mean"],
+        "median": entry["samples_median"],
+        "95 %": entry["samples_p95"],
+        "certified %": " ".join(f"{100 * share:.1f}" for share in entry["certified_accuracy"]),
+        "change": " ".join(f"{change:+.1f}" for change in entry["change_in_points"]),
+        "ACR": f"{entry['acr']:.4f}",
+    }
+
+
+ROWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "throughput": _throughput_row,
+    "designs": _designs_row,
+}
+
+
+NOTES = {
+    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; compiling is not "
+    "part of the rates.",
+}
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.1f} ({ratio['min']:.1f}–{ratio['max']:.1f})"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_cell(each) for each in value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -155,7 +155,7 @@ def planned_size(
 
     Example:
         >>> planned_size(900, 50, 1000, 100_000, alpha=0.001, tolerance=0.1)
-        2371
+        1540
     """
     sizes = np.unique(np.geomspace(min(PLANNED_FROM, n), n, GRID_SIZE).round())
     # Half a vote added to each: a runner-up that was not seen yet is not impossible.

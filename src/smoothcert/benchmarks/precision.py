@@ -1,0 +1,66 @@
+"""How often another precision votes otherwise, and what that does to radii."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from smoothcert.benchmarks.designs import draw_votes
+from smoothcert.certify import Example, Execution
+from smoothcert.stats import certified_radius
+
+
+def compare_precisions(
+    classifier: nn.Module,
+    examples: Sequence[Example],
+    sigma: float,
+    num_classes: int,
+    n: int = 2000,
+    alpha: float = 0.001,
+    precision: str = "bfloat16",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Let the same noise vote in float32 and in another precision.
+
+    Args:
+        classifier: maps images (N, C, H, W) to logits.
+        examples: images with their labels.
+        sigma: standard deviation of the noise.
+        num_classes: number of classes.
+        n: votes of an image.
+        alpha: level of the radii, for each image's most voted class in float32.
+        precision: what is compared with float32.
+        seed: seed of the noise.
+
+    Returns:
+        Share of votes that differ, and mean, largest and signed mean difference of the radii, in
+        pixel units.
+    """
+    logs = [
+        draw_votes(classifier, examples, sigma, num_classes, n, Execution(p, compile=False), seed)
+        for p in ("float32", precision)
+    ]
+    counts = [
+        np.stack([np.bincount(row, minlength=num_classes) for row in log.votes]) for log in logs
+    ]
+    selected = counts[0].argmax(1)
+    rows = np.arange(len(selected))
+    radii = []
+    for each in counts:
+        others = each.copy()
+        others[rows, selected] = -1
+        radii.append(certified_radius(each[rows, selected], others.max(1), n, sigma, alpha))
+    difference = radii[1] - radii[0]
+    return {
+        "precision": precision,
+        "images": len(examples),
+        "votes_an_image": n,
+        "share_of_votes_that_differ": float(np.mean(logs[0].votes != logs[1].votes)),
+        "share_of_labels_that_differ": float(np.mean(counts[0].argmax(1) != counts[1].argmax(1))),
+        "radius_mean_absolute_difference": float(np.abs(difference).mean()),
+        "radius_largest_difference": float(np.abs(difference).max()),
+        "radius_mean_difference": float(difference.mean()),
+        "torch": torch.__version__,
+    }
