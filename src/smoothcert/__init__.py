@@ -8,7 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smoothcert.certify import CohenCertifier, SmoothedClassifier, TightCertifier
+    from smoothcert.certify import (
+        AnytimeCertifier,
+        CohenCertifier,
+        Execution,
+        PrecisionCertifier,
+        SequentialCertifier,
+        SmoothedClassifier,
+        TightCertifier,
+    )
     from smoothcert.errors import SmoothCertError
     from smoothcert.records import CertificateRow, read_certificates
     from smoothcert.stats import certified_radius
@@ -18,9 +26,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ABSTAIN": "smoothcert.types",
+    "AnytimeCertifier": "smoothcert.certify",
     "Certificate": "smoothcert.types",
     "CertificateRow": "smoothcert.records",
     "CohenCertifier": "smoothcert.certify",
+    "Execution": "smoothcert.certify",
+    "PrecisionCertifier": "smoothcert.certify",
+    "SequentialCertifier": "smoothcert.certify",
     "SmoothCertError": "smoothcert.errors",
     "SmoothedClassifier": "smoothcert.certify",
     "TightCertifier": "smoothcert.certify",
@@ -30,9 +42,13 @@ _HOMES = {
 
 __all__ = [
     "ABSTAIN",
+    "AnytimeCertifier",
     "Certificate",
     "CertificateRow",
     "CohenCertifier",
+    "Execution",
+    "PrecisionCertifier",
+    "SequentialCertifier",
     "SmoothCertError",
     "SmoothedClassifier",
     "TightCertifier",

@@ -43,7 +43,7 @@ class CertificateRow:
         n_a: votes for the selected class.
         n_b: largest number of votes for another class.
         n_samples: number of estimation samples.
-        stop: why sampling ended.
+        stop: why sampling ended; see `Certificate`.
     """
 
     idx: int

@@ -80,11 +80,15 @@ class Certificate:
         label: the class that is certified, or `ABSTAIN`.
         radius: certified l2 radius in pixel units, at least 0; never rounded up.
         p_a_lower: lower confidence bound on the probability of the selected class.
-        p_b_upper: upper confidence bound on the largest probability of another class.
+        p_b_upper: upper confidence bound on the largest probability of another class. Both hold
+            together at alpha; a radius that was tested by itself is larger than what they give.
         n_a: votes for the selected class among the estimation samples.
         n_b: the largest number of votes for another class among the estimation samples.
         n_samples: number of estimation samples.
-        stop: why sampling ended; `fixed` where the number was set beforehand.
+        stop: why sampling ended. `fixed` or `planned`: the number was set before the first vote.
+            `certified`: every radius of the grid is. `futile`: the next radius of the grid has
+            become too unlikely. `exhausted`: no more samples may be drawn. `wrong`: the selected
+            class is not the label, and nothing was tested.
 
     Example:
         >>> Certificate(3, 0.31, 0.93, 0.04, 9500, 300, 10_000, "fixed").abstained

@@ -147,7 +147,7 @@ def test_signed_root_falls_with_the_radius_and_vanishes_at_the_estimate(n, data)
     n_b = data.draw(st.integers(0, n - n_a))
     roots = signed_root(n_a, n_b, n, np.linspace(0, 3, 13))
     assert np.all(np.diff(roots) <= 1e-3)
-    if 0 < n_b and n_a < n and n_a > n_b:
+    if 0 < n_b < n_a < n:
         estimate = (ndtri(n_a / n) - ndtri(n_b / n)) / 2
         assert signed_root(n_a, n_b, n, estimate) == pytest.approx(0, abs=1e-2)
 
@@ -165,7 +165,7 @@ PLANS = {
 
 @lru_cache(maxsize=32)
 def decisions(plan: LookPlan, bound: str, look: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each (n_A, largest other count): which radii a look rejects, its bound, what is futile."""
+    """For each (n_A, largest other count): radii rejected by a look, its bound, what is futile."""
     test, n = SequentialTest(plan, GRID, bound), plan.sizes[look]
     rejects = np.zeros((n + 1, n + 1, len(GRID)), dtype=bool)
     bound_of_look = np.full((n + 1, n + 1), -np.inf)

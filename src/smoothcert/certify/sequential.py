@@ -152,7 +152,8 @@ class AnytimeCertifier(Certifier):
                 break
         reached = test.reached
         return tally.certificate(
-            bounds_for_the_reader(tally, self.alpha),
+            # Where the votes decide when they are read, bounds hold for all looks or for none.
+            bounds_for_the_reader(tally, self.alpha / ANYTIME_LOOKS),
             radii[reached - 1] if reached else 0.0,
             reached > 0,
             _reason(reached, pursued, len(radii)),

@@ -123,8 +123,8 @@ ROWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 
 
 NOTES = {
-    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; compiling is not "
-    "part of the rates.",
+    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the time that "
+    "compiling takes is not part of the rates.",
 }
 
 

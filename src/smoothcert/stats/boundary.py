@@ -8,6 +8,7 @@ from scipy.special import log_ndtr, ndtri
 
 from smoothcert.stats.bounds import FloatArray
 
+LARGEST_EXPONENT = 300
 STEPS = 25
 """Newton steps; a dozen is enough from any start but the remotest."""
 
@@ -57,7 +58,10 @@ def likeliest_on_boundary(a: ArrayLike, b: ArrayLike, t: ArrayLike) -> BoundaryP
         u, v = t + s, s - t
         hazard_a, hazard_b = (np.exp(_log_density(each) - log_ndtr(each)) for each in (u, v))
         log_none = _log_none(t, s)
-        none_a, none_b = (np.exp(_log_density(each) - log_none) for each in (u, v))
+        # Near s = 0 nothing is left for the other classes: a large number stands for infinity.
+        none_a, none_b = (
+            np.exp(np.minimum(_log_density(each) - log_none, LARGEST_EXPONENT)) for each in (u, v)
+        )
         slope = a * hazard_a + b * hazard_b - none * (none_a + none_b)
         curvature = (
             a * hazard_a * (u + hazard_a)
