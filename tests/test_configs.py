@@ -3,11 +3,23 @@
 import inspect
 
 import pytest
-from hydra.utils import get_method
+from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 from support import CONF, composed
 
-GROUPS = ("data", "model", "objective", "attack", "certifier", "optimizer", "scheduler", "trainer")
+from smoothcert.certify import Execution
+
+GROUPS = (
+    "data",
+    "model",
+    "objective",
+    "attack",
+    "certifier",
+    "execution",
+    "optimizer",
+    "scheduler",
+    "trainer",
+)
 ADDED_GROUPS = ("callbacks", "logger", "debug", "experiment")
 # What smoothcert.runs adds to a configuration when it builds the part.
 ADDED = {
@@ -47,6 +59,33 @@ def test_every_option_resolves_and_its_target_takes_its_arguments(override, tmp_
             arguments |= {"rows", "settings", "path"}
         signature = inspect.signature(get_method(node["_target_"]))
         signature.bind(**dict.fromkeys(arguments))
+
+
+@pytest.mark.parametrize("override", options("certifier", "execution"))
+def test_every_option_of_certify_resolves_and_makes_what_it_configures(override, tmp_path):
+    """Of the command `certify`, where whatever is null comes from the run."""
+    asked = [override, "run=somewhere", "n0=10", "n=100", "alpha=0.01", "radii=[0,0.5]"]
+    with composed(tmp_path, asked, "certify") as cfg:
+        asked = OmegaConf.to_container(cfg.certifier, resolve=True)
+        # Single settings that are null are the certifier's own.
+        asked = {name: value for name, value in asked.items() if value is not None}
+        certifier = instantiate(asked, _convert_="all")
+        execution = instantiate(cfg.execution, _convert_="all")
+    assert (certifier.n, certifier.alpha) == (100, 0.01)
+    assert isinstance(execution, Execution)
+    if override.startswith("certifier="):
+        assert type(certifier).__name__.lower() == f"{override[10:]}certifier"
+
+
+def test_fast_is_bfloat16_and_reference_runs_as_published_code_does(tmp_path):
+    with composed(tmp_path, ["execution=fast"]) as cfg:
+        assert instantiate(cfg.execution) == Execution(precision="bfloat16")
+    with composed(tmp_path, ["execution=default"]) as cfg:
+        assert instantiate(cfg.execution) == Execution()
+    with composed(tmp_path, ["execution=reference"]) as cfg:
+        plain = instantiate(cfg.execution)
+    assert (plain.precision, plain.batch_size, plain.compile) == ("float32", 1000, False)
+    assert not (plain.channels_last or plain.freeze or plain.cuda_graphs)
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)

@@ -1,5 +1,6 @@
 """The commands as a user types them, on the digits."""
 
+import itertools
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +17,7 @@ from PIL import Image
 from support import ROOT, TINY, composed
 
 from smoothcert import runs
+from smoothcert.certify import engine, scheduling
 from smoothcert.records import COLUMNS, read_certificates
 
 QUICK = [*TINY, "experiment=digits_reg", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
@@ -58,6 +61,11 @@ def without_time(path):
     return [row.__dict__ | {"time": 0} for row in read_certificates(path)]
 
 
+def by_index(path):
+    """Rows stand in a file as they were finished, several images being certified together."""
+    return sorted(without_time(path), key=lambda row: row["idx"])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A small finished run, which tests read and certify but do not change."""
@@ -95,6 +103,13 @@ def test_the_summary_says_what_was_done_and_how_it_came_out(finished):
     assert {name: summary[name] for name in expected} == expected
     assert set(summary["versions"]) >= {"torch", "pytorch-lightning", "smoothcert"}
     assert summary["images_per_second"] > 0
+    # All votes, the selection's included.
+    assert summary["samples_per_second"] == pytest.approx(110 * summary["images_per_second"])
+    assert (summary["precision"], summary["noise"], summary["target"]) == (
+        "float32",
+        "gaussian",
+        "selection",
+    )
     assert "git_commit" in summary
 
 
@@ -122,28 +137,86 @@ def certified(folder, own, *overrides):
 
 
 def test_certify_names_its_folder_after_what_it_overrides(finished):
+    """Another certifier has a folder of its own beside the default one, which stays as it is."""
     folder, _ = finished
-    succeeded(run("certify", f"run={folder}", "max_images=2", "skip=45", "split=val"))
-    own = folder / "certify" / "val_max_images=2,skip=45"
+    asked = ["max_images=2", "skip=45", "split=val"]
+    default = folder / "certify" / "val_max_images=2,skip=45"
+    assert certified(folder, default, *asked)["certifier"] == "sequential"
+    before = {path.name: path.read_bytes() for path in default.iterdir() if path.is_file()}
+    succeeded(run("certify", f"run={folder}", "certifier=tight", *asked))
+    own = folder / "certify" / "val_certifier=tight,max_images=2,skip=45"
     trained = read_certificates(folder / "certificates.tsv")
     # The same weights, seed and images: the same certificates as at the end of training.
     assert without_time(own / "certificates.tsv")[0] == without_time(folder / "certificates.tsv")[0]
     rows = read_certificates(own / "certificates.tsv")
     assert [row.idx for row in rows[:2]] == [trained[0].idx, trained[2].idx]
+    assert {p.name: p.read_bytes() for p in default.iterdir() if p.is_file()} == before
+    assert {"certificates.tsv", "certificates.settings.json", "summary.json"} <= before.keys()
 
 
 def test_certify_takes_what_is_not_said_from_the_run(finished, tmp_path, caplog):
     folder, _ = finished
     summary = certified(folder, tmp_path / "a", "max_images=2")
-    assert (summary["certifier"], summary["n"], summary["sigma"]) == ("tight", 100, 0.5)
+    assert (summary["certifier"], summary["n"], summary["sigma"]) == ("sequential", 100, 0.5)
+    assert summary["split"] == "test"
     asked = ["certifier=cohen", "n=50", "alpha=0.01", "max_images=2"]
     summary = certified(folder, tmp_path / "b", *asked)
     assert (summary["certifier"], summary["n"], summary["n0"]) == ("cohen", 50, 10)
     assert (summary["alpha"], summary["split"], summary["images"]) == (0.01, "test", 2)
     assert "With n=50 samples" in caplog.text
-    summary = certified(folder, tmp_path / "c", "certifier.split=paper", "max_images=1")
-    assert summary["split"] == "test"
-    assert summary["certifier_settings"]["alpha_split"] == "paper"
+    asked = ["certifier=null", "certifier.bound=rectangle", "certifier.split=paper", "max_images=1"]
+    summary = certified(folder, tmp_path / "c", *asked)
+    assert summary["certifier"] == "tight (unproven split)"
+    assert (summary["n"], summary["certifier_settings"]["alpha_split"]) == (100, "paper")
+    summary = certified(folder, tmp_path / "d", "certifier=precision", "max_images=1")
+    assert (summary["n0"], summary["n"]) == (1000, 100)
+
+
+def test_certify_leaves_out_the_first_images_where_a_start_is_given(finished, tmp_path):
+    folder, _ = finished
+    first = certified(folder, tmp_path / "a", "max_images=3", "skip=2")
+    later = certified(folder, tmp_path / "b", "max_images=2", "skip=2", "start=2")
+    rows = {name: read_certificates(tmp_path / name / "certificates.tsv") for name in "ab"}
+    assert (first["images"], later["images"]) == (3, 2)
+    assert later["certifier_settings"]["start"] == 2
+    # The first image of the one is beyond the start of the other.
+    assert min(row.idx for row in rows["a"]) not in {row.idx for row in rows["b"]}
+
+
+def test_certify_ends_when_its_time_is_up_and_goes_on_from_there(
+    finished, tmp_path, caplog, monkeypatch
+):
+    folder, _ = finished
+    asked = ["certifier=tight", "n=300", "max_images=20", "execution.batch_size=16"]
+    with pytest.raises(SystemExit, match="Time is up before the first image.*raise max_hours"):
+        certified(folder, tmp_path / "own", *asked, "max_hours=1e-12")
+    with monkeypatch.context() as patched:
+        # A clock that goes on by a second at each look.
+        ticks = itertools.count()
+        clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+        patched.setattr(scheduling, "time", clock)
+        patched.setattr(engine, "time", clock)
+        some = certified(folder, tmp_path / "own", *asked, "max_hours=0.02")
+    assert 0 < some["images"] < some["images_asked"] == 20
+    assert f"Time is up: the first {some['images']} of 20 images" in caplog.text
+    every = certified(folder, tmp_path / "own", *asked, "max_hours=1")
+    assert every["images"] == every["images_asked"] == 20
+    certified(folder, tmp_path / "whole", *asked)
+    files = [tmp_path / name / "certificates.tsv" for name in ("own", "whole")]
+    assert by_index(files[0]) == by_index(files[1])
+
+
+PERFORMANCE = ("images_per_second", "samples_per_second", "peak_memory_bytes", "batch_size")
+
+
+def test_certifying_again_what_is_finished_keeps_how_fast_it_was(finished, tmp_path):
+    folder, _ = finished
+    first = certified(folder, tmp_path / "own", "max_images=3")
+    before = (tmp_path / "own" / "certificates.tsv").read_bytes()
+    again = certified(folder, tmp_path / "own", "max_images=3")
+    assert all(first[name] > 0 for name in PERFORMANCE)
+    assert again == first
+    assert (tmp_path / "own" / "certificates.tsv").read_bytes() == before
 
 
 def test_certifying_at_another_sigma_warns_and_names_both(finished, tmp_path, caplog):
@@ -152,11 +225,13 @@ def test_certifying_at_another_sigma_warns_and_names_both(finished, tmp_path, ca
     assert "sigma=0.25 a classifier that was trained at sigma=0.5" in caplog.text
 
 
-def test_a_killed_certification_goes_on_where_it_stopped(finished):
+def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
     """kill −9 as soon as the first rows are there; the same command ends with the same rows."""
     folder, _ = finished
-    command = ("certify", f"run={folder}", "n=2000", "max_images=40")
-    path = folder / "certify" / "test_max_images=40,n=2000" / "certificates.tsv"
+    asked = ("certifier=tight", "n=2000", "max_images=40")
+    command = ("certify", f"run={folder}", *asked)
+    own = folder / "certify" / "test_certifier=tight,max_images=40,n=2000"
+    path = own / "certificates.tsv"
     process = start(*command)
     while process.poll() is None and not (path.is_file() and path.read_bytes().count(b"\n") > 3):
         time.sleep(0.01)
@@ -164,13 +239,13 @@ def test_a_killed_certification_goes_on_where_it_stopped(finished):
     process.communicate()
     survivors = without_time(path)
     assert 3 <= len(survivors) < 40
-    succeeded(run(*command))
+    # How it is run is no part of the folder's name.
+    assert "40 test images" in succeeded(run(*command, "execution.batch_size=100", "device=cpu"))
     resumed = without_time(path)
     assert resumed[: len(survivors)] == survivors
     assert len(resumed) == 40
-    other = succeeded(run(*command, "batch_size=100", f"hydra.run.dir={folder}/whole"))
-    assert "40 test images" in other
-    assert without_time(folder / "whole" / "certificates.tsv") == resumed
+    certified(folder, tmp_path / "whole", *asked, "execution.batch_size=37")
+    assert by_index(tmp_path / "whole" / "certificates.tsv") == by_index(path)
 
 
 def test_a_killed_training_run_goes_on_with_run(tmp_path):

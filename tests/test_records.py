@@ -125,10 +125,25 @@ def test_a_row_can_be_read_before_the_file_is_closed(tmp_path):
 @given(CERTIFICATES)
 @settings(deadline=None)
 def test_the_written_bounds_promise_no_more_than_was_proved(certificate):
+    """Against the shortest decimal that names the bound: a radius of 0.15 is written as such."""
     cells = cells_of(row_of(certificate))
     for name, side in (("radius", 1), ("p_a_lower", 1), ("p_b_upper", -1)):
-        given_away = side * (Fraction(getattr(certificate, name)) - Fraction(cells[name]))
+        given_away = side * (Fraction(repr(getattr(certificate, name))) - Fraction(cells[name]))
         assert 0 <= given_away < Fraction("0.000001"), name
+
+
+@given(st.integers(0, 10**9), st.integers(0, 6))
+def test_a_bound_of_at_most_six_decimals_stays_as_it_is(digits, decimals):
+    value = float(f"{digits}e-{decimals}")
+    row = row_of(Certificate(0, value, value, value, 9, 1, 10, "fixed"))
+    assert (row.radius, row.p_a_lower, row.p_b_upper) == (value, value, value)
+
+
+def test_a_radius_of_the_grid_is_the_same_number_in_the_file(tmp_path):
+    # The float that is called 0.15 is smaller than 15/100.
+    row = row_of(Certificate(0, 0.15, 0.9, 0.1, 9, 1, 10, "certified"))
+    [read] = read_certificates(write(tmp_path / "c.tsv", [row]))
+    assert read.radius == 0.15
 
 
 @given(CERTIFICATES)

@@ -82,7 +82,12 @@ def test_a_label_is_not_looked_at_where_nothing_asks_for_it(kind):
 def test_a_tally_is_the_classs_count_and_the_largest_other_one(votes, data):
     selected = data.draw(st.integers(0, len(votes) - 1))
     others = votes[:selected] + votes[selected + 1 :]
-    assert Tally.of(np.array(votes), selected) == (selected, votes[selected], max(others), sum(votes))
+    assert Tally.of(np.array(votes), selected) == (
+        selected,
+        votes[selected],
+        max(others),
+        sum(votes),
+    )
 
 
 @pytest.mark.parametrize("answered", [True, False])

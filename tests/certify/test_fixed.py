@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from driving import drive, multinomial
 from hypothesis import given
 from hypothesis import strategies as st
-
-from driving import drive, multinomial
 
 from smoothcert.certify import CohenCertifier, TightCertifier
 from smoothcert.errors import InvalidArgumentError

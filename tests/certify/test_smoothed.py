@@ -1,26 +1,40 @@
 """The smoothed classifier on classifiers whose radii are known."""
 
+import copy
+import itertools
+
 import pytest
 import torch
+from driving import Watched, half_space
 from torch import nn
 
-from smoothcert.certify import CohenCertifier, SmoothedClassifier, TightCertifier
+from smoothcert.certify import (
+    AnytimeCertifier,
+    CohenCertifier,
+    Example,
+    Execution,
+    PrecisionCertifier,
+    SequentialCertifier,
+    SmoothedClassifier,
+    TightCertifier,
+)
 from smoothcert.errors import InvalidArgumentError, MismatchError, NonFiniteError
-from smoothcert.noise import generator
+from smoothcert.noise import discrete_loss, generator
+from smoothcert.stats import certified_radius
+from smoothcert.types import ABSTAIN
 
 QUICK = TightCertifier(n0=20, n=500)
 
 
-def half_space(dimension: int = 16) -> nn.Module:
-    """Class 1 where the pixels' mean exceeds one half: σ-smoothing leaves it unchanged."""
-    linear = nn.Linear(dimension, 2)
-    with torch.no_grad():
-        linear.weight.copy_(torch.stack([torch.zeros(dimension), torch.ones(dimension)]))
-        linear.bias.copy_(torch.tensor([0.0, -dimension / 2]))
-    return nn.Sequential(nn.Flatten(), linear)
+FULL = [
+    CohenCertifier(n=20_000),
+    TightCertifier(n=20_000),
+    TightCertifier(n=20_000, bound="rectangle"),
+    PrecisionCertifier(n=20_000),
+]
 
 
-@pytest.mark.parametrize("certifier", [CohenCertifier(n=20_000), TightCertifier(n=20_000)], ids=str)
+@pytest.mark.parametrize("certifier", FULL, ids=str)
 @pytest.mark.parametrize("pixel", [0.52, 0.6, 0.7])
 def test_radius_of_a_half_space_is_close_to_the_distance_and_never_beyond(certifier, pixel):
     """The smoothed classifier's exact radius is the distance to the plane."""
@@ -31,13 +45,205 @@ def test_radius_of_a_half_space_is_close_to_the_distance_and_never_beyond(certif
     assert 0.85 * distance - 0.02 < proof.radius <= distance
 
 
-def test_images_do_not_influence_each_other_and_batch_size_does_not_matter(network):
+@pytest.mark.parametrize("kind", [SequentialCertifier, AnytimeCertifier])
+@pytest.mark.parametrize("pixel", [0.52, 0.6, 0.7])
+def test_radius_of_a_half_space_is_a_radius_of_the_grid_within_the_distance(kind, pixel):
+    image = torch.full((1, 1, 4, 4), pixel)
+    certifier = kind(n=20_000, radii=(0.0, 0.05, 0.3, 0.6, 0.9))
+    [proof] = SmoothedClassifier(half_space(), 0.25, 2).certify(image, certifier)
+    distance = (pixel - 0.5) * 4
+    assert proof.label == 1
+    assert max(r for r in certifier.radii if r < 0.85 * distance) <= proof.radius <= distance
+    assert proof.n_samples <= 20_000
+
+
+@pytest.mark.parametrize(
+    "certifier",
+    [QUICK, SequentialCertifier(n0=20, n=500), AnytimeCertifier(n0=20, n=500)],
+    ids=lambda certifier: type(certifier).__name__,
+)
+def test_images_do_not_influence_each_other_and_batch_size_does_not_matter(network, certifier):
     images = torch.rand(3, 1, 6, 6, generator=generator("cpu", 0))
-    together = SmoothedClassifier(network, 0.5, 3).certify(images, QUICK, indices=[4, 9, 11])
+    together = SmoothedClassifier(network, 0.5, 3).certify(images, certifier, indices=[4, 9, 11])
     for batch_size in (1, 37, 1000):
-        smoothed = SmoothedClassifier(network, 0.5, 3, batch_size)
+        smoothed = SmoothedClassifier(network, 0.5, 3, Execution(batch_size=batch_size))
         for image, index, proof in zip(images, [4, 9, 11], together, strict=True):
-            assert smoothed.certify(image[None], QUICK, indices=[index]) == [proof]
+            assert smoothed.certify(image[None], certifier, indices=[index]) == [proof]
+
+
+def test_certificates_come_in_the_order_of_the_images_whenever_they_end():
+    """Clear images end long before unclear ones."""
+    pixels = torch.tensor([0.505, 0.9, 0.1, 0.5, 0.9, 0.49])
+    images = pixels.view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    smoothed = SmoothedClassifier(half_space(), 0.25, 2, Execution(batch_size=8))
+    certifier = SequentialCertifier(n=1000)
+    proofs = smoothed.certify(images, certifier, indices=[5, 4, 3, 2, 1, 0])
+    alone = [
+        smoothed.certify(image, certifier, indices=[5 - place])[0]
+        for place, image in enumerate(images)
+    ]
+    assert proofs == alone
+    assert [proofs[place].label for place in (1, 2, 4)] == [1, 0, 1]
+
+
+def test_the_same_tensor_twice_has_two_certificates():
+    image = torch.full((1, 4, 4), 0.51)
+    smoothed = SmoothedClassifier(half_space(), 0.25, 2)
+    proofs = smoothed.certify(torch.stack([image, image]), QUICK)
+    assert proofs[0].n_a != proofs[1].n_a
+    assert proofs == smoothed.certify(torch.stack([image, image]), QUICK, indices=[0, 1])
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 0, 1]])
+def test_labels_and_indices_are_one_for_each_image(network, labels):
+    images = torch.full((2, 1, 6, 6), 0.5)
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    message = f"for each of 2 images, got {len(labels)}"
+    with pytest.raises(InvalidArgumentError, match=f"one of `labels` {message}"):
+        smoothed.certify(images, QUICK, labels=labels)
+    with pytest.raises(InvalidArgumentError, match=f"one of `indices` {message}"):
+        smoothed.certify(images, QUICK, indices=labels)
+    with pytest.raises(InvalidArgumentError, match=f"one of `indices` {message}"):
+        smoothed.predict(images, indices=labels)
+
+
+def test_the_label_as_target_takes_labels_and_certifies_them_alone():
+    images = torch.full((2, 1, 4, 4), 0.7)
+    smoothed = SmoothedClassifier(half_space(), 0.25, 2)
+    certifier = SequentialCertifier(n=1000, target="label")
+    right, wrong = smoothed.certify(images, certifier, labels=[1, 0])
+    assert (right.label, wrong.label) == (1, ABSTAIN)
+    with pytest.raises(InvalidArgumentError, match="Expected labels with target=label"):
+        smoothed.certify(images, certifier)
+
+
+def test_weights_that_changed_between_two_calls_are_noticed(network):
+    images = torch.rand(3, 1, 6, 6, generator=generator("cpu", 0))
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    first = smoothed.certify(images, QUICK)
+    assert smoothed.certify(images, QUICK) == first
+    kept = smoothed.runner
+    network[5].weight.data.neg_()
+    changed = smoothed.certify(images, QUICK)
+    assert smoothed.runner is not kept
+    assert changed == SmoothedClassifier(copy.deepcopy(network), 0.5, 3).certify(images, QUICK)
+    assert changed != first
+    network[1].running_mean += 5
+    assert smoothed.certify(images, QUICK) != changed
+
+
+def test_a_runner_that_is_ready_is_used_again(network):
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    assert smoothed.runner is None
+    smoothed.certify(torch.full((1, 6, 6), 0.5), QUICK)
+    runner = smoothed.runner
+    smoothed.predict(torch.full((1, 6, 6), 0.5))
+    assert smoothed.runner is runner
+
+
+def test_images_of_another_shape_get_another_runner():
+    smoothed = SmoothedClassifier(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), 0.5, 4)
+    for side in (4, 7, 4):
+        [proof] = smoothed.certify(torch.full((1, side, side), 0.5), QUICK)
+        assert proof.n_samples == 500
+
+
+def test_a_stream_draws_images_as_there_is_room():
+    endless = (Example(torch.full((1, 4, 4), 0.9), index) for index in itertools.count())
+    smoothed = SmoothedClassifier(half_space(), 0.25, 2, Execution(batch_size=64))
+    results = list(itertools.islice(smoothed.stream(endless, SequentialCertifier(n=1000)), 20))
+    assert all(result.certificate.label == 1 for result in results)
+    assert all(result.samples == result.certificate.n_samples + 100 for result in results)
+    assert len({result.example.index for result in results}) == 20
+    assert next(endless).index < 60
+
+
+def test_predictions_are_right_and_in_order():
+    pixels = torch.tensor([0.9, 0.1, 0.55, 0.45, 0.9])
+    images = pixels.view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    answers = SmoothedClassifier(half_space(), 0.25, 2).predict(images)
+    assert answers.tolist() == [1, 0, 1, 0, 1]
+    assert answers.dtype == torch.int64
+
+
+def test_a_tie_is_abstained_on_after_n_samples():
+    """The plane goes through the image: each class gets half of all votes."""
+    watched = Watched(half_space())
+    smoothed = SmoothedClassifier(watched, 0.25, 2, Execution(batch_size=64))
+    images = torch.full((5, 1, 4, 4), 0.5)
+    assert smoothed.predict(images, n=300).tolist() == [ABSTAIN] * 5
+    assert sum(map(len, watched.seen)) == 5 * 300
+
+
+def test_a_clear_image_takes_a_few_samples():
+    watched = Watched(half_space())
+    smoothed = SmoothedClassifier(watched, 0.25, 2)
+    assert smoothed.predict(torch.full((1, 4, 4), 0.9)).tolist() == [1]
+    assert sum(map(len, watched.seen)) < 25
+
+
+def test_predictions_are_wrong_at_most_as_often_as_alpha_says():
+    """200 seeded images of P(class 1) = .6, at alpha = .1 and four standard deviations."""
+    images = torch.full((200, 1, 4, 4), 0.5 + 0.2533 * 0.25 / 4)
+    answers = SmoothedClassifier(half_space(), 0.25, 2).predict(images, n=400, alpha=0.1)
+    assert (answers == 0).float().mean() < 0.1 + 4 * (0.1 * 0.9 / 200) ** 0.5
+    assert (answers == 1).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"alpha": 0.0}, {"alpha": 1.0}])
+def test_predictions_refuse_arguments_out_of_range(network, arguments):
+    with pytest.raises(InvalidArgumentError, match="Expected"):
+        SmoothedClassifier(network, 0.5, 3).predict(torch.full((1, 6, 6), 0.5), **arguments)
+
+
+def test_discrete_noise_shows_the_classifier_8_bit_images_alone(network):
+    watched = Watched(network)
+    image = torch.randint(0, 256, (1, 6, 6), generator=generator("cpu", 0)).float() / 255
+    SmoothedClassifier(watched, 0.5, 3, noise="discrete").certify(image, QUICK)
+    valid = torch.arange(256).float() / 255
+    assert torch.isin(torch.cat(watched.seen), valid).all()
+
+
+def test_discrete_noise_refuses_other_images_and_names_them(network):
+    smoothed = SmoothedClassifier(network, 0.5, 3, noise="discrete")
+    with pytest.raises(InvalidArgumentError, match=r"Expected 8-bit pixels.*at image 42"):
+        smoothed.certify(torch.full((1, 6, 6), 0.5), QUICK, indices=[42])
+
+
+def test_discrete_noise_takes_its_own_error_from_alpha():
+    """At an alpha of little more than the loss, what is left decides the radius."""
+    shape, n = (1, 4, 4), 500
+    loss = discrete_loss(shape, n)
+    smoothed = SmoothedClassifier(half_space(), 0.25, 2, noise="discrete")
+    assert smoothed.remaining_alpha(shape, n, 0.001) == 0.001 - loss
+    alpha = 1.5 * loss
+    [proof] = smoothed.certify(torch.full(shape, 1.0), CohenCertifier(n=n, alpha=alpha))
+    assert proof.radius == certified_radius(proof.n_a, 0, n, 0.25, alpha - loss, "cohen")
+    assert proof.radius < certified_radius(proof.n_a, 0, n, 0.25, alpha, "cohen")
+
+
+def test_an_alpha_that_discrete_noise_uses_up_is_refused(network):
+    shape, n = (1, 6, 6), 500
+    image = torch.full(shape, 51 / 255)
+    alpha = discrete_loss(shape, n)
+    smoothed = SmoothedClassifier(network, 0.5, 3, noise="discrete")
+    for ask in (
+        lambda: smoothed.certify(image, CohenCertifier(n=n, alpha=alpha)),
+        lambda: smoothed.predict(image, n=n, alpha=alpha),
+    ):
+        with pytest.raises(InvalidArgumentError, match="Expected `alpha` above .*500 discrete"):
+            ask()
+    assert SmoothedClassifier(network, 0.5, 3).remaining_alpha(shape, n, alpha) == alpha
+
+
+def test_discrete_and_gaussian_noise_prove_about_the_same():
+    image = torch.full((1, 4, 4), 153 / 255)
+    gaussian, discrete = (
+        SmoothedClassifier(half_space(), 0.12, 2, noise=noise).certify(image, FULL[1])[0]
+        for noise in ("gaussian", "discrete")
+    )
+    # Rounding to multiples of 1/255 and clipping hardly move a mean; the distance is .4.
+    assert discrete.radius == pytest.approx(gaussian.radius, rel=0.05)
 
 
 def test_seed_and_index_choose_the_noise(network):
@@ -89,12 +295,26 @@ def test_another_number_of_logits_names_both_numbers(network):
         SmoothedClassifier(network, 0.5, 10).certify(torch.full((1, 1, 6, 6), 0.5), QUICK)
 
 
-def test_a_single_image_without_a_batch_dimension_is_refused(network):
-    with pytest.raises(MismatchError, match=r"\(B, C, H, W\), got \(1, 6, 6\)"):
-        SmoothedClassifier(network, 0.5, 3).certify(torch.full((1, 6, 6), 0.5))
+def test_an_image_without_a_batch_dimension_is_a_batch_of_one(network):
+    image = torch.rand(1, 6, 6, generator=generator("cpu", 0))
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    assert smoothed.certify(image, QUICK) == smoothed.certify(image[None], QUICK)
+    assert torch.equal(smoothed.predict(image), smoothed.predict(image[None]))
 
 
-@pytest.mark.parametrize("arguments", [{"sigma": 0.0}, {"num_classes": 1}, {"batch_size": 0}])
+@pytest.mark.parametrize("shape", [(6, 6), (1, 1, 1, 6, 6), (0, 1, 6, 6)])
+def test_what_is_no_batch_of_images_is_refused(network, shape):
+    with pytest.raises(MismatchError, match=r"Expected images of shape \(B, C, H, W\)"):
+        SmoothedClassifier(network, 0.5, 3).certify(torch.full(shape, 0.5))
+
+
+def test_images_of_two_shapes_are_refused(network):
+    examples = [Example(torch.full((1, side, 6), 0.5), index) for index, side in ((7, 6), (9, 5))]
+    with pytest.raises(MismatchError, match=r"\(1, 6, 6\) at first, got \(1, 5, 6\) at image 9"):
+        list(SmoothedClassifier(network, 0.5, 3).stream(examples, QUICK))
+
+
+@pytest.mark.parametrize("arguments", [{"sigma": 0.0}, {"num_classes": 1}, {"noise": "laplace"}])
 def test_arguments_out_of_range_are_refused(network, arguments):
     with pytest.raises(InvalidArgumentError, match="Expected"):
         SmoothedClassifier(**{"classifier": network, "sigma": 0.5, "num_classes": 3, **arguments})

@@ -1,6 +1,7 @@
 """Summaries against hand-computed figures and SciPy's own intervals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,44 @@ def test_cohens_own_certificates_are_read_once():
     summary = summarize(ROWS, COHEN, RADII)
     assert list(summary["bounds"]) == ["cohen"]
     assert summary["bounds"]["cohen"]["acr"] == summary["acr"] == pytest.approx(0.1875)
+
+
+@pytest.mark.parametrize("name", ["SequentialCertifier", "AnytimeCertifier"])
+def test_votes_that_decided_their_own_number_are_read_under_no_other_bound(name):
+    summary = summarize(ROWS, {**SETTINGS, "certifier": name}, RADII)
+    assert list(summary["bounds"]) == [summary["certifier"]]
+    assert summary["radius_is_lower_bound"]
+
+
+@pytest.mark.parametrize("name", ["TightCertifier", "PrecisionCertifier"])
+def test_votes_of_a_number_set_beforehand_are_read_under_cohens_bound_too(name):
+    summary = summarize(ROWS, {**SETTINGS, "certifier": name}, RADII)
+    assert list(summary["bounds"]) == [summary["certifier"], "cohen"]
+    assert not summary["radius_is_lower_bound"]
+
+
+def test_a_wrong_image_that_was_given_up_is_not_an_abstention():
+    wrong = replace(row(4, 0, -1, 0.0, n_a=0, n_b=0, n=0), stop="wrong")
+    summary = summarize([*ROWS, wrong], {**SETTINGS, "certifier": "SequentialCertifier"}, RADII)
+    assert summary["abstention_rate"] == pytest.approx(1 / 5)
+    assert summary["clean_smoothed_accuracy"] == pytest.approx(2 / 5)
+    assert summary["mean_samples_per_image"] == 2000
+    assert summary["stops"] == {"fixed": 4, "wrong": 1}
+
+
+def test_settings_of_older_files_have_their_defaults():
+    summary = summarize(ROWS, SETTINGS, RADII)
+    named = ("precision", "noise", "target")
+    assert [summary[name] for name in named] == ["float32", "gaussian", "selection"]
+    asked = {"precision": "bfloat16", "noise": "discrete", "target": "label"}
+    summary = summarize(ROWS, {**SETTINGS, **asked}, RADII)
+    assert {name: summary[name] for name in named} == asked
+
+
+def test_the_papers_own_split_is_called_unproven_wherever_it_stands():
+    summary = summarize(ROWS, {**SETTINGS, "alpha_split": "paper"}, RADII)
+    assert summary["certifier"] == "tight (unproven split)"
+    assert next(iter(summary["bounds"])) == "tight (unproven split)"
 
 
 VOTES = st.integers(1, 2000).flatmap(

@@ -21,6 +21,11 @@ SUMMARY = {
     "acr": 0.3123,
     "clean_smoothed_accuracy": 0.875,
     "abstention_rate": 0.025,
+    "mean_samples_per_image": 6789.6,
+    "samples_per_second": 54321.2,
+    "precision": "bfloat16",
+    "target": "selection",
+    "radius_is_lower_bound": False,
     "certified_accuracy": {"0": 0.875, "0.25": 0.5, "0.5": 0.125},
     "bounds": {
         "tight": {"acr": 0.3123, "certified_accuracy": {"0": 0.875, "0.25": 0.5, "0.5": 0.125}},
@@ -66,6 +71,28 @@ def test_a_reader_learns_what_was_certified_and_how():
     text = " ".join(printed().split())
     assert "adre + pgd on digits, σ = 0.25" in text
     assert "180 val images at n0 = 100, n = 10,000, α = 0.001" in text
+
+
+def test_a_reader_learns_how_many_samples_it_took_and_how_fast_they_came():
+    line = " ".join(line_with(printed(), "samples "))
+    assert line == "samples 6,790 an image, 54,321 a second in bfloat16"
+
+
+@pytest.mark.parametrize("rate", [{}, {"samples_per_second": None}])
+def test_a_rate_that_is_not_known_is_left_out(rate):
+    summary = {name: value for name, value in SUMMARY.items() if name != "samples_per_second"}
+    assert " ".join(line_with(printed({**summary, **rate}), "samples ")) == "samples 6,790 an image"
+
+
+def test_an_acr_that_more_samples_would_raise_says_so():
+    assert "at least" not in printed()
+    text = printed({**SUMMARY, "radius_is_lower_bound": True})
+    assert "(at least)" in " ".join(line_with(text, "ACR"))
+
+
+def test_certificates_of_the_label_say_that_they_predict_nothing():
+    assert "no prediction" not in printed()
+    assert "no prediction" in printed({**SUMMARY, "target": "label"})
 
 
 def test_one_bound_makes_one_column():

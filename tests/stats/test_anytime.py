@@ -111,9 +111,6 @@ def test_late_votes_multiply_the_evidence_by_at_most_1_on_average(seen):
         assert mean_factor_at_most(seen) <= 1 + 1e-9
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the selected class's own place has a + b > 1, and s underflows there"
-)
 def test_late_votes_overflow_nowhere():
     for seen in LATE:
         with np.errstate(all="raise", under="ignore"):

@@ -117,9 +117,6 @@ def test_arrays_give_what_single_numbers_give():
             assert whole.log_b[i, j] == pytest.approx(float(single.log_b), abs=1e-10)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a + b = 1 is followed to s of 1e-26 while another entry converges slowly"
-)
 def test_two_classes_alone_stand_beside_rare_ones():
     whole = likeliest_on_boundary([0.7, 1e-12], [0.3, 1e-12], [0.5, 4.0])
     alone = likeliest_on_boundary(0.7, 0.3, 0.5)

@@ -48,7 +48,6 @@ def test_levels_add_up_to_alpha_and_grow(n, alpha):
     assert levels[-1] == pytest.approx(0.7 * alpha if len(levels) > 1 else alpha)
 
 
-@pytest.mark.xfail(reason="the last level is alpha minus a rounded sum: one unit in the last place")
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 1 / 3, 1e-12])
 def test_levels_never_add_up_to_more_than_alpha_in_exact_sums(alpha):
     sizes = [1, 5, 33, 34, 40, 60, 100, 1000, 5000, 10_000, 12_345, 100_000, 10**6]
@@ -225,15 +224,15 @@ def error(plan: LookPlan, bound: str, a: float, b: float, t: float, third: bool)
     return wrong
 
 
-NUISANCES = [0.0, -0.05, -0.2, -0.5, -1.0, -1.8]
+NUISANCES = [0.0, -0.05, -0.3, -1.0, -1.8]
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("name", ["short", "even", "last"])
+@pytest.mark.parametrize("name", ["short", pytest.param("even", marks=pytest.mark.slow), "last"])
 def test_no_radius_above_the_true_one_is_ever_certified_but_for_alpha(name, bound):
     """True radii on the grid, R = 0 included, and between; two classes alone, three, many."""
     errors = []
-    for t in (0.0, 0.1, 0.25, 0.5, 0.7, 1.0, 1.3):
+    for t in (0.0, 0.25, 0.5, 0.7, 1.0):
         for s in NUISANCES:
             a, b = float(ndtr(t + s)), float(ndtr(s - t))
             errors.append(error(PLANS[name], bound, a, b, t, third=False))

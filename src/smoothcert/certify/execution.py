@@ -145,8 +145,6 @@ class Runner:
         if self.compiled or (self.device.type == "cpu" and not _has_compiler()):
             return
         plain = self._network
-        # Several runners in a process: each recompiles its own network once.
-        torch.compiler.reset()
         self._network = torch.compile(plain, options={"freezing": True})
         self.compiled = True
         try:

@@ -34,6 +34,10 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     console.print(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}", highlight=False)
     console.print(f"  abstained          {summary['abstention_rate']:.1%}", highlight=False)
     console.print(f"  samples            {_samples(summary)}", highlight=False)
+    left = summary.get("certifier_settings", {}).get("alpha_for_votes")
+    if left is not None:
+        spent = summary["alpha"] - left
+        console.print(f"  noise              discrete: {spent:.1e} of α pays for its own error")
     if summary.get("target") == "label":
         console.print("  target             the label itself: certified accuracy, no prediction")
     console.print(f"  files              {folder}", highlight=False, markup=False, soft_wrap=True)
@@ -123,8 +127,8 @@ ROWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 
 
 NOTES = {
-    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the time that "
-    "compiling takes is not part of the rates.",
+    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the time "
+    "that compiling takes is not part of the rates.",
 }
 
 

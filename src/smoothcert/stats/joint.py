@@ -91,7 +91,7 @@ def joint_p_value(
     return _each(lambda x, y, size, at: joint_test(size, alpha).p_value(x, y, at), n_a, n_b, n, t)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=64)
 def joint_test(n: int, alpha: float) -> "JointTest":
     """Return the joint test for a number of samples and a level, with its cached tables."""
     return JointTest(n, alpha)
@@ -239,7 +239,7 @@ class Tail:
         """
         log_a, log_rest = log_ndtr(probit_a), log_ndtr(-probit_a)
         with np.errstate(divide="ignore"):
-            log_none = np.log(ndtr(-probit_a) - ndtr(probit_b))
+            log_none = np.log(np.maximum(ndtr(-probit_a) - ndtr(probit_b), 0))
         log_hit, log_miss = log_ndtr(probit_b) - log_rest, np.maximum(log_none, -1e300) - log_rest
         first, last = self._window(ndtr(probit_a), ndtr(-probit_a))
         blocks = self._blocks

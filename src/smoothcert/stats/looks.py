@@ -1,5 +1,6 @@
 """Sequential sampling: when to look at the votes, what each look may spend, when to give up."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,9 +74,11 @@ def look_plan(n: int, alpha: float) -> LookPlan:
     sizes = grid[(grid >= FIRST_LOOK) | (grid == n)]
     weights = np.sqrt(sizes[:-1])
     levels = (1 - LAST_SHARE) * alpha * weights / max(weights.sum(), 1)
-    # What rounding leaves, and everything where there is but one look, is the last one's.
-    last = alpha - levels.sum()
-    return LookPlan(tuple(sizes.tolist()), (*levels.tolist(), float(last)))
+    # Everything where there is but one look.
+    last = alpha - math.fsum(levels)
+    while math.fsum([*levels, last, -alpha]) > 0:
+        last = math.nextafter(last, 0)
+    return LookPlan(tuple(sizes.tolist()), (*levels.tolist(), last))
 
 
 def signed_root(n_a: int, n_b: int, n: int, t: ArrayLike) -> FloatArray:

@@ -135,7 +135,10 @@ def certified_radius(
     _check_split(split)
     if bound == "joint":
         require_probability("alpha", alpha)
-        t = joint_lower_bound(*_check_counts(n_a, n_b, n), alpha)
+        n_a, n_b, n = _check_counts(n_a, n_b, n)
+        # Where the other class has as many votes nothing positive is proved.
+        t, ahead = np.zeros(n_a.shape), np.asarray(n_a > n_b)
+        t[ahead] = joint_lower_bound(n_a[ahead], n_b[ahead], n[ahead], alpha)
         return sigma * np.maximum(0.0, t)
     if bound not in BOUNDS:
         raise InvalidArgumentError(
