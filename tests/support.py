@@ -24,7 +24,7 @@ def composed(folder, overrides, name="train"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         everything = compose(
             name,
-            [*overrides, f"hydra.run.dir={folder}", "hydra.job.num=0"],
+            [*overrides, f"hydra.run.dir='{folder}'", "hydra.job.num=0"],
             return_hydra_config=True,
         )
         everything.hydra.runtime.output_dir = str(folder)

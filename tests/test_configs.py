@@ -85,7 +85,7 @@ def test_fast_is_bfloat16_and_reference_runs_as_published_code_does(tmp_path):
     with composed(tmp_path, ["execution=reference"]) as cfg:
         plain = instantiate(cfg.execution)
     assert (plain.precision, plain.batch_size, plain.compile) == ("float32", 1000, False)
-    assert not (plain.channels_last or plain.freeze or plain.cuda_graphs)
+    assert (plain.channels_last, plain.freeze, plain.cuda_graphs) == (False, False, False)
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)

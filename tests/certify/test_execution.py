@@ -1,4 +1,4 @@
-"""The private copy that votes: it gives the classifier's logits, and leaves the classifier alone."""
+"""The private copy that votes: it gives the classifier's logits and leaves that alone."""
 
 import copy
 import math

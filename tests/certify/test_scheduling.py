@@ -57,15 +57,16 @@ class AsOnAGpu:
         self.runner = runner
         self.device = SimpleNamespace(type="cuda")
         self.unread, self.most_unread = 0, 0
+        gpu = self
 
         class Counted(Poll):
-            def __init__(poll, _, requests, num_classes):
+            def __init__(self, _, requests, num_classes):
                 super().__init__(runner, requests, num_classes)
-                self.unread += 1
-                self.most_unread = max(self.most_unread, self.unread)
+                gpu.unread += 1
+                gpu.most_unread = max(gpu.most_unread, gpu.unread)
 
-            def votes(poll):
-                self.unread -= 1
+            def votes(self):
+                gpu.unread -= 1
                 return super().votes()
 
         monkeypatch.setattr(scheduling, "Poll", Counted)

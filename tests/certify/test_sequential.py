@@ -211,7 +211,7 @@ def test_radii_that_do_not_start_at_zero_are_refused(kind):
 
 
 def test_a_bound_that_is_not_known_is_refused():
-    with pytest.raises(InvalidArgumentError, match="Expected `bound` one of .*got 'paper'"):
+    with pytest.raises(InvalidArgumentError, match=r"Expected `bound` one of .*got 'paper'"):
         SequentialCertifier(bound="paper")
 
 

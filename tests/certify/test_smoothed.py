@@ -19,6 +19,7 @@ from smoothcert.certify import (
     TightCertifier,
 )
 from smoothcert.errors import InvalidArgumentError, MismatchError, NonFiniteError
+from smoothcert.models import normalized
 from smoothcert.noise import discrete_loss, generator
 from smoothcert.stats import certified_radius
 from smoothcert.types import ABSTAIN
@@ -132,6 +133,16 @@ def test_weights_that_changed_between_two_calls_are_noticed(network):
     assert smoothed.certify(images, QUICK) != changed
 
 
+@pytest.mark.xfail(reason="src: buffers that are not saved are not in the digest", strict=True)
+def test_a_normalisation_that_changed_between_two_calls_is_noticed():
+    network = normalized(half_space(), mean=[0.0], std=[1.0])
+    smoothed = SmoothedClassifier(network, 0.25, 2)
+    image = torch.full((1, 4, 4), 0.7)
+    assert smoothed.certify(image, QUICK)[0].label == 1
+    network[0].mean += 0.4
+    assert smoothed.certify(image, QUICK)[0].label == 0
+
+
 def test_a_runner_that_is_ready_is_used_again(network):
     smoothed = SmoothedClassifier(network, 0.5, 3)
     assert smoothed.runner is None
@@ -231,7 +242,7 @@ def test_an_alpha_that_discrete_noise_uses_up_is_refused(network):
         lambda: smoothed.certify(image, CohenCertifier(n=n, alpha=alpha)),
         lambda: smoothed.predict(image, n=n, alpha=alpha),
     ):
-        with pytest.raises(InvalidArgumentError, match="Expected `alpha` above .*500 discrete"):
+        with pytest.raises(InvalidArgumentError, match=r"Expected `alpha` above .*500 discrete"):
             ask()
     assert SmoothedClassifier(network, 0.5, 3).remaining_alpha(shape, n, alpha) == alpha
 

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+FILE_WIDTH = 120
+
 
 def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
     """Print the certified accuracies of a run, its ACR, and where its files are.
@@ -84,10 +86,14 @@ def print_measurements(
         console: where to print; the terminal unless given.
     """
     console = console or Console()
+    if not console.is_terminal:
+        # A file has room for the whole table.
+        console.width = max(console.width, FILE_WIDTH)
     table = Table(title=f"{task}, {machine['name']}, {machine['threads']} threads")
     rows = [ROWS.get(task, dict)(entry) for entry in results]
     for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+        justify = "left" if isinstance(rows[0][name], str) else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     console.print(table)
