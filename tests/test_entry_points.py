@@ -172,11 +172,10 @@ def test_certify_takes_what_is_not_said_from_the_run(finished, tmp_path, caplog)
     assert (summary["n0"], summary["n"]) == (1000, 100)
 
 
-@pytest.mark.xfail(reason="conf: Hydra takes no `certifier=null`", strict=True)
-def test_certifier_null_is_the_runs_own_as_the_configuration_says(finished, tmp_path):
+def test_a_setting_that_the_certifier_does_not_have_is_named(finished, tmp_path):
     folder, _ = finished
-    summary = certified(folder, tmp_path, "certifier=null", "max_images=1")
-    assert summary["certifier"] == "tight"
+    with pytest.raises(SystemExit, match=r"settings of SequentialCertifier, .*got 'split'"):
+        certified(folder, tmp_path, "certifier.split=paper", "max_images=1")
 
 
 def test_certify_leaves_out_the_first_images_where_a_start_is_given(finished, tmp_path):
@@ -433,3 +432,48 @@ def test_the_run_keeps_its_configuration(finished):
     folder, _ = finished
     saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert (saved.name, saved.sigma, saved.trainer.max_epochs) == ("digits_reg", 0.5, 1)
+
+
+def measured(own, *overrides):
+    """Benchmark in this process and return what was written."""
+    own.mkdir(exist_ok=True)
+    with composed(own, overrides, "benchmark") as cfg:
+        runs.benchmark(cfg)
+    return json.loads((own / "benchmark.json").read_text())
+
+
+def test_benchmark_measures_a_fresh_network_beside_the_reference(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("smoothcert.benchmarks.throughput.has_art", lambda: False)
+    asked = ["model=small_cnn", "input_shape=[1,8,8]", "mean=[0.5]", "std=[0.5]", "n=500"]
+    quick = ["repeats=2", "images=2", "reference_batches=1", "~executions"]
+    own = ["+executions={ours: {compile: false}}"]
+    written = measured(tmp_path, *asked, *quick, *own)
+    assert [entry["name"] for entry in written["results"]] == ["reference", "ours"]
+    assert written["results"][0]["samples_per_image"] == 600
+    assert written["results"][1]["samples_ratio"]["min"] > 0
+    assert written["configuration"]["certifier"]["radii"] == [0.0, 0.25, 0.5, 0.75]
+    assert "reference" in capsys.readouterr().out
+
+
+def test_benchmark_draws_the_votes_of_a_run_once_and_replays_them(finished, tmp_path):
+    folder, _ = finished
+    asked = [f"run='{folder}'", "task=designs", "n=2000", "images=3", f"votes={tmp_path}/v.npz"]
+    first = measured(tmp_path / "a", *asked)
+    assert (tmp_path / "v.npz").is_file()
+    again = measured(tmp_path / "b", "task=designs", "n=2000", f"votes={tmp_path}/v.npz")
+    assert again["results"] == first["results"]
+    assert first["results"][0]["samples_mean"] == 2100
+
+
+def test_benchmark_compares_the_votes_of_two_precisions(finished, tmp_path):
+    folder, _ = finished
+    [entry] = measured(tmp_path, f"run='{folder}'", "task=precisions", "n=200", "images=3")[
+        "results"
+    ]
+    assert (entry["images"], entry["votes_an_image"]) == (3, 200)
+    assert 0 <= entry["share_of_votes_that_differ"] < 0.2
+
+
+def test_benchmark_names_the_tasks_that_it_knows(tmp_path):
+    with pytest.raises(SystemExit, match=r"`task` one of throughput, .*got 'speed'"):
+        measured(tmp_path, "task=speed")

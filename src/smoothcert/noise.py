@@ -278,7 +278,11 @@ def discrete_thresholds(sigma: float) -> list[int]:
     with mpmath.workdps(50):
         scale = 255 * mpmath.mpf(sigma)
         return [
-            int(mpmath.floor(2**UNIFORM_BITS * mpmath.ncdf((j + mpmath.mpf("0.5")) / scale)))
+            # 50 digits round Φ to 1 far out; its floor is one less than 2⁶².
+            min(
+                2**UNIFORM_BITS - 1,
+                int(mpmath.floor(2**UNIFORM_BITS * mpmath.ncdf((j + mpmath.mpf("0.5")) / scale))),
+            )
             for j in range(-255, 255)
         ]
 

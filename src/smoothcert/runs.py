@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
@@ -703,7 +704,7 @@ def _sigma(cfg: DictConfig, trained: DictConfig) -> float:
 
 def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:
     """Return the run's certifier, with whatever the command line says otherwise."""
-    from hydra.utils import instantiate
+    from hydra.utils import get_class, instantiate
 
     asked: Any = OmegaConf.to_container(cfg.certifier, resolve=True)
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -711,7 +712,15 @@ def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:
     if "_target_" in asked:
         base = {name: base[name] for name in ("n0", "n", "alpha") if name in base}
     shorthands = {name: cfg[name] for name in ("n0", "n", "alpha") if cfg[name] is not None}
-    return instantiate({**base, **asked, **shorthands}, _convert_="all")
+    wanted = {**base, **asked, **shorthands}
+    takes = signature(get_class(wanted["_target_"])).parameters
+    for name in wanted:
+        if name != "_target_" and name not in takes:
+            raise InvalidArgumentError(
+                f"Expected settings of {wanted['_target_'].rpartition('.')[2]}, "
+                f"{', '.join(takes)}; got {name!r}"
+            )
+    return instantiate(wanted, _convert_="all")
 
 
 def _device(name: str) -> str:

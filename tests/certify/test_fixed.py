@@ -123,8 +123,13 @@ def test_the_joint_bound_costs_at_most_a_hair_against_an_even_rectangle(counts):
     assert joint.radius >= even.certify(counts, 0.25)[0].radius - 1e-9
 
 
+def test_a_split_without_anything_to_divide_is_refused():
+    with pytest.raises(InvalidArgumentError, match="bound=rectangle alone"):
+        TightCertifier(split="paper")
+
+
 def test_the_split_is_a_setting_where_alpha_is_split():
-    assert "alpha_split" not in TightCertifier(split="paper").settings
+    assert "alpha_split" not in TightCertifier().settings
     assert TightCertifier(bound="rectangle", split=0.3).settings["alpha_split"] == 0.3
 
 
@@ -173,8 +178,8 @@ def test_votes_that_do_not_add_up_are_refused():
         ({"n0": 0}, "Expected `n0` a whole number >= 1, got 0"),
         ({"bound": "sharp"}, "Expected `bound` one of joint, rectangle, got 'sharp'"),
         ({"target": "truth"}, "Expected `target` one of selection, label, got 'truth'"),
-        ({"split": "best"}, "got 'best'"),
-        ({"split": 0.0}, r"Expected `split` in \(0, 1\]"),
+        ({"split": "best", "bound": "rectangle"}, "got 'best'"),
+        ({"split": 0.0, "bound": "rectangle"}, r"Expected `split` in \(0, 1\]"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -1,5 +1,6 @@
 """What each design of sampling costs and loses, replayed on votes that were drawn once."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class VoteLog:
 
     def save(self, path: Path) -> None:
         """Write the votes to a file of NumPy's."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(
             path,
             votes=self.votes,
@@ -117,11 +119,10 @@ def draw_votes(
     device = next(iter(classifier.parameters())).device
     shape = tuple(examples[0].image.shape)
     runner = Runner(classifier, execution or Execution(), shape, device)
-    if runner.repays_compiling(float("inf")):
-        runner.compile()
     dtype = np.min_scalar_type(num_classes - 1)
     votes = np.empty((len(examples), draws), dtype=dtype)
     for row, example in enumerate(tqdm(examples, desc="votes", unit="image")):
+        start = time.perf_counter()
         copies = GaussianCopies(example.image.to(device), sigma, seed, example.index)
         done = 0
         while done < draws:
@@ -130,6 +131,9 @@ def draw_votes(
             answers = runner(noisy).argmax(1).cpu().numpy()
             votes[row, done : done + len(answers)] = answers
             done += len(answers)
+        seconds = time.perf_counter() - start
+        if row == 0 and runner.repays_compiling(seconds * (len(examples) - 1)):
+            runner.compile()
     labels = np.array([example.label for example in examples], dtype=np.int64)
     return VoteLog(votes, labels, num_classes, sigma)
 

@@ -1,5 +1,6 @@
 """What researchers run today, timed: the published reference algorithm, and ART."""
 
+import logging
 import time
 import warnings
 from importlib.util import find_spec
@@ -64,6 +65,7 @@ def art_seconds(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.getLogger("art").setLevel(logging.WARNING)
         from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 
         smoothing = PyTorchRandomizedSmoothing(

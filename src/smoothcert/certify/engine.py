@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,7 +93,7 @@ class Performance:
 
     Attributes:
         images_per_second: finished images.
-        samples_per_second: votes, selection and unfinished images included.
+        samples_per_second: votes of finished images, selection included.
         peak_memory_bytes: of the GPU's allocator, or of the whole process on a CPU.
         batch_size: noisy images in a forward pass, at the end.
         compiled: whether the network was compiled.
@@ -112,8 +113,8 @@ class Certified:
     """Certificates of a subset.
 
     Attributes:
-        rows: one for each finished image in the order of their indices, those of an earlier,
-            interrupted call included.
+        rows: one for each image in their order, those of an earlier, interrupted call included;
+            where time ran out, the images before the first unfinished one.
         settings: what they depend on, as it lies beside their file.
         performance: what this call took, None if it finished no image.
         asked: number of images in the subset; more than rows where time ran out.
@@ -186,8 +187,19 @@ def certify_examples(
                 file.append(_row(result))
                 meter.add(result)
                 bar.update()
-        rows = sorted(file.rows, key=lambda row: row.idx)
-        return Certified(rows, settings, meter.performance(), len(positions))
+        order = [int(examples.indices[position]) for position in positions]
+        return Certified(
+            _leading(file.rows, order), file.settings, meter.performance(), len(positions)
+        )
+
+
+def _leading(rows: list[CertificateRow], order: list[int]) -> list[CertificateRow]:
+    """Return the rows of all images before the first that has none.
+
+    Easy images end sooner: those that happen to be finished when time runs out are no fair sample.
+    """
+    by_index = {row.idx: row for row in rows}
+    return [by_index[index] for index in takewhile(by_index.__contains__, order)]
 
 
 class _Meter:

@@ -73,10 +73,9 @@ class Execution:
                 f"Expected `precision` one of {', '.join(PRECISIONS)}, got {self.precision!r}"
             )
         for name in ("compile", "cuda_graphs"):
-            if getattr(self, name) not in (True, False, AUTO):
-                raise InvalidArgumentError(
-                    f"Expected `{name}` true, false or auto, got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if not isinstance(value, bool) and value != AUTO:
+                raise InvalidArgumentError(f"Expected `{name}` true, false or auto, got {value!r}")
         if self.batch_size != AUTO:
             require_count("batch_size", self.batch_size)  # pyright: ignore[reportArgumentType]
 
@@ -126,23 +125,36 @@ class Runner:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits of at most `batch_size` images (N, C, H, W), in parts if need be."""
-        try:
-            with self._full_precision():
-                return self._logits(images)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if len(images) == 1 or not _out_of_memory(error):
-                raise
-        # Outside the handler, which would keep the failed pass's memory alive.
-        self.batch_size = len(images) // 2
+        logits: list[Tensor] = []
+        done = 0
+        while done < len(images):
+            part = images[done : done + self.batch_size]
+            try:
+                with self._full_precision():
+                    logits.append(self._logits(part))
+                done += len(part)
+                continue
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if self.batch_size == 1 or not _out_of_memory(error):
+                    raise
+            # Outside the handler, which would keep the failed pass's memory alive.
+            self._shrink()
+        return torch.cat(logits) if len(logits) > 1 else logits[0]
+
+    def _shrink(self) -> None:
+        self.batch_size //= 2
         self._graph = None
         logger.info("Out of memory: batches of %d from now on", self.batch_size)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return torch.cat([self(part) for part in images.split(self.batch_size)])
 
     def compile(self) -> None:
         """Compile the network; where that fails it goes on as it is, with a warning."""
-        if self.compiled or (self.device.type == "cpu" and not _has_compiler()):
+        if self.compiled:
+            return
+        if self.device.type == "cpu" and not _has_compiler():
+            if self.execution.compile is True:
+                _warn_uncompiled("there is no C++ compiler")
             return
         plain = self._network
         self._network = torch.compile(plain, options={"freezing": True})
@@ -151,11 +163,7 @@ class Runner:
             self(torch.zeros(self.batch_size, *self.shape, device=self.device))
         except Exception as error:
             self._network, self.compiled = plain, False
-            warnings.warn(
-                f"The network is run as it is, compiling it failed: {type(error).__name__}",
-                SmoothCertWarning,
-                stacklevel=2,
-            )
+            _warn_uncompiled(f"compiling it failed ({type(error).__name__})")
 
     def repays_compiling(self, seconds: float) -> bool:
         """Return whether work of so many uncompiled seconds is worth it, by the settings."""
@@ -187,7 +195,7 @@ class Runner:
         return self.execution.channels_last and len(self.shape) == 3
 
     def _prepared(self, classifier: nn.Module) -> nn.Module:
-        network = copy.deepcopy(classifier).eval().requires_grad_(False)
+        network = _copied(classifier).eval().requires_grad_(False)
         if self.execution.freeze:
             network = _folded(network, self.shape)
         network = network.to(self.execution.dtype)
@@ -244,6 +252,21 @@ class _Graph:
         return self._output
 
 
+def _copied(classifier: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(classifier)
+    except RuntimeError as error:
+        raise InvalidArgumentError(
+            "Expected a classifier that copy.deepcopy can copy: it holds a tensor that was "
+            "computed with gradients, as the old torch.nn.utils.weight_norm leaves behind. Run it "
+            "once under torch.no_grad() before"
+        ) from error
+
+
+def _warn_uncompiled(reason: str) -> None:
+    warnings.warn(f"The network is run as it is: {reason}", SmoothCertWarning, stacklevel=3)
+
+
 @torch.no_grad()
 def _folded(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return the network with BatchNorm folded into convolutions, if that leaves its logits."""
@@ -276,7 +299,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Return a short digest of a module's parameters and buffers.
+    """Return a short digest of a module's parts, parameters and buffers.
 
     Args:
         module: any module, on any device.
@@ -288,8 +311,10 @@ def weights_digest(module: nn.Module) -> str:
         >>> weights_digest(layer) == before
         False
     """
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    digest = hashlib.sha256(repr(module).encode())
+    # Buffers that are in no checkpoint too: normalisation has such.
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -153,6 +153,11 @@ class TightCertifier(FixedCertifier):
             raise InvalidArgumentError(
                 f"Expected `bound` one of joint, rectangle, got {self.bound!r}"
             )
+        if self.bound == "joint" and self.split != "selection":
+            raise InvalidArgumentError(
+                f"Expected `split` with bound=rectangle alone, got split={self.split!r} with "
+                "bound=joint, which divides nothing"
+            )
         if isinstance(self.split, str):
             valid = self.split in ("selection", "paper")
         else:

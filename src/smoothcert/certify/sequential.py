@@ -62,7 +62,11 @@ class SequentialCertifier(Certifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         _freeze_radii(self)
-        SequentialTest(look_plan(1, self.alpha), tuple(self.radii or (0.0,)), self.bound)
+        SequentialTest(
+            look_plan(1, self.alpha),
+            (0.0,) if self.radii is None else tuple(self.radii),
+            self.bound,
+        )
 
     @property
     def typical_samples(self) -> int:
@@ -71,7 +75,7 @@ class SequentialCertifier(Certifier):
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
         """Return the sampling once the class is fixed: a request for each look."""
-        radii = self.radii or default_radii(sigma)
+        radii = default_radii(sigma) if self.radii is None else self.radii
         test = SequentialTest(
             look_plan(self.n, self.alpha), tuple(r / sigma for r in radii), self.bound
         )
@@ -122,7 +126,9 @@ class AnytimeCertifier(Certifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         _freeze_radii(self)
-        AnytimeTest(self.radii or (0.0,), self.alpha, 0, np.zeros(2, dtype=np.int64))
+        AnytimeTest(
+            (0.0,) if self.radii is None else self.radii, self.alpha, 0, np.zeros(2, dtype=np.int64)
+        )
 
     @property
     def typical_samples(self) -> int:
@@ -131,7 +137,7 @@ class AnytimeCertifier(Certifier):
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
         """Return the sampling once the class is fixed: a request for each look."""
-        radii = self.radii or default_radii(sigma)
+        radii = default_radii(sigma) if self.radii is None else self.radii
         grid = np.array(radii) / sigma
         test = AnytimeTest(grid, self.alpha, selected, selection)
         plan = LookPlan((self.n,), (self.alpha,))
@@ -164,6 +170,10 @@ def _freeze_radii(certifier: Any) -> None:
     """Keep the radii as a tuple: configurations give lists, which are not hashable."""
     if certifier.radii is not None:
         object.__setattr__(certifier, "radii", tuple(float(r) for r in certifier.radii))
+
+
+def _grid(radii: Sequence[float] | None) -> tuple[float, ...]:
+    return (0.0,) if radii is None else tuple(radii)
 
 
 def _reason(reached: int, pursued: int, radii: int) -> str:

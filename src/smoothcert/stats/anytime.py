@@ -53,8 +53,9 @@ class AnytimeTest:
     ) -> None:
         require_probability("alpha", alpha)
         self.grid = np.asarray(grid, dtype=float)
-        if self.grid.ndim != 1 or np.any(self.grid < 0) or np.any(np.diff(self.grid) <= 0):
-            raise InvalidArgumentError(f"Expected increasing radii >= 0, got {grid}")
+        increasing = self.grid.ndim == 1 and self.grid.size and np.all(np.diff(self.grid) > 0)
+        if not increasing or self.grid[0] != 0:
+            raise InvalidArgumentError(f"Expected radii that increase from 0, got {grid}")
         self.alpha = alpha
         self.selected = selected
         self.reached = 0

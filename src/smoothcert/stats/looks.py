@@ -199,7 +199,7 @@ class SequentialTest:
     bound: str = "joint"
 
     def __post_init__(self) -> None:
-        if not self.grid or self.grid[0] != 0 or np.any(np.diff(self.grid) <= 0):
+        if not self.grid or self.grid[0] != 0 or not np.all(np.diff(self.grid) > 0):
             raise InvalidArgumentError(
                 f"Expected radii that increase from 0, got {list(self.grid)}"
             )
@@ -235,7 +235,10 @@ class SequentialTest:
             reached: how many radii are certified.
             wanted: how many radii were worth samples before.
         """
-        given_up = futile(n_a, n_b, self.plan.sizes[look], self.plan, self.grid[reached:wanted])
+        n = self.plan.sizes[look]
+        # Cohen's bound knows of no runner-up but all the rest.
+        other = n - n_a if self.bound == "cohen" else n_b
+        given_up = futile(n_a, other, n, self.plan, self.grid[reached:wanted])
         return reached + int(np.argmax(given_up)) if np.any(given_up) else wanted
 
     def lower_bound(self, look: int, n_a: int, n_b: int) -> float:
