@@ -7,6 +7,7 @@ it. Beside it lies `<name>.settings.json`: which configuration the rows belong t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -198,7 +199,10 @@ class CertificateFile:
             return
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                # A file system without locks.
+                return
             raise RecordsError(
                 f"{self.path} is being written by another process. Wait for it, or choose another "
                 "run folder"

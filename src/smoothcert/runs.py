@@ -517,6 +517,11 @@ class _Subject:
 def _subject(cfg: DictConfig) -> _Subject:
     if cfg.run is not None:
         return _trained_subject(cfg)
+    if cfg.task != "throughput":
+        raise InvalidArgumentError(
+            f"Expected run=<run folder> with task={cfg.task}: it needs a trained network and "
+            "labelled images"
+        )
     from pytorch_lightning import seed_everything
 
     from smoothcert.certify import Example

@@ -81,7 +81,7 @@ class Certificate:
         radius: certified l2 radius in pixel units, at least 0; never rounded up.
         p_a_lower: lower confidence bound on the probability of the selected class.
         p_b_upper: upper confidence bound on the largest probability of another class. Both hold
-            together at alpha; a radius that was tested by itself is larger than what they give.
+            together at alpha, beside a radius that was tested by itself.
         n_a: votes for the selected class among the estimation samples.
         n_b: the largest number of votes for another class among the estimation samples.
         n_samples: number of estimation samples.

@@ -276,3 +276,49 @@ def test_digest_changes_with_weights_and_buffers_and_not_with_modes(network):
     network[0].weight.data[0, 0, 0, 0] += 1
     digests.append(weights_digest(network))
     assert len(set(digests)) == 3
+
+
+def test_batchnorm_without_running_statistics_is_refused():
+    """Its votes would depend on the other images of the batch."""
+    network = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten())
+    with pytest.raises(InvalidArgumentError, match="track_running_stats=False"):
+        runner(network)
+
+
+def test_a_forward_that_a_copy_would_share_is_refused(network):
+    inner = network.forward
+    network.forward = lambda images: inner(images - 0.5)
+    with pytest.raises(InvalidArgumentError, match="`forward` as a method"):
+        runner(network)
+
+
+class SharedConvolution(nn.Module):
+    """One convolution before two BatchNorms: folding cannot serve both."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(1, 4, 3)
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.first.running_mean += 0.3
+        self.second.running_var *= 3
+        self.head = nn.Linear(4 * 16, 3)
+
+    def forward(self, images):
+        features = self.first(self.convolution(images)), self.second(self.convolution(images))
+        return 1e-4 * self.head(torch.relu(features[0] - features[1]).flatten(1))
+
+
+def test_folding_is_left_out_where_it_would_change_the_classifier():
+    network = SharedConvolution().eval()
+    images = noise(16)
+    with torch.no_grad():
+        expected = network(images).argmax(1)
+    assert torch.equal(runner(network, freeze=True)(images).argmax(1), expected)
+
+
+def test_autocast_around_a_call_does_not_change_the_precision(network):
+    images = noise(16)
+    plain = runner(network)(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(runner(network)(images), plain)

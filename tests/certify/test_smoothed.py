@@ -328,3 +328,41 @@ def test_images_of_two_shapes_are_refused(network):
 def test_arguments_out_of_range_are_refused(network, arguments):
     with pytest.raises(InvalidArgumentError, match="Expected"):
         SmoothedClassifier(**{"classifier": network, "sigma": 0.5, "num_classes": 3, **arguments})
+
+
+def test_a_plain_attribute_that_changed_is_noticed():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = 1.0
+            self.last = nn.Linear(4, 2)
+            self.last.weight.data = torch.tensor([[0.0] * 4, [1.0] * 4])
+            self.last.bias.data.zero_()
+
+        def forward(self, images):
+            return self.scale * self.last(images.flatten(1))
+
+    network, image = Scaled(), torch.full((1, 2, 2), 0.5)
+    smoothed = SmoothedClassifier(network, 0.1, 2)
+    assert smoothed.predict(image, n=200).item() == 1
+    network.scale = -1.0
+    assert smoothed.predict(image, n=200).item() == 0
+
+
+def test_another_default_dtype_draws_the_same_noise(network):
+    image, certifier = torch.full((1, 6, 6), 0.5), TightCertifier(n0=20, n=200, alpha=0.05)
+    expected = SmoothedClassifier(network, 0.25, 3).certify(image, certifier)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert SmoothedClassifier(network, 0.25, 3).certify(image, certifier) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_refused(network, label):
+    certifier = TightCertifier(n0=20, n=200, target="label")
+    with pytest.raises(InvalidArgumentError, match="label in 0 … 2"):
+        SmoothedClassifier(network, 0.25, 3).certify(
+            torch.full((1, 6, 6), 0.5), certifier, labels=[label]
+        )

@@ -58,7 +58,7 @@ def test_the_figures_of_four_images_are_those_computed_by_hand():
     assert list(summary["certified_accuracy"].values()) == [0.5, 0.5, 0.25, 0.0, 0.0]
     assert summary["clean_smoothed_accuracy"] == 0.5
     assert summary["abstention_rate"] == 0.25
-    assert summary["mean_samples_per_image"] == 2500
+    assert summary["mean_samples_per_image"] == 2500 + 100  # selection samples
     assert summary["seconds_certifying"] == 1.0
 
 
@@ -110,9 +110,9 @@ def test_votes_of_a_number_set_beforehand_are_read_under_cohens_bound_too(name):
 def test_a_wrong_image_that_was_given_up_is_not_an_abstention():
     wrong = replace(row(4, 0, -1, 0.0, n_a=0, n_b=0, n=0), stop="wrong")
     summary = summarize([*ROWS, wrong], {**SETTINGS, "certifier": "SequentialCertifier"}, RADII)
-    assert summary["abstention_rate"] == pytest.approx(1 / 5)
+    assert summary["abstention_rate"] == pytest.approx(1 / 4)
     assert summary["clean_smoothed_accuracy"] == pytest.approx(2 / 5)
-    assert summary["mean_samples_per_image"] == 2000
+    assert summary["mean_samples_per_image"] == 2000 + 100
     assert summary["stops"] == {"fixed": 4, "wrong": 1}
 
 
@@ -182,3 +182,9 @@ def test_reading_nothing_is_an_error_of_the_records():
 def test_a_summary_is_the_same_after_json(values):
     summary = summarize(ROWS, values, np.array(RADII))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_rows_without_a_vote_are_read_under_another_bound():
+    wrong = replace(row(4, 0, -1, 0.0, n_a=0, n_b=0, n=0), stop="wrong")
+    reading = read_as("cohen", [*ROWS, wrong], 0.25, 0.001)
+    assert reading.radius[-1] == 0

@@ -236,3 +236,22 @@ def test_arguments_out_of_range_are_named(arguments, message):
     valid = {"n_a": 900, "n_b": 50, "n": 1000, "sigma": 0.5, "alpha": 0.001}
     with pytest.raises(InvalidArgumentError, match=message):
         certified_radius(**{**valid, **arguments})
+
+
+def test_counts_of_small_integer_types_do_not_overflow():
+    with pytest.raises(InvalidArgumentError, match="n_a=200, n_b=100, n=250"):
+        certified_radius(np.uint8([200]), np.uint8([100]), 250, 0.25, 0.001)
+    small = certified_radius(np.uint8([200]), np.uint8([40]), np.uint8(250), 0.25, 0.001)
+    assert small == certified_radius(200, 40, 250, 0.25, 0.001)
+
+
+@pytest.mark.parametrize("counts", [(9500.5, 300, 10_000), (float("nan"), 300, 10_000)])
+def test_counts_that_are_not_whole_are_refused(counts):
+    with pytest.raises(InvalidArgumentError, match="whole numbers of votes"):
+        certified_radius(*counts, 0.25, 0.001)
+
+
+def test_whole_floats_are_counts():
+    assert certified_radius(9500.0, 300, 1e4, 0.25, 0.001) == certified_radius(
+        9500, 300, 10_000, 0.25, 0.001
+    )

@@ -23,6 +23,7 @@ from smoothcert.certify import (
     TightCertifier,
 )
 from smoothcert.certify.execution import Runner
+from smoothcert.errors import InvalidArgumentError, NonFiniteError
 from smoothcert.noise import GaussianCopies
 from smoothcert.stats import certified_accuracy
 from smoothcert.types import Certificate
@@ -76,7 +77,8 @@ def usual_designs(n0: int, n: int, alpha: float, radii: Sequence[float]) -> dict
     fixed = {"n0": n0, "n": n, "alpha": alpha}
     grid = {**fixed, "radii": tuple(radii)}
     # The pilot comes out of the same votes.
-    pilot = {"n0": 1000, "n": n + n0 - 1000, "alpha": alpha}
+    first = min(1000, (n0 + n) // 2)
+    pilot = {"n0": first, "n": n0 + n - first, "alpha": alpha}
     return {
         "fixed, joint": TightCertifier(**fixed),
         "fixed, rectangle": TightCertifier(**fixed, bound="rectangle", split=0.5),
@@ -126,9 +128,15 @@ def draw_votes(
         copies = GaussianCopies(example.image.to(device), sigma, seed, example.index)
         done = 0
         while done < draws:
-            noisy = torch.empty((min(runner.batch_size, draws - done), *shape), device=device)
+            size = (min(runner.batch_size, draws - done), *shape)
+            noisy = torch.empty(size, dtype=torch.float32, device=device)
             copies.fill(noisy)
-            answers = runner(noisy).argmax(1).cpu().numpy()
+            logits = runner(noisy)
+            if not logits.isfinite().all():
+                raise NonFiniteError(
+                    f"The classifier gave NaN or infinite logits at image {example.index}"
+                )
+            answers = logits.argmax(1).cpu().numpy()
             votes[row, done : done + len(answers)] = answers
             done += len(answers)
         seconds = time.perf_counter() - start
@@ -191,7 +199,10 @@ def _replay(
     used, wanted = 0, next(sampling)
     while True:
         part = votes[used : used + wanted]
-        assert len(part) == wanted, "the log is long enough"
+        if len(part) < wanted:
+            raise InvalidArgumentError(
+                f"Expected at least {used + wanted} votes an image in the log, got {len(votes)}"
+            )
         used += wanted
         try:
             wanted = sampling.send(np.bincount(part, minlength=log.num_classes))

@@ -73,7 +73,7 @@ class Certifier(ABC):
     """How the smoothed classifier is sampled at one image, and what the votes prove.
 
     The selection samples choose the class A and are never reused: the certificate rests on the
-    estimation samples, and all of it holds together with probability at least 1 − alpha.
+    estimation samples; label and radius hold with probability at least 1 − alpha.
 
     Attributes:
         n0: number of selection samples, >= 1.
@@ -123,7 +123,8 @@ class Certifier(ABC):
             label: the true class, where it is known.
 
         Raises:
-            InvalidArgumentError: if the target is the label and there is none.
+            InvalidArgumentError: if the target is the label and there is none, or the label is
+                no class.
 
         Example:
             >>> from smoothcert.certify import CohenCertifier
@@ -136,6 +137,8 @@ class Certifier(ABC):
             ...     print(round(stop.value.radius, 4))
             0.3949
         """
+        if label is not None and not 0 <= label < num_classes:
+            raise InvalidArgumentError(f"Expected a label in 0 … {num_classes - 1}, got {label}")
         if self.target == "label":
             if label is None:
                 raise InvalidArgumentError("Expected labels with target=label, got none")

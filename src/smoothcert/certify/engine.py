@@ -166,6 +166,7 @@ def certify_examples(
         **asdict(subset),
         **_noise_settings(smoothed, certifier, examples, positions),
         "precision": smoothed.execution.precision,
+        "device": smoothed.device.type,
         "examples": _examples_digest(examples, positions),
         "weights": weights_digest(smoothed.classifier),
         **(configuration or {}),

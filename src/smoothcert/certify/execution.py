@@ -6,10 +6,11 @@ import copy
 import hashlib
 import logging
 import math
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,14 @@ AUTO = "auto"
 CACHED_BYTES = 3 * 2**18
 """Bytes of noisy images in a batch on a CPU: ResNets of CIFAR's size are fastest where a layer's
 activations stay in its cache, 64 images in float32 and 128 in bfloat16."""
+ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SMALLEST_BATCH, LARGEST_CPU_BATCH, LARGEST_BATCH = 8, 256, 4096
 LARGEST_PIXELS = 2**26
 """Numbers in a batch of noisy images on a GPU, at most."""
 MEMORY_SHARE = 0.6
 """Share of a GPU's free memory that a batch may take."""
+PROBES = 16
+"""Random images on which a folded network must answer as the network does."""
 COMPILING_PAYS = 300
 """Seconds of uncompiled work from which on compiling is tried: it takes half a minute to two
 minutes, and then saves about a quarter."""
@@ -117,6 +121,7 @@ class Runner:
         self.device = device
         self.compiled = False
         self._graph: _Graph | None = None
+        self._unrecordable = False
         self._network: Callable[[Tensor], Tensor] = self._prepared(classifier)
         self.batch_size = self._chosen_batch_size()
         if execution.compile is True:
@@ -130,11 +135,11 @@ class Runner:
         while done < len(images):
             part = images[done : done + self.batch_size]
             try:
-                with self._full_precision():
+                with self._as_recorded():
                     logits.append(self._logits(part))
                 done += len(part)
                 continue
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if self.batch_size == 1 or not _out_of_memory(error):
                     raise
             # Outside the handler, which would keep the failed pass's memory alive.
@@ -157,12 +162,13 @@ class Runner:
                 _warn_uncompiled("there is no C++ compiler")
             return
         plain = self._network
+        self._graph = None
         self._network = torch.compile(plain, options={"freezing": True})
         self.compiled = True
         try:
             self(torch.zeros(self.batch_size, *self.shape, device=self.device))
         except Exception as error:
-            self._network, self.compiled = plain, False
+            self._network, self.compiled, self._graph = plain, False, None
             _warn_uncompiled(f"compiling it failed ({type(error).__name__})")
 
     def repays_compiling(self, seconds: float) -> bool:
@@ -171,20 +177,39 @@ class Runner:
 
     def _logits(self, images: Tensor) -> Tensor:
         if not (self.compiled or self._graphs):
-            return self._network(self._cast(images))
+            ready = self._cast(images)
+            # A network that works in place must not change what a retry would see.
+            return self._network(ready.clone() if ready is images else ready)
         # Both know one size alone: what is missing is filled up and thrown away.
         missing = self.batch_size - len(images)
         full = torch.cat([images, images[:1].expand(missing, *self.shape)]) if missing else images
         full = self._cast(full)
         if self._graphs:
-            self._graph = self._graph or _Graph(self._network, full)
+            self._graph = self._graph or self._recorded(full)
+        if self._graph:
             return self._graph(full)[: len(images)].clone()
         return self._network(full)[: len(images)]
 
+    def _recorded(self, images: Tensor) -> _Graph | None:
+        """Return the network as a CUDA graph, if it can be one and answers as the network does."""
+        try:
+            graph = _Graph(self._network, images)
+            others = images.flip(0) * 0.5
+            same = all(_alike(graph(each), self._network(each)) for each in (others, images))
+            if same:
+                return graph
+        except RuntimeError as error:
+            if _out_of_memory(error):
+                raise
+        torch.cuda.synchronize(self.device)
+        self._unrecordable = True
+        logger.info("The network is run without a CUDA graph: it is not the same as one")
+        return None
+
     @property
     def _graphs(self) -> bool:
-        wanted = self.execution.cuda_graphs
-        return self.device.type == "cuda" and wanted is not False
+        wanted = self.execution.cuda_graphs is not False and not self._unrecordable
+        return self.device.type == "cuda" and wanted
 
     def _cast(self, images: Tensor) -> Tensor:
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
@@ -195,9 +220,11 @@ class Runner:
         return self.execution.channels_last and len(self.shape) == 3
 
     def _prepared(self, classifier: nn.Module) -> nn.Module:
+        _check_independent(classifier)
         network = _copied(classifier).eval().requires_grad_(False)
         if self.execution.freeze:
-            network = _folded(network, self.shape)
+            with self._as_recorded():
+                network = _folded(network, self.shape)
         network = network.to(self.execution.dtype)
         return network.to(memory_format=torch.channels_last) if self._channels_last else network
 
@@ -205,7 +232,7 @@ class Runner:
         if self.execution.batch_size != AUTO:
             return int(self.execution.batch_size)
         numbers = math.prod(self.shape)
-        if self.device.type == "cpu":
+        if self.device.type != "cuda":
             fitting = CACHED_BYTES // (numbers * self.execution.dtype.itemsize)
             return _power_of_two(fitting, LARGEST_CPU_BATCH)
         return _power_of_two(self._fitting(), min(LARGEST_BATCH, LARGEST_PIXELS // numbers))
@@ -215,19 +242,28 @@ class Runner:
         few = SMALLEST_BATCH
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        with torch.inference_mode(), self._full_precision():
+        with torch.inference_mode(), self._as_recorded():
             self._network(self._cast(torch.zeros(few, *self.shape, device=self.device)))
         each = (torch.cuda.max_memory_allocated(self.device) - before) / few
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(MEMORY_SHARE * free / max(each, 1))
 
     @contextmanager
-    def _full_precision(self) -> Iterator[None]:
-        """Keep float32 what it says: convolutions of a GPU round to TensorFloat-32 otherwise."""
-        if self.device.type != "cuda" or self.execution.precision != "float32":
-            yield
-            return
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    def _as_recorded(self) -> Iterator[None]:
+        """Run on this device at the precision that is recorded, whatever surrounds the call.
+
+        Without this, autocast would vote in another precision, and a GPU round float32 to
+        TensorFloat-32.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            if self.device.type == "cuda":
+                stack.enter_context(torch.cuda.device(self.device))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+                stack.callback(
+                    torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()
+                )
+                torch.set_float32_matmul_precision("highest")
             yield
 
 
@@ -236,14 +272,14 @@ class _Graph:
 
     def __init__(self, network: Callable[[Tensor], Tensor], images: Tensor) -> None:
         self._input = images.clone()
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream(images.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
                 network(self._input)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._output = network(self._input)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -267,22 +303,62 @@ def _warn_uncompiled(reason: str) -> None:
     warnings.warn(f"The network is run as it is: {reason}", SmoothCertWarning, stacklevel=3)
 
 
+def _check_independent(classifier: nn.Module) -> None:
+    """Refuse what cannot vote copy by copy, or cannot be copied."""
+    for name, part in classifier.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            raise InvalidArgumentError(
+                f"Expected BatchNorm with running statistics, got {name or type(part).__name__} "
+                "with track_running_stats=False: a vote would depend on the other images of its "
+                "batch"
+            )
+        if "forward" in vars(part):
+            raise InvalidArgumentError(
+                "Expected `forward` as a method, got one that was set on "
+                f"{name or 'the classifier'} itself, which a copy shares: wrap the network in a "
+                "module of its own"
+            )
+
+
 @torch.no_grad()
 def _folded(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return the network with BatchNorm folded into convolutions, if that leaves its logits."""
+    from torch import fx
     from torch.fx.experimental.optimization import fuse
 
-    probe = torch.linspace(0, 1, 2 * math.prod(shape)).reshape(2, *shape)
+    probe = torch.rand((PROBES, *shape), generator=torch.Generator().manual_seed(0))
     parameter = next(network.parameters(), None)
     probe = probe if parameter is None else probe.to(parameter)
     try:
+        calls = [
+            node.target
+            for node in fx.symbolic_trace(network).graph.nodes
+            if node.op == "call_module"
+        ]
+        # One that is called twice cannot take up two BatchNorms.
+        if len(set(calls)) < len(calls):
+            return network
         folded = fuse(network)
-        same = torch.allclose(folded(probe), network(probe), rtol=1e-3, atol=1e-3)
+        same = _alike(folded(probe), network(probe))
     except Exception as error:
         # Not every forward pass can be traced; it runs as it is then.
         logger.info("BatchNorm is not folded: %s", error)
         return network
     return folded if same else network
+
+
+def _alike(logits: Tensor, others: Tensor) -> bool:
+    """Return whether logits (N, K) differ by no more than rounding errors may."""
+    spread = (others.amax(1) - others.amin(1)).amin()
+    allowed = 1e-4 if others.dtype in (torch.float32, torch.float64) else 0.05
+    return bool((logits - others).abs().amax() <= allowed * spread)
+
+
+def _is_plain(name: str, value: object) -> bool:
+    """Return whether an attribute may change what a module computes, and can be told by name."""
+    if name.startswith("_") or name == "training":
+        return False
+    return isinstance(value, (bool, int, float, str, tuple, list, type(None), Tensor))
 
 
 def _power_of_two(fitting: int, largest: int) -> int:
@@ -295,7 +371,9 @@ def _has_compiler() -> bool:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        text in str(error) for text in ("allocate memory", "out of memory", "ALLOC_FAILED")
+    )
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -311,7 +389,12 @@ def weights_digest(module: nn.Module) -> str:
         >>> weights_digest(layer) == before
         False
     """
-    digest = hashlib.sha256(repr(module).encode())
+    # Addresses in a part's description differ from process to process.
+    digest = hashlib.sha256(ADDRESS.sub("", repr(module)).encode())
+    for name, part in module.named_modules():
+        plain = {key: value for key, value in vars(part).items() if _is_plain(key, value)}
+        text = f"{name}{sorted(plain.items())}"
+        digest.update(ADDRESS.sub("", text).encode())
     # Buffers that are in no checkpoint too: normalisation has such.
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(name.encode())

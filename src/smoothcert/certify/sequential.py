@@ -62,11 +62,8 @@ class SequentialCertifier(Certifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         _freeze_radii(self)
-        SequentialTest(
-            look_plan(1, self.alpha),
-            (0.0,) if self.radii is None else tuple(self.radii),
-            self.bound,
-        )
+        # Refuses what it cannot test.
+        SequentialTest(look_plan(1, self.alpha), _grid(self.radii), self.bound)
 
     @property
     def typical_samples(self) -> int:
@@ -126,9 +123,8 @@ class AnytimeCertifier(Certifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         _freeze_radii(self)
-        AnytimeTest(
-            (0.0,) if self.radii is None else self.radii, self.alpha, 0, np.zeros(2, dtype=np.int64)
-        )
+        # Refuses what it cannot test.
+        AnytimeTest(_grid(self.radii), self.alpha, 0, np.zeros(2, dtype=np.int64))
 
     @property
     def typical_samples(self) -> int:

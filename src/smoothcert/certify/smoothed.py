@@ -257,9 +257,15 @@ class SmoothedClassifier:
 
     def _ready(self, shape: tuple[int, ...]) -> Runner:
         """Return a runner of the classifier as it is now; one that is ready is used again."""
-        key = (weights_digest(self.classifier), shape, self.device)
+        key = (weights_digest(self.classifier), self.execution, shape, self.device)
         if self._runner is None or self._key != key:
-            self._runner = Runner(self.classifier, self.execution, shape, self.device)
+            before, self._runner = (
+                self._runner,
+                Runner(self.classifier, self.execution, shape, self.device),
+            )
+            if before is not None and before.shape == shape:
+                # What did not fit the memory once is not tried again.
+                self._runner.batch_size = min(self._runner.batch_size, before.batch_size)
             self._key = key
         return self._runner
 

@@ -90,7 +90,8 @@ class Poll:
 
 def _batches(runner: Runner, requests: Sequence[Request]) -> Iterator[Tensor]:
     """Yield the requests' noisy copies in full batches, the last one apart, in one buffer."""
-    buffer = torch.empty((runner.batch_size, *runner.shape), device=runner.device)
+    shape = (runner.batch_size, *runner.shape)
+    buffer = torch.empty(shape, dtype=torch.float32, device=runner.device)
     filled = 0
     for request in requests:
         left = request.draws

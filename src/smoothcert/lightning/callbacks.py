@@ -184,9 +184,9 @@ class CertificationCallback(pl.Callback):
         abstained = AbstentionRate()
         acr.update(radius, correct)
         accuracy.update(radius, correct)
-        # An image that was given up as wrong was answered.
-        answers = [0 if row.stop == "wrong" else row.predict for row in rows]
-        abstained.update(torch.tensor(answers))
+        # An image that was given up as wrong may have been abstained on or not.
+        tested = [row.predict for row in rows if row.stop != "wrong"] or [0]
+        abstained.update(torch.tensor(tested))
         shares = accuracy.compute().reshape(-1).float()
         figures: dict[str, torch.Tensor | float] = {
             "acr": acr.compute().float(),

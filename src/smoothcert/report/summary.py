@@ -61,7 +61,8 @@ def readings(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> lis
     # Where the votes decided how many there are, a bound for a fixed number does not hold.
     if settings["certifier"] not in COMPARABLE:
         return [certified]
-    return [certified, read_as("cohen", rows, settings["sigma"], settings["alpha"])]
+    alpha = settings.get("alpha_for_votes", settings["alpha"])
+    return [certified, read_as("cohen", rows, settings["sigma"], alpha)]
 
 
 def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: float) -> Reading:
@@ -88,8 +89,10 @@ def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: flo
     n_a, n_b, n = (
         np.array([getattr(row, name) for row in rows]) for name in ("n_a", "n_b", "n_samples")
     )
-    abstained = np.array([row.predict < 0 for row in rows])
-    radius = np.where(abstained, 0.0, certified_radius(n_a, n_b, n, sigma, alpha, bound))
+    answered = np.array([row.predict >= 0 for row in rows])
+    radius = np.zeros(len(rows))
+    counts = n_a[answered], n_b[answered], n[answered]
+    radius[answered] = certified_radius(*counts, sigma, alpha, bound)
     correct = np.array([bool(row.correct) for row in rows]) & (radius > 0)
     return Reading(bound, radius, correct)
 
@@ -114,11 +117,12 @@ def summarize(
         radii: radii of the certified accuracies.
 
     Returns:
-        Plain values by name. `clean_smoothed_accuracy` is the share of images that the smoothed
-        classifier gets right without abstaining; `stops` counts why images ended;
-        `radius_is_lower_bound` says that more samples would have proved larger radii, ACR among
-        them; `bounds` holds ACR and certified accuracies of
-        the same votes under each bound.
+        Plain values by name. `abstention_rate` leaves out images that were given up because their
+        class is wrong; `mean_samples_per_image` counts selection samples too.
+        `clean_smoothed_accuracy` is the share of images that the smoothed classifier gets right
+        without abstaining; `stops` counts why images ended; `radius_is_lower_bound` says that
+        more samples would have proved larger radii, ACR among them; `bounds` holds ACR and
+        certified accuracies of the same votes under each bound.
     """
     certified, *others = readings(rows, settings)
     return {
@@ -136,20 +140,24 @@ def summarize(
         "acr": certified.acr,
         "certified_accuracy": _by_radius(certified, radii),
         "clean_smoothed_accuracy": certified.accuracy([0.0])[0],
-        # An image that was given up because its class is wrong was answered.
-        "abstention_rate": abstention_rate(
-            [0 if row.stop == "wrong" else row.predict for row in rows]
-        ),
+        "abstention_rate": _abstention_rate(rows),
         "stops": dict(Counter(row.stop for row in rows)),
         "target": settings.get("target", "selection"),
         "radius_is_lower_bound": settings["certifier"] in GRID_CERTIFIERS,
-        "mean_samples_per_image": float(np.mean([row.n_samples for row in rows])),
+        "mean_samples_per_image": float(np.mean([row.n_samples for row in rows]))
+        + (settings["n0"] if settings.get("target", "selection") == "selection" else 0),
         "seconds_certifying": round(sum(row.time for row in rows), 3),
         "bounds": {
             reading.name: {"acr": reading.acr, "certified_accuracy": _by_radius(reading, radii)}
             for reading in (certified, *others)
         },
     }
+
+
+def _abstention_rate(rows: Sequence[CertificateRow]) -> float:
+    """Return the share of abstentions among the images that were not given up as wrong."""
+    tested = [row.predict for row in rows if row.stop != "wrong"]
+    return abstention_rate(tested) if tested else 0.0
 
 
 def _by_radius(reading: Reading, radii: Sequence[float]) -> dict[str, float]:

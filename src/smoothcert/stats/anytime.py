@@ -12,8 +12,8 @@ from smoothcert.stats.bounds import FloatArray
 
 PSEUDO_COUNTS = np.array([0.5, 0.05])
 """Added to each count by the two estimates whose evidence is averaged."""
-CONVERGED = 1e-7
-"""A projection whose derivative is larger does not bet. Its error is the square of this."""
+CONVERGED = 1e-10
+"""A projection whose derivative is larger does not bet: a factor's mean is 1 up to that."""
 ROUNDING = 1e-6
 """Asked for beyond log(1/alpha): more than all factors' rounding errors."""
 

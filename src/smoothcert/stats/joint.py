@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, gammaln, log_ndtr, ndtr, ndtri, xlogy
 
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats.bounds import FloatArray, probit_lower, probit_upper
 
 IntArray = NDArray[np.int64]
 
 NUISANCE_SHARE = 0.01
 """Share of alpha that is spent on confining the nuisance."""
-CELLS = 64
+CELLS = 96
 """Cells that cover the nuisance's interval; half a cell's width is lost from the bound."""
 COARSE_CELLS = 6
 """Cells of a first look, before all of them are tried."""
@@ -40,6 +41,8 @@ TIE = 1e-9
 """Counts this close to the observed statistic belong to its tail, the observed ones for certain."""
 CLOSE = 0.003
 """How far below its level, as a probit, a test may stay where the search for the bound ends."""
+MOST_SAMPLES = 10**7
+"""Rounding errors are accounted for up to so many samples."""
 CHUNK = 1024
 
 
@@ -86,7 +89,7 @@ def joint_p_value(
 
     Example:
         >>> joint_p_value(9500, 300, 10_000, [1.68, 1.7], 0.001).round(4)
-        array([0.0001, 0.0024])
+        array([0.0001, 0.0023])
     """
     return _each(lambda x, y, size, at: joint_test(size, alpha).p_value(x, y, at), n_a, n_b, n, t)
 
@@ -101,9 +104,12 @@ class JointTest:
     """Joint tests of the radius for one number of samples and one level.
 
     Args:
-        n: number of samples, >= 1.
+        n: number of samples, 1 to 10⁷.
         alpha: level of a test, in (0, 1).
         cells: cells that cover the nuisance's interval.
+
+    Raises:
+        InvalidArgumentError: if n is out of range.
 
     Example:
         >>> test = JointTest(10_000, 0.001)
@@ -112,6 +118,10 @@ class JointTest:
     """
 
     def __init__(self, n: int, alpha: float, cells: int = CELLS) -> None:
+        if not 1 <= n <= MOST_SAMPLES:
+            raise InvalidArgumentError(
+                f"Expected `n` from 1 to {MOST_SAMPLES} for the joint bound, got {n}"
+            )
         self.n = n
         self.alpha = alpha
         self.cells = cells
@@ -214,7 +224,7 @@ class Tail:
         smallest b.
         """
         low, high = self._interval(t)
-        if low >= high:
+        if low > high:
             return 0.0
         width = (high - low) / cells
         s = low + width * (np.arange(cells) + 0.5)
@@ -223,7 +233,7 @@ class Tail:
     def glance(self, t: float) -> float:
         """Return the tail's largest probability at a few points of the nuisance's interval."""
         low, high = self._interval(t)
-        if low >= high:
+        if low > high:
             return 0.0
         s = low + (high - low) * (np.arange(COARSE_CELLS) + 0.5) / COARSE_CELLS
         return float(self.probabilities(t + s, s - t).max())

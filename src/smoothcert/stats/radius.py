@@ -220,7 +220,7 @@ def _best_split(n_a: NDArray, n_b: NDArray, n: NDArray, alpha: float) -> Probabi
 
 
 def _check_counts(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    n_a, n_b, n = np.broadcast_arrays(n_a, n_b, n)
+    n_a, n_b, n = np.broadcast_arrays(*(_whole(counts) for counts in (n_a, n_b, n)))
     if np.any(n < 1):
         raise InvalidArgumentError(f"Expected `n` >= 1, got {n.min()}")
     wrong = (n_a < 0) | (n_b < 0) | (n_a + n_b > n)
@@ -231,6 +231,16 @@ def _check_counts(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike) -> tuple[NDArray
             f"n_a={n_a.ravel()[at]}, n_b={n_b.ravel()[at]}, n={n.ravel()[at]}"
         )
     return n_a, n_b, n
+
+
+def _whole(counts: ArrayLike) -> NDArray:
+    """Return whole numbers as int64: sums of smaller types overflow."""
+    given = np.asarray(counts)
+    with np.errstate(invalid="ignore"):
+        whole = given.astype(np.int64)
+    if np.any(whole != given):
+        raise InvalidArgumentError(f"Expected whole numbers of votes, got {counts}")
+    return whole
 
 
 def _check_split(split: ArrayLike) -> FloatArray:
