@@ -15,5 +15,6 @@ def certify(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    runs.require_run(sys.argv)
     sys.argv = runs.quote_run(sys.argv)
     certify()

@@ -477,3 +477,14 @@ def test_benchmark_compares_the_votes_of_two_precisions(finished, tmp_path):
 def test_benchmark_names_the_tasks_that_it_knows(tmp_path):
     with pytest.raises(SystemExit, match=r"`task` one of throughput, .*got 'speed'"):
         measured(tmp_path, "task=speed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "Expected run=<run folder>"), (["run=nowhere"], "got 'nowhere': it has no .hydra")],
+)
+def test_certify_without_a_run_folder_makes_none(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        runs.require_run(["src/certify.py", *arguments])
+    assert list(tmp_path.iterdir()) == []

@@ -52,6 +52,7 @@ PLACES = ("root", "download", "cache", "num_workers")
 """Where data lies and how it is read: no part of what makes a run."""
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
 LONGEST_FOLDER_NAME = 200
+MULTIRUN = {"-m", "--multirun"}
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
@@ -128,12 +129,36 @@ def quote_run(arguments: Sequence[str]) -> list[str]:
         >>> quote_run(["src/certify.py", "run=a,b", "n=100"])
         ['src/certify.py', "run='a,b'", 'n=100']
     """
-    if {"-m", "--multirun"} & set(arguments):
+    if MULTIRUN & set(arguments):
         return list(arguments)
     return [
         quoted("run", argument.removeprefix("run=")) if argument.startswith("run=") else argument
         for argument in arguments
     ]
+
+
+def require_run(arguments: Sequence[str]) -> None:
+    """Refuse a command line that names no run folder, before Hydra makes folders of its own.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        SystemExit: with what was expected.
+
+    Example:
+        >>> require_run(["src/certify.py", "--help"])
+    """
+    if any(argument.startswith("-") and argument not in MULTIRUN for argument in arguments[1:]):
+        return
+    runs = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
+    if not runs:
+        raise SystemExit("Expected run=<run folder>, a folder that `python -m src.train` made")
+    folder = Path(runs[0].strip("'\""))
+    if not MULTIRUN & set(arguments) and not (folder / ".hydra" / "config.yaml").is_file():
+        raise SystemExit(
+            f"Expected a run folder, got {str(folder)!r}: it has no .hydra/config.yaml"
+        )
 
 
 def expand_run(arguments: Sequence[str]) -> list[str]:
@@ -389,7 +414,7 @@ def _certify(cfg: DictConfig) -> float:
     if len(certified.rows) < certified.asked:
         logger.warning(
             "Time is up: the first %d of %d images are certified, in the order of their files. "
-            "The same command goes on",
+            "The same command goes on; images that were finished out of turn wait for it",
             len(certified.rows),
             certified.asked,
         )
@@ -731,9 +756,11 @@ def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:
 def _device(name: str) -> str:
     import torch
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidArgumentError(f"Expected a device of this machine, got {name!r}: no GPU here")
+    return name
 
 
 def _read_yaml(run: Path, name: str) -> Any:

@@ -17,7 +17,11 @@ LABELS = {
     "tight": "T-CERTIFY",
     "tight (unproven split)": "T-CERTIFY, unproven split",
     "cohen": "Cohen et al. (2019)",
+    "sequential": "sequential, radii at least",
+    "anytime": "anytime, radii at least",
 }
+AT_LEAST = ("sequential", "anytime")
+"""Certifiers whose radii, and ACR, more samples would have made larger."""
 INCHES = (4.2, 3.0)
 """A figure of this size fits one column of a paper without scaling."""
 
@@ -60,7 +64,8 @@ def plot_certified_accuracy(
 def _curve(axes: Any, reading: Reading, style: Mapping[str, Any], limit: float) -> None:
     ends = np.sort(reading.radius[reading.correct])
     share = (len(ends) - np.arange(len(ends) + 1)) / len(reading.radius)
-    label = f"{LABELS.get(reading.name, reading.name)}, ACR {reading.acr:.3f}"
+    relation = "ACR ≥" if reading.name in AT_LEAST else "ACR"
+    label = f"{LABELS.get(reading.name, reading.name)}, {relation} {reading.acr:.3f}"
     axes.stairs(share, [0, *ends, max(limit, *ends, 0)], baseline=None, label=label, **style)
 
 

@@ -34,7 +34,11 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
         highlight=False,
     )
     console.print(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}", highlight=False)
-    console.print(f"  abstained          {summary['abstention_rate']:.1%}", highlight=False)
+    wrong = summary.get("stops", {}).get("wrong", 0)
+    given_up = f" of those tested; {wrong} were given up as wrong" if wrong else ""
+    console.print(
+        f"  abstained          {summary['abstention_rate']:.1%}{given_up}", highlight=False
+    )
     console.print(f"  samples            {_samples(summary)}", highlight=False)
     left = summary.get("certifier_settings", {}).get("alpha_for_votes")
     if left is not None:
@@ -106,10 +110,10 @@ def _throughput_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "": entry["name"],
         "samples/s": median(entry["samples_per_second"]),
-        "×": _spread(entry["samples_ratio"]),
+        "× samples": _spread(entry["samples_ratio"]),
         "samples/image": entry["samples_per_image"],
         "images/h": median(entry["images_per_hour"]),
-        "× ": _spread(entry["images_ratio"]),
+        "× images": _spread(entry["images_ratio"]),
         "peak MB": entry["peak_memory_bytes"] / 1e6,
     }
 
