@@ -98,7 +98,7 @@ def test_the_summary_says_what_was_done_and_how_it_came_out(finished):
         "seed": 0,
         "images": 4,
         "split": "val",
-        "mean_samples_per_image": 100,
+        "mean_samples_per_image": 110,
     }
     assert {name: summary[name] for name in expected} == expected
     assert set(summary["versions"]) >= {"torch", "pytorch-lightning", "smoothcert"}

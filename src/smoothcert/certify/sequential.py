@@ -123,8 +123,8 @@ class AnytimeCertifier(Certifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         _freeze_radii(self)
-        # Refuses what it cannot test.
-        AnytimeTest(_grid(self.radii), self.alpha, 0, np.zeros(2, dtype=np.int64))
+        # Refuses what it cannot test, as for the sequential certifier.
+        SequentialTest(look_plan(1, self.alpha), _grid(self.radii))
 
     @property
     def typical_samples(self) -> int:

@@ -29,7 +29,7 @@ class AnytimeTest:
     smallest product over the other classes is taken: R <= σt means R_c <= σt for one of them.
 
     Args:
-        grid: radii in units of σ, increasing from 0; shape (G,).
+        grid: radii in units of σ, increasing, >= 0; shape (G,).
         alpha: failure probability of one image's certificate, in (0, 1).
         selected: the class that is tested, chosen without a look at the votes to come.
         selection: votes seen before, shape (C,): a first estimate. Zeros where there are none.
@@ -54,8 +54,8 @@ class AnytimeTest:
         require_probability("alpha", alpha)
         self.grid = np.asarray(grid, dtype=float)
         increasing = self.grid.ndim == 1 and self.grid.size and np.all(np.diff(self.grid) > 0)
-        if not increasing or self.grid[0] != 0:
-            raise InvalidArgumentError(f"Expected radii that increase from 0, got {grid}")
+        if not increasing or not np.all(self.grid >= 0):
+            raise InvalidArgumentError(f"Expected increasing radii >= 0, got {grid}")
         self.alpha = alpha
         self.selected = selected
         self.reached = 0
