@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,45 @@ ANYTIME_LOOKS = 100
 
 
 @dataclass(frozen=True)
-class SequentialCertifier(Certifier):
+class GridCertifier(Certifier):
+    """Certifies which radii of a grid an image reaches, and stops once that is known.
+
+    Attributes:
+        n0: number of selection samples, >= 1.
+        n: number of estimation samples, at most; >= 1.
+        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        target: `selection` or `label`; see `Certifier`.
+        stop_when_wrong: end an image whose selected class is not its label.
+        radii: the grid in pixel units, increasing from 0; None: `default_radii(sigma)`.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+    """
+
+    stop_when_wrong: bool = True
+    radii: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.radii is not None:
+            # A tuple: configurations give lists, which are not hashable.
+            radii = tuple(float(r) for r in self.radii)
+            # Refuses what it cannot test.
+            SequentialTest(look_plan(1, self.alpha), radii)
+            object.__setattr__(self, "radii", radii)
+
+    @property
+    def typical_samples(self) -> int:
+        """About a fifteenth of n; a twentieth was measured on a CIFAR-10 network."""
+        return self.n0 + self.n // 15
+
+    def grid(self, sigma: float) -> Sequence[float]:
+        """Return the radii in pixel units."""
+        return default_radii(sigma) if self.radii is None else self.radii
+
+
+@dataclass(frozen=True)
+class SequentialCertifier(GridCertifier):
     """Certifies a grid of radii and stops an image as soon as its answer is known.
 
     Each look at the votes tests the smallest radius that is still open at the look's own level
@@ -55,24 +92,16 @@ class SequentialCertifier(Certifier):
         (100, 33, 7)
     """
 
-    stop_when_wrong: bool = True
-    radii: Sequence[float] | None = None
     bound: str = "joint"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _freeze_radii(self)
-        # Refuses what it cannot test.
-        SequentialTest(look_plan(1, self.alpha), _grid(self.radii), self.bound)
-
-    @property
-    def typical_samples(self) -> int:
-        """About a fifteenth of n, as measured on CIFAR-10 networks."""
-        return self.n0 + self.n // 15
+        # Refuses a bound that it does not know.
+        SequentialTest(look_plan(1, self.alpha), (0.0,), self.bound)
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
         """Return the sampling once the class is fixed: a request for each look."""
-        radii = default_radii(sigma) if self.radii is None else self.radii
+        radii = self.grid(sigma)
         test = SequentialTest(
             look_plan(self.n, self.alpha), tuple(r / sigma for r in radii), self.bound
         )
@@ -94,7 +123,7 @@ class SequentialCertifier(Certifier):
 
 
 @dataclass(frozen=True)
-class AnytimeCertifier(Certifier):
+class AnytimeCertifier(GridCertifier):
     """Certifies a grid of radii by evidence that may be read at any time.
 
     See `smoothcert.stats.AnytimeTest`. No plan of looks is part of the proof: sampling may be
@@ -117,23 +146,9 @@ class AnytimeCertifier(Certifier):
         (100, 8, 1)
     """
 
-    stop_when_wrong: bool = True
-    radii: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _freeze_radii(self)
-        # Refuses what it cannot test, as for the sequential certifier.
-        SequentialTest(look_plan(1, self.alpha), _grid(self.radii))
-
-    @property
-    def typical_samples(self) -> int:
-        """About a fifteenth of n, as measured on CIFAR-10 networks."""
-        return self.n0 + self.n // 15
-
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
         """Return the sampling once the class is fixed: a request for each look."""
-        radii = default_radii(sigma) if self.radii is None else self.radii
+        radii = self.grid(sigma)
         grid = np.array(radii) / sigma
         test = AnytimeTest(grid, self.alpha, selected, selection)
         plan = LookPlan((self.n,), (self.alpha,))
@@ -160,16 +175,6 @@ class AnytimeCertifier(Certifier):
             reached > 0,
             _reason(reached, pursued, len(radii)),
         )
-
-
-def _freeze_radii(certifier: Any) -> None:
-    """Keep the radii as a tuple: configurations give lists, which are not hashable."""
-    if certifier.radii is not None:
-        object.__setattr__(certifier, "radii", tuple(float(r) for r in certifier.radii))
-
-
-def _grid(radii: Sequence[float] | None) -> tuple[float, ...]:
-    return (0.0,) if radii is None else tuple(radii)
 
 
 def _reason(reached: int, pursued: int, radii: int) -> str:

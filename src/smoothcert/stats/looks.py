@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,6 +53,7 @@ class LookPlan:
         return self.sizes[-1]
 
 
+@lru_cache(maxsize=64)
 def look_plan(n: int, alpha: float) -> LookPlan:
     """Return the looks for at most n samples: geometric sizes, most of alpha at the end.
 
