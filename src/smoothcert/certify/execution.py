@@ -37,9 +37,9 @@ MEMORY_SHARE = 0.6
 """Share of a GPU's free memory that a batch may take."""
 PROBES = 16
 """Random images on which a folded network must answer as the network does."""
-COMPILING_PAYS = 300
-"""Seconds of uncompiled work from which on compiling is tried: it takes half a minute to two
-minutes, and then saves about a quarter."""
+COMPILING_PAYS = 1200
+"""Seconds of uncompiled work from which on compiling is tried: it takes up to two minutes, and
+saved at most a tenth of the time on a CPU."""
 
 
 @dataclass(frozen=True)
