@@ -1,6 +1,5 @@
 """Throughput beside the reference algorithm: what is counted, not how fast it is."""
 
-import importlib.util
 import statistics
 
 import pytest
@@ -57,10 +56,6 @@ def test_the_reference_votes_in_batches_of_a_thousand_and_one_before_the_clock()
 
     assert reference_seconds(Counting(), torch.zeros(1, 6, 6), 0.25, 3, batches=4) > 0
     assert sizes == [1000] * 5
-
-
-def test_art_is_found_where_it_is_installed():
-    assert has_art() == (importlib.util.find_spec("art") is not None)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -148,7 +148,9 @@ class _Ours:
         self.samples_per_image = 0.0
         start = time.perf_counter()
         # One short image: copies, folds and compiles, as the settings say.
-        for _ in self._smoothed.stream(examples[:1], _few(certifier), seed):
+        for _ in self._smoothed.stream(
+            examples[:1], replace(certifier, n=min(certifier.n, 512)), seed
+        ):
             pass
         self.preparation_seconds = time.perf_counter() - start
 
@@ -160,12 +162,6 @@ class _Ours:
         samples = sum(result.samples for result in results)
         self.samples_per_image = samples / len(results)
         return samples / seconds
-
-
-def _few(certifier: Certifier) -> Certifier:
-    from dataclasses import replace
-
-    return replace(certifier, n=min(certifier.n, 512))
 
 
 def _memory(device: torch.device) -> int:
