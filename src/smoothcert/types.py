@@ -33,15 +33,18 @@ class NoisyBatch:
 
     Attributes:
         images: pixels in [0, 1], shape (B, C, H, W); adversarial once an attack has moved them.
-        labels: class numbers, int64, shape (B,).
+        labels: class numbers, int64, shape (B,); or what else a loss compares logits with, one
+            row an image.
         noise: draws from N(0, sigma² I), shape (m, B, C, H, W).
         sigma: standard deviation of the noise, in pixel units.
+        epoch: number of finished epochs, for warm-ups.
     """
 
     images: Tensor
     labels: Tensor
     noise: Tensor
     sigma: float
+    epoch: int = 0
 
     def with_images(self, images: Tensor) -> NoisyBatch:
         """Return the same labels and the same noise around other images of the same shape."""
@@ -52,7 +55,7 @@ class NoisyBatch:
         parts = zip(
             self.images.split(size), self.labels.split(size), self.noise.split(size, 1), strict=True
         )
-        return [NoisyBatch(*part, self.sigma) for part in parts]
+        return [NoisyBatch(*part, self.sigma, self.epoch) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,24 @@
-"""Attacks on the smoothed classifier, for adversarial training."""
+"""Attacks on the smoothed classifier, for adversarial training.
 
-from smoothcert.attacks.base import Attack, AttackResult
+| name | class | source |
+|---|---|---|
+| `none` | `NoAttack` | |
+| `pgd` | `PGD` | Salman et al., 2019 |
+| `ddn` | `DDN` | Rony et al., 2019; Salman et al., 2019 |
+"""
+
+from smoothcert.attacks.base import Attack, AttackResult, GradientAttack, Path, SmoothedAttack
+from smoothcert.attacks.ddn import DDN
 from smoothcert.attacks.none import NoAttack
 from smoothcert.attacks.pgd import PGD
 
-__all__ = ["PGD", "Attack", "AttackResult", "NoAttack"]
+__all__ = [
+    "DDN",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "GradientAttack",
+    "NoAttack",
+    "Path",
+    "SmoothedAttack",
+]

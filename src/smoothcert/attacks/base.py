@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from smoothcert.errors import require_count
+from smoothcert.errors import require_count, require_positive
 from smoothcert.models import evaluating, frozen
+from smoothcert.noise import draw_noise, noisy_logits, smoothed_log_probabilities
 from smoothcert.types import NoisyBatch
+from smoothcert.warmup import Immediate, Warmup
 
 CPU_NOISY_PIXELS = 128 * 3 * 32 * 32
 """Pixels of noisy images that a CPU handles at a time, so that their activations stay in its cache:
@@ -35,68 +38,230 @@ class Attack(ABC):
 
     @abstractmethod
     def __call__(
-        self, classifier: nn.Module, batch: NoisyBatch, epoch: int, source: torch.Generator
+        self, classifier: nn.Module, batch: NoisyBatch, source: torch.Generator
     ) -> AttackResult:
-        """Attack a batch on its own noise draws.
+        """Attack a batch.
 
         Args:
             classifier: the base classifier; its weights, gradients, modes and BatchNorm
                 statistics are left as they were.
-            batch: the images, their labels and the draws that the loss will see.
-            epoch: number of finished epochs, for schedules of the attack's strength.
+            batch: the images, their labels, the draws that the loss will see, and the epoch.
             source: generator on the images' device.
         """
 
 
-class GradientAttack(Attack):
-    """Start, then follow the gradient of a loss: `loss`, `step` and `project` are replaceable.
+@dataclass
+class Path:
+    """Where a gradient attack stands; an attack that remembers more extends it.
+
+    Attributes:
+        batch: the original images, with the draws that the attack sees.
+        epsilon: radius in force, in pixel units.
+        images: images as they are moved, shape (B, C, H, W).
+        radius: radius of each image's own ball, <= epsilon, shape (B,).
+        source: generator on the images' device.
+        number: number of finished steps.
+    """
+
+    batch: NoisyBatch
+    epsilon: float
+    images: Tensor
+    radius: Tensor
+    source: torch.Generator
+    number: int = field(default=0, kw_only=True)
+
+
+class GradientAttack:
+    """Start, then follow the gradient of a loss, in four pieces that a subclass replaces.
+
+    The pieces are `start`, `loss`, `step` and `project`; `end` says which images are the result.
 
     Args:
         steps: number of gradient steps, >= 1.
+
+    Raises:
+        InvalidArgumentError: if there are none.
     """
 
     def __init__(self, steps: int) -> None:
         require_count("steps", steps)
         self.steps = steps
 
-    def start(self, batch: NoisyBatch) -> Tensor:
-        """Return the images to start from: the originals."""
-        return batch.images
+    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> Path:
+        """Return where to start from: the originals."""
+        radius = torch.full_like(batch.images[:, 0, 0, 0], epsilon)
+        return Path(batch, epsilon, batch.images, radius, source)
 
-    @abstractmethod
-    def loss(self, classifier: nn.Module, batch: NoisyBatch) -> Tensor:
-        """Return each image's loss, which the attack raises, shape (B,)."""
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return what the attack raises, shape (B,), for logits (m, B, K): −log F̂_y."""
+        log_probabilities = smoothed_log_probabilities(logits)
+        return -log_probabilities.gather(1, labels[:, None]).squeeze(1)
 
-    @abstractmethod
-    def step(
-        self, images: Tensor, gradient: Tensor, strength: float, source: torch.Generator
-    ) -> Tensor:
-        """Return the images one step further along the gradient."""
+    def step(self, path: Path, gradient: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the images one step further: 2ε/T along the gradient scaled to length 1.
 
-    @abstractmethod
-    def project(self, images: Tensor, originals: Tensor, strength: float) -> Tensor:
-        """Return the nearest images that the attack may use."""
+        Args:
+            path: where the attack stands.
+            gradient: gradient of the loss at `path.images`, the same shape.
+            logits: logits there, shape (m, B, K).
+        """
+        return path.images + 2 * path.epsilon / self.steps * direction(gradient, path.source)
+
+    def project(self, path: Path, images: Tensor) -> Tensor:
+        """Return the nearest images in [0, 1] and in each image's ball.
+
+        Clamped first, then drawn towards the original, which keeps them in [0, 1].
+        """
+        move = into_ball(images.clamp(0, 1) - path.batch.images, path.radius)
+        return (path.batch.images + move).clamp(0, 1)
+
+    def end(self, path: Path) -> Tensor:
+        """Return the adversarial images: the last ones."""
+        return path.images
 
     def ascend(
-        self, classifier: nn.Module, batch: NoisyBatch, strength: float, source: torch.Generator
+        self, classifier: nn.Module, batch: NoisyBatch, epsilon: float, source: torch.Generator
     ) -> Tensor:
-        """Run the loop on a batch and return the adversarial images, without gradient."""
+        """Run the loop on a batch and return the adversarial images, without gradient.
+
+        Args:
+            classifier: the base classifier, left as it was.
+            batch: the images, their labels, and the draws that the attack sees.
+            epsilon: radius in force, in pixel units.
+            source: generator on the images' device.
+        """
         size = len(batch.images)
         if batch.images.device.type == "cpu":
             # In eval mode no image depends on another, so the parts give what the whole would.
             size = max(1, CPU_NOISY_PIXELS // batch.noise[:, 0].numel())
-        parts = [self._ascend(classifier, part, strength, source) for part in batch.split(size)]
-        return torch.cat(parts)
+        with evaluating(classifier), frozen(classifier), torch.enable_grad():
+            return torch.cat(
+                [self._ascend(classifier, part, epsilon, source) for part in batch.split(size)]
+            )
 
     def _ascend(
-        self, classifier: nn.Module, batch: NoisyBatch, strength: float, source: torch.Generator
+        self, classifier: nn.Module, batch: NoisyBatch, epsilon: float, source: torch.Generator
     ) -> Tensor:
-        images = self.start(batch).detach()
-        with evaluating(classifier), frozen(classifier), torch.enable_grad():
-            for _ in range(self.steps):
-                images.requires_grad_(True)
-                loss = self.loss(classifier, batch.with_images(images)).sum()
-                (gradient,) = torch.autograd.grad(loss, images)
-                images = self.step(images.detach(), gradient, strength, source)
-                images = self.project(images, batch.images, strength)
-        return images.detach()
+        path = self.start(batch, epsilon, source)
+        for number in range(self.steps):
+            path.number = number
+            images = path.images.detach().requires_grad_(True)
+            logits = noisy_logits(classifier, batch.with_images(images))
+            loss = self.loss(logits, batch.labels).sum()
+            (gradient,) = torch.autograd.grad(loss, images)
+            with torch.no_grad():
+                path.images = self.project(path, self.step(path, gradient, logits))
+        return self.end(path).detach()
+
+
+class SmoothedAttack(GradientAttack, Attack):
+    """A gradient attack on the smoothed classifier inside an l2 ball.
+
+    Args:
+        epsilon: radius of the ball in pixel units, > 0.
+        steps: number T of steps, >= 1.
+        warmup: share of ε that is in force by epoch; None: all of it.
+        noise_draws: number of draws that the attack sees; None: as many as the loss.
+        reuse_noise: attack the loss's own draws, and fresh ones only beyond them, as published;
+            else only fresh ones.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        epsilon: float,
+        steps: int,
+        warmup: Warmup | None,
+        noise_draws: int | None,
+        reuse_noise: bool,
+    ) -> None:
+        super().__init__(steps)
+        require_positive("epsilon", epsilon)
+        if noise_draws is not None:
+            require_count("noise_draws", noise_draws)
+        self.epsilon = epsilon
+        self.warmup = warmup or Immediate()
+        self.noise_draws = noise_draws
+        self.reuse_noise = reuse_noise
+
+    def __call__(
+        self, classifier: nn.Module, batch: NoisyBatch, source: torch.Generator
+    ) -> AttackResult:
+        """Attack a batch; see `Attack`. Reports the radius in force and the mean distance moved."""
+        epsilon = self.strength(batch.epoch)
+        if epsilon == 0:
+            return AttackResult(batch.images, {"attack_epsilon": 0.0, "attack_distance": 0.0})
+        seen = NoisyBatch(
+            batch.images, batch.labels, self.draws(batch, source), batch.sigma, batch.epoch
+        )
+        images = self.ascend(classifier, seen, epsilon, source)
+        distance = (images - batch.images).flatten(1).norm(dim=1).mean()
+        return AttackResult(images, {"attack_epsilon": epsilon, "attack_distance": distance})
+
+    def strength(self, epoch: int) -> float:
+        """Return the radius in force after `epoch` finished epochs."""
+        return self.epsilon * self.warmup(epoch)
+
+    def draws(self, batch: NoisyBatch, source: torch.Generator) -> Tensor:
+        """Return the draws that the attack sees, shape (`noise_draws`, B, C, H, W)."""
+        wanted = self.noise_draws or len(batch.noise)
+        shared = batch.noise[: wanted if self.reuse_noise else 0]
+        if len(shared) == wanted:
+            return shared
+        fresh = draw_noise(batch.images, batch.sigma, wanted - len(shared), source)
+        return torch.cat([shared, fresh])
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
+
+
+def direction(gradient: Tensor, source: torch.Generator) -> Tensor:
+    """Return each image's gradient scaled to length 1; a zero one becomes a random direction.
+
+    Args:
+        gradient: shape (B, C, H, W).
+        source: generator on its device.
+    """
+    scaled = unit(gradient)
+    flat = scaled.flatten(1).norm(dim=1) == 0
+    # Drawn always, used rarely: whether to draw would have to wait for the device.
+    random = unit(torch.empty_like(gradient).normal_(generator=source))
+    return torch.where(flat.view(-1, 1, 1, 1), random, scaled)
+
+
+def into_ball(move: Tensor, radius: Tensor) -> Tensor:
+    """Shrink each move that is longer than its radius to that length.
+
+    Args:
+        move: differences of images, shape (B, C, H, W).
+        radius: shape (B,).
+    """
+    length = move.flatten(1).norm(dim=1)
+    return move * (within(move, radius) / length.clamp(min=1e-12)).clamp(max=1).view(-1, 1, 1, 1)
+
+
+def within(move: Tensor, radius: Tensor) -> Tensor:
+    """Return lengths just below the radii, which no rounding of image + move carries past them."""
+    # Each pixel of the sum is rounded once more.
+    room = torch.finfo(move.dtype).eps * math.sqrt(move[0].numel())
+    return (radius - room).clamp(min=0)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Scale each image to l2 length 1; zero and non-finite ones become zero.
+
+    Args:
+        vectors: shape (B, C, H, W).
+
+    Example:
+        >>> unit(torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)).flatten()
+        tensor([0.6000, 0.8000])
+    """
+    # Scaled by the largest entry first: the square of a tiny gradient underflows.
+    largest = vectors.abs().amax((1, 2, 3), keepdim=True)
+    scaled = torch.where(largest > 0, vectors / largest, torch.zeros_like(vectors)).nan_to_num(0.0)
+    length = scaled.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return torch.where(length > 0, scaled / length, scaled)

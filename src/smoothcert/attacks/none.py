@@ -19,7 +19,6 @@ class NoAttack(Attack):
         self,
         classifier: nn.Module,  # noqa: ARG002
         batch: NoisyBatch,
-        epoch: int,  # noqa: ARG002
         source: torch.Generator,  # noqa: ARG002
     ) -> AttackResult:
         """Return the batch's own images."""

@@ -76,9 +76,9 @@ class SmoothedTraining(pl.LightningModule):
             self.device, self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx
         )
         noise = draw_noise(batch.images, self.sigma, self.objective.noise_draws, source)
-        clean = NoisyBatch(batch.images, batch.labels, noise, self.sigma)
-        attacked = self.attack(self.model, clean, self.current_epoch, source)
-        loss = self.objective(self.model, clean.with_images(attacked.images))
+        clean = NoisyBatch(batch.images, batch.labels, noise, self.sigma, self.current_epoch)
+        attacked = self.attack(self.model, clean, source)
+        loss = self.objective(self.model, clean.with_images(attacked.images), source)
         self._log_step(loss.value, {**loss.report, **attacked.report}, len(batch.images))
         return loss.value
 
@@ -104,8 +104,8 @@ class SmoothedTraining(pl.LightningModule):
         if loss is not None and not bool(torch.isfinite(loss)):
             raise NonFiniteError(
                 f"The training loss is {loss.item()} in epoch {self.current_epoch}: training has "
-                "diverged. Lower optimizer.lr, or with objective=adre lower objective.weight, "
-                "raise objective.noise_draws or set objective.floor"
+                "diverged. Lower optimizer.lr or objective.weight, or raise objective.noise_draws; "
+                "with objective=adre set objective.floor"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -4,9 +4,11 @@ import math
 
 from torch import Tensor
 
-from smoothcert.errors import InvalidArgumentError, require_probability
+from smoothcert.errors import require_probability
 from smoothcert.noise import smoothed_log_probabilities
-from smoothcert.objectives.base import LogitsObjective, Loss, mean_cross_entropy
+from smoothcert.objectives.base import LogitsObjective, Loss, Weight, mean_cross_entropy
+from smoothcert.types import NoisyBatch
+from smoothcert.warmup import Warmup
 
 
 def adre_regularizer(logits: Tensor, labels: Tensor, floor: float | None = None) -> Tensor:
@@ -37,39 +39,41 @@ def adre_regularizer(logits: Tensor, labels: Tensor, floor: float | None = None)
 class ADRE(LogitsObjective):
     """Mean cross-entropy plus λ times the ADRE regularizer; with an attack, ADREADV.
 
-    mean_i CE(f(x + δ_i), y) + λ · max_{c ≠ y} log F̂_c(x), averaged over images.
+    mean_i CE(f(x + δ_i), y) + λ · max_{c ≠ y} log F̂_c(x), averaged over images, with F̂
+    estimated by the same m draws (Feng et al., 2020). The authors published no code.
 
     Args:
         weight: λ >= 0.
         noise_draws: number m of draws an image. Few draws let the loss fall without limit:
             each draw that errs keeps F̂_c at 1/m or more, so m is a guard as well as a mean.
         floor: see `adre_regularizer`.
+        warmup: share of λ that is in force by epoch; None: all of it.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
 
     Example:
         >>> ADRE(weight=0.1)
-        ADRE(weight=0.1, noise_draws=8, floor=None)
+        ADRE(noise_draws=8, weight=0.1, floor=None)
     """
 
     def __init__(
-        self, weight: float = 0.1, noise_draws: int = 8, floor: float | None = None
+        self,
+        weight: float = 0.1,
+        noise_draws: int = 8,
+        floor: float | None = None,
+        warmup: Warmup | None = None,
     ) -> None:
         super().__init__(noise_draws)
-        if not (weight >= 0 and math.isfinite(weight)):
-            raise InvalidArgumentError(f"Expected `weight` >= 0 and finite, got {weight}")
         if floor is not None:
             require_probability("floor", floor)
-        self.weight = weight
+        self.weight = Weight(weight, warmup)
         self.floor = floor
 
-    def of_logits(self, logits: Tensor, labels: Tensor) -> Loss:
+    def of_logits(self, logits: Tensor, batch: NoisyBatch) -> Loss:
         """Return cross-entropy plus λ times the regularizer of logits (m, B, K)."""
-        entropy = mean_cross_entropy(logits, labels)
-        regularizer = adre_regularizer(logits, labels, self.floor).mean()
-        value = entropy + self.weight * regularizer
-        return Loss(value, {"cross_entropy": entropy.detach(), "adre": regularizer.detach()})
-
-    def __repr__(self) -> str:
-        return f"ADRE(weight={self.weight}, noise_draws={self.noise_draws}, floor={self.floor})"
+        weight = self.weight.at(batch.epoch)
+        entropy = mean_cross_entropy(logits, batch.labels)
+        regularizer = adre_regularizer(logits, batch.labels, self.floor).mean()
+        report = {"cross_entropy": entropy.detach(), "adre": regularizer.detach()}
+        return Loss(entropy + weight * regularizer, {**report, "weight": weight})

@@ -3,12 +3,16 @@
 from torch import Tensor
 
 from smoothcert.objectives.base import LogitsObjective, Loss, mean_cross_entropy
+from smoothcert.types import NoisyBatch
 
 
 class Gaussian(LogitsObjective):
     """Mean cross-entropy over noisy copies: mean_i CE(f(x + δ_i), y).
 
-    With an attack it is SmoothAdv's training as one forward pass over the m copies.
+    With an attack it is SmoothAdv's training as one forward pass over the m copies (Salman et
+    al., 2019; their code's `--train-multi-noise`). Their code divides each batch of 256 images
+    into m parts and takes a step on each; here a batch is a step, and `data.batch_size` says how
+    large.
 
     Args:
         noise_draws: number m of draws an image; the paper uses one.
@@ -21,10 +25,7 @@ class Gaussian(LogitsObjective):
     def __init__(self, noise_draws: int = 1) -> None:
         super().__init__(noise_draws)
 
-    def of_logits(self, logits: Tensor, labels: Tensor) -> Loss:
+    def of_logits(self, logits: Tensor, batch: NoisyBatch) -> Loss:
         """Return the mean cross-entropy of logits (m, B, K)."""
-        value = mean_cross_entropy(logits, labels)
+        value = mean_cross_entropy(logits, batch.labels)
         return Loss(value, {"cross_entropy": value.detach()})
-
-    def __repr__(self) -> str:
-        return f"Gaussian(noise_draws={self.noise_draws})"

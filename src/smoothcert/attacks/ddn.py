@@ -1,0 +1,107 @@
+"""DDN on the smoothed classifier (Rony et al., 2019; SmoothAdv_DDN of Salman et al., 2019)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smoothcert.attacks.base import Path, SmoothedAttack, direction, within
+from smoothcert.errors import require_positive, require_probability
+from smoothcert.noise import smoothed_log_probabilities
+from smoothcert.types import NoisyBatch
+from smoothcert.warmup import Warmup
+
+
+@dataclass
+class SmallestFlip(Path):
+    """A path that remembers the nearest flipped image.
+
+    Attributes:
+        best: nearest images so far whose smoothed prediction is wrong.
+        distance: their distances from the originals, infinite before the first, shape (B,).
+    """
+
+    best: Tensor
+    distance: Tensor
+
+
+class DDN(SmoothedAttack):
+    """Decoupled direction and norm: seeks the smallest move that flips the smoothed prediction.
+
+    Each step follows the normalised gradient of −log F̂_y, by a length that falls from 1 to .01
+    along a cosine, and then puts the move on the sphere whose radius shrinks by the factor 1 − γ
+    where the prediction is flipped and grows by 1 + γ where it is not, up to ε. The result is the
+    smallest flipping move, or the last one where none flips.
+
+    The noise stays the same for the whole attack, and what is flipped is argmax F̂ over its draws;
+    the published code takes the majority vote of the draws, rounds images to 256 levels, lets
+    the radius exceed ε and shrinks the result, and returns the original image where nothing was
+    flipped, which trains on it as it is. A success on these draws is no proof of success on
+    others.
+
+    Args:
+        epsilon: largest radius in pixel units, > 0.
+        steps: number T of steps, >= 1.
+        gamma: γ in (0, 1).
+        initial_radius: radius of the first sphere; None: ε, as in SmoothAdv.
+        warmup: share of ε that is in force by epoch; None: all of it.
+        noise_draws: number of draws that the attack sees; None: as many as the loss.
+        reuse_noise: attack the loss's own draws, as published; else fresh ones.
+
+    Raises:
+        InvalidArgumentError: if an argument is out of range.
+
+    Example:
+        >>> DDN(epsilon=1.0, steps=4).gamma
+        0.05
+    """
+
+    def __init__(
+        self,
+        epsilon: float,
+        steps: int = 10,
+        gamma: float = 0.05,
+        initial_radius: float | None = None,
+        warmup: Warmup | None = None,
+        noise_draws: int | None = None,
+        reuse_noise: bool = True,
+    ) -> None:
+        super().__init__(epsilon, steps, warmup, noise_draws, reuse_noise)
+        require_probability("gamma", gamma)
+        if initial_radius is not None:
+            require_positive("initial_radius", initial_radius)
+        self.gamma = gamma
+        self.initial_radius = initial_radius
+
+    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> Path:
+        """Return the images, on spheres of the initial radius."""
+        first = epsilon if self.initial_radius is None else min(self.initial_radius, epsilon)
+        radius = torch.full_like(batch.images[:, 0, 0, 0], first)
+        infinite = torch.full_like(radius, math.inf)
+        return SmallestFlip(batch, epsilon, batch.images, radius, source, batch.images, infinite)
+
+    def step(self, path: Path, gradient: Tensor, logits: Tensor) -> Tensor:
+        """Keep what is flipped, adapt the radii, and follow the gradient."""
+        assert isinstance(path, SmallestFlip)
+        flipped = smoothed_log_probabilities(logits).argmax(1) != path.batch.labels
+        distance = (path.images - path.batch.images).flatten(1).norm(dim=1)
+        nearer = flipped & (distance < path.distance)
+        path.distance = torch.where(nearer, distance, path.distance)
+        path.best = torch.where(nearer.view(-1, 1, 1, 1), path.images, path.best)
+        factor = torch.where(flipped, 1 - self.gamma, 1 + self.gamma)
+        path.radius = (path.radius * factor).clamp(max=path.epsilon)
+        length = 0.01 + 0.99 * (1 + math.cos(math.pi * path.number / self.steps)) / 2
+        return path.images + length * direction(gradient, path.source)
+
+    def project(self, path: Path, images: Tensor) -> Tensor:
+        """Put each move on its sphere, then clamp to [0, 1], which only shortens it."""
+        move = images - path.batch.images
+        length = move.flatten(1).norm(dim=1).clamp(min=1e-12)
+        scaled = move * (within(move, path.radius) / length).view(-1, 1, 1, 1)
+        return (path.batch.images + scaled).clamp(0, 1)
+
+    def end(self, path: Path) -> Tensor:
+        """Return the nearest flipped images, and the last ones where none was flipped."""
+        assert isinstance(path, SmallestFlip)
+        return torch.where(path.distance.isfinite().view(-1, 1, 1, 1), path.best, path.images)
