@@ -15,5 +15,5 @@ def benchmark(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv = runs.quote_run(sys.argv)
+    sys.argv = runs.quote_paths(sys.argv)
     benchmark()

@@ -1,4 +1,8 @@
-"""Certify a finished run: `python -m src.certify run=<run folder>`."""
+"""Certify a finished run, `python -m src.certify run=<run folder>`, or a checkpoint file.
+
+`python -m src.certify ckpt=<file> model=resnet110 sigma=0.25` takes weights of any of the layouts
+that the field publishes; no training run is needed.
+"""
 
 import sys
 
@@ -7,14 +11,16 @@ from omegaconf import DictConfig
 
 from smoothcert import runs
 
+CONFIG = "certify_checkpoint" if runs.names_checkpoint(sys.argv) else "certify"
 
-@hydra.main(config_path="../conf", config_name="certify", version_base="1.3")
+
+@hydra.main(config_path="../conf", config_name=CONFIG, version_base="1.3")
 def certify(cfg: DictConfig) -> float:
-    """Certify one split of one run."""
+    """Certify one split, of one run's data or of a data set."""
     return runs.certify(cfg)
 
 
 if __name__ == "__main__":
     runs.require_run(sys.argv)
-    sys.argv = runs.quote_run(sys.argv)
+    sys.argv = runs.quote_paths(sys.argv)
     certify()

@@ -20,7 +20,7 @@ def train(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     try:
-        sys.argv = runs.expand_run(sys.argv)
+        sys.argv = runs.expand_run(runs.quote_paths(sys.argv))
     except SmoothCertError as error:
         sys.exit(str(error))
     train()

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from support import CONF, composed
 
 from smoothcert.certify import Execution
+from smoothcert.runs.build import OF_ANY_MODEL
 
 GROUPS = (
     "data",
@@ -19,22 +20,32 @@ GROUPS = (
     "optimizer",
     "scheduler",
     "trainer",
+    "warmup@attack.warmup",
 )
 ADDED_GROUPS = ("callbacks", "logger", "debug", "experiment")
 # What smoothcert.runs adds to a configuration when it builds the part.
 ADDED = {
     "model": {"num_classes", "input_shape", "mean", "std"},
     "optimizer": {"params"},
+    "plot": {"rows", "settings", "path"},
     "scheduler": {"optimizer"},
 }
 
 
 def options(*groups):
-    return [f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).glob("*"))]
+    return [
+        f"{group}={path.stem}"
+        for group in groups
+        for path in sorted((CONF / group.partition("@")[0]).glob("*"))
+    ]
 
 
 def complete(override):
-    return [override, *(["data.root=somewhere"] if override == "data=image_folder" else [])]
+    """An override with what else it needs."""
+    needed = {"data=image_folder": ["data.root=somewhere"]}
+    if override.startswith("warmup@attack"):
+        return ["attack=pgd", override]
+    return [override, *needed.get(override, [])]
 
 
 def targets(node, path=()):
@@ -54,9 +65,10 @@ def test_every_option_resolves_and_its_target_takes_its_arguments(override, tmp_
     assert len(found) > 8
     for path, node in found:
         given = {name for name in node if not (name.startswith("_") and name.endswith("_"))}
-        arguments = given | ADDED.get(path[0], set())
-        if path[-1] == "plot":
-            arguments |= {"rows", "settings", "path"}
+        added = ADDED.get(path[-1], set())
+        if path == ("scheduler",) and resolved["scheduler_interval"] == "step":
+            added = added | {"total_steps"}
+        arguments = (given - set(OF_ANY_MODEL) if path == ("model",) else given) | added
         signature = inspect.signature(get_method(node["_target_"]))
         signature.bind(**dict.fromkeys(arguments))
 

@@ -14,6 +14,7 @@ from smoothcert.errors import NonFiniteError
 from smoothcert.lightning import ResumingCSVLogger, SmoothedTraining
 from smoothcert.models import small_cnn
 from smoothcert.objectives import ADRE, Gaussian
+from smoothcert.warmup import Linear
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 STEP = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
@@ -74,7 +75,7 @@ def test_everything_that_attack_and_objective_report_is_logged(tmp_path):
 
 
 def test_the_schedule_is_stepped_once_an_epoch_and_the_attack_grows(tmp_path):
-    fit(module(attack=PGD(1.0, steps=1)), tmp_path, epochs=2, batches=2)
+    fit(module(attack=PGD(1.0, steps=1, warmup=Linear(10))), tmp_path, epochs=2, batches=2)
     rows = [row for row in logged(tmp_path) if row["train/loss"]]
     rates = [float(row["train/learning_rate"]) for row in rows]
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05])

@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from smoothcert.attacks import Attack
-from smoothcert.errors import NonFiniteError, require_count, require_positive
+from smoothcert.errors import InvalidArgumentError, NonFiniteError, require_count, require_positive
 from smoothcert.noise import draw_noise, generator, noisy_logits, smoothed_log_probabilities
 from smoothcert.objectives import Objective, mean_cross_entropy
 from smoothcert.types import ImageBatch, NoisyBatch
 
 TRAINING, VALIDATION = 0, 1
+INTERVALS = ("epoch", "step")
 
 
 class SmoothedTraining(pl.LightningModule):
@@ -28,10 +29,12 @@ class SmoothedTraining(pl.LightningModule):
         attack: moves the images on the same draws.
         sigma: standard deviation of the noise in pixel units, > 0.
         optimizer: makes the optimizer from the parameters.
-        scheduler: makes the learning-rate scheduler, stepped once an epoch, from the optimizer.
+        scheduler: makes the learning-rate scheduler from the optimizer.
         validation_draws: noise draws an image gets in validation.
         seed: seed of the noise; each step's noise follows from it and the step's number alone.
         configuration: plain values that are kept in every checkpoint.
+        scheduler_interval: `epoch` or `step`: when the scheduler is stepped. For `step` it is made
+            with the number of steps of the whole training as `total_steps`.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -44,20 +47,27 @@ class SmoothedTraining(pl.LightningModule):
         attack: Attack,
         sigma: float,
         optimizer: Callable[..., Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: Callable[..., LRScheduler] | None = None,
         validation_draws: int = 8,
         seed: int = 0,
         configuration: dict[str, Any] | None = None,
+        scheduler_interval: str = "epoch",
     ) -> None:
         super().__init__()
         require_positive("sigma", sigma)
         require_count("validation_draws", validation_draws)
+        if scheduler_interval not in INTERVALS:
+            raise InvalidArgumentError(
+                f"Expected `scheduler_interval` one of {', '.join(INTERVALS)}, "
+                f"got {scheduler_interval!r}"
+            )
         self.model = model
         self.objective = objective
         self.attack = attack
         self.sigma = sigma
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
+        self.scheduler_interval = scheduler_interval
         self.validation_draws = validation_draws
         self.seed = seed
         self.configuration = configuration or {}
@@ -114,11 +124,18 @@ class SmoothedTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, where there is one, the scheduler."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = self.make_optimizer(trained)
+        # Frozen parts too: they have no gradient, and may be set free in a later epoch.
+        optimizer = self.make_optimizer(self.model.parameters())
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        length = {}
+        if self.scheduler_interval == "step":
+            length["total_steps"] = int(self.trainer.estimated_stepping_batches)
+        scheduler = {
+            "scheduler": self.make_scheduler(optimizer, **length),
+            "interval": self.scheduler_interval,
+        }
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _log_step(self, loss: Tensor, report: dict[str, Tensor | float], images: int) -> None:
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=images)

@@ -2,10 +2,12 @@
 
 from smoothcert.models.checkpoints import load_weights, read_checkpoint
 from smoothcert.models.modes import evaluating, frozen
-from smoothcert.models.normalization import Normalize, normalized
+from smoothcert.models.normalization import Normalize, normalized, with_normalization
+from smoothcert.models.parts import parts_of
 from smoothcert.models.resnet_cifar import CifarResNet, cifar_resnet
 from smoothcert.models.resnet_imagenet import resnet50
 from smoothcert.models.small_cnn import SmallCNN, small_cnn
+from smoothcert.models.timm_models import timm_model
 from smoothcert.models.wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
@@ -18,8 +20,11 @@ __all__ = [
     "frozen",
     "load_weights",
     "normalized",
+    "parts_of",
     "read_checkpoint",
     "resnet50",
     "small_cnn",
+    "timm_model",
     "wide_resnet",
+    "with_normalization",
 ]

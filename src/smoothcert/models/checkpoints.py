@@ -1,21 +1,43 @@
-"""Weights from files, with errors that say what is wrong."""
+"""Weights from files, in the layouts that the field uses, with errors that say what is wrong.
 
+| layout | from |
+|---|---|
+| `{state_dict: {model.1.conv1.weight, …}}` | our own runs (Lightning) |
+| `{epoch, arch, state_dict: {1.conv1.weight, …}, optimizer}` | Cohen, Salman, Jeong: CIFAR-10 |
+| `{…, state_dict: {1.module.conv1.weight, …}}` | the same, ImageNet |
+| `{net: {conv1.weight, …}, epoch}` | MACER |
+| `{conv1.weight, …}` | a plain state_dict, as torchvision and timm publish |
+
+Normalisation comes first in all of them, and no file records it: it is the model's, see
+`smoothcert.models.with_normalization`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smoothcert.errors import CheckpointError, MismatchError
+from smoothcert.models.parts import names_below
 
-PREFIX = "model."
+LIGHTNING = "model."
+NETWORK = "1."
+WRAPPERS = ("module", "_orig_mod")
+"""What `DataParallel` and `torch.compile` add to the names of the parts that they wrap."""
+UNUSED = "num_batches_tracked"
+"""A counter that no forward pass in eval mode reads; files of 2018 do not have it."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint without running any code that it might hold.
+    """Read a checkpoint of any of the layouts, without running any code that it might hold.
 
     Args:
         path: the file.
+
+    Returns:
+        Its contents, with the weights under `state_dict`.
 
     Raises:
         CheckpointError: if it is missing, truncated or no checkpoint; the file is left alone.
@@ -23,50 +45,115 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen unrelated kinds here
         raise CheckpointError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}: {error}). "
             "The file was left as it is"
         ) from error
-    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
-    ):
-        raise CheckpointError(
-            f"{path} holds no `state_dict` of tensors by name, so it is no Lightning checkpoint"
-        )
-    return checkpoint
+    if isinstance(contents, dict):
+        for weights in (contents.get("state_dict"), contents.get("net"), contents):
+            if _are_weights(weights):
+                return {**(contents if weights is not contents else {}), "state_dict": weights}
+    raise CheckpointError(
+        f"{path} holds no tensors by name, neither under `state_dict` or `net` nor by themselves"
+    )
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a run's weights into its model.
+def load_weights(model: nn.Module, path: Path, reinitialize: Sequence[str] = ()) -> None:
+    """Load weights from a file of any of the layouts.
 
     Args:
-        model: the network that the run trained.
-        path: a checkpoint of the run.
+        model: a network with normalisation in front.
+        path: the file.
+        reinitialize: parts of the network that keep their present weights, for example `fc`.
 
     Raises:
         CheckpointError: if the file cannot be read, or lacks a part of the model.
         MismatchError: if a part of the model has another shape in the file.
+        InvalidArgumentError: if the model has no part of a name in `reinitialize`.
+
+    Example:
+        >>> import tempfile
+        >>> network = nn.Sequential(nn.Identity(), nn.Linear(2, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "checkpoint.pth.tar"
+        ...     torch.save({"arch": "linear", "state_dict": network[1].state_dict()}, path)
+        ...     load_weights(network, path)
     """
-    saved = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in read_checkpoint(path)["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
     own = model.state_dict()
-    different = sorted(own.keys() ^ saved.keys())
-    if different:
-        side = "lacks" if different[0] in own else "has, and the model lacks,"
-        raise CheckpointError(
-            f"{path} does not fit the model: it {side} {different[0]!r} "
-            f"({len(different)} such names)"
-        )
-    for name, tensor in own.items():
-        if tensor.shape != saved[name].shape:
+    checkpoint = read_checkpoint(path)
+    saved = _renamed(checkpoint["state_dict"], own.keys())
+    kept = names_below(model, reinitialize)
+    saved = {name: tensor for name, tensor in saved.items() if name not in kept}
+    _check_names(own.keys() - kept, saved.keys(), path, checkpoint.get("arch"))
+    for name, tensor in saved.items():
+        if tensor.shape != own[name].shape:
             raise MismatchError(
-                f"{name} has shape {tuple(saved[name].shape)} in {path} and "
-                f"{tuple(tensor.shape)} in the model"
+                f"{name} has shape {tuple(tensor.shape)} in {path} and "
+                f"{tuple(own[name].shape)} in the model"
             )
-    model.load_state_dict(saved)
+    model.load_state_dict({**own, **saved})
+
+
+def _check_names(own: Iterable[str], saved: Iterable[str], path: Path, arch: Any) -> None:
+    lacking = sorted(name for name in set(own) - set(saved) if not name.endswith(UNUSED))
+    foreign = sorted(set(saved) - set(own))
+    faults = [
+        f"{verb} {names[0]!r} ({len(names)} such names)"
+        for verb, names in (("lacks", lacking), ("has, and the model lacks,", foreign))
+        if names
+    ]
+    if faults:
+        says = f"; it says that it is of arch {arch!r}" if arch is not None else ""
+        raise CheckpointError(f"{path} does not fit the model: it {' and it '.join(faults)}{says}")
+
+
+def _are_weights(weights: Any) -> bool:
+    return (
+        isinstance(weights, dict)
+        and len(weights) > 0
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in weights.items())
+    )
+
+
+def _renamed(weights: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Return the weights by the model's names, read in the way that fits them best."""
+    own = set(own)
+    candidates = [
+        {name: tensor for key, tensor in weights.items() if (name := read(key)) is not None}
+        for read in READINGS
+    ]
+    return max(candidates, key=lambda candidate: len(own & candidate.keys()))
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _of_lightning(name: str) -> str | None:
+    # Metrics and the like stand beside the model.
+    return name.removeprefix(LIGHTNING) if name.startswith(LIGHTNING) else None
+
+
+def _of_wrapped_lightning(name: str) -> str | None:
+    return _of_lightning(_without_wrappers(name))
+
+
+def _of_network(name: str) -> str:
+    return NETWORK + name
+
+
+def _of_wrapped_network(name: str) -> str:
+    return NETWORK + _without_wrappers(name)
+
+
+READINGS: tuple[Callable[[str], str | None], ...] = (
+    str,
+    _of_lightning,
+    _without_wrappers,
+    _of_wrapped_lightning,
+    _of_network,
+    _of_wrapped_network,
+)
+"""Ways to read a file's names; of two that fit equally well, the first."""

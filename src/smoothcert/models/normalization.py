@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from smoothcert.errors import InvalidArgumentError, MismatchError
 
+KINDS = ("standard", "center", "none")
+"""What a network may see: both mean and standard deviation removed, the mean alone, or pixels."""
+
 
 class Normalize(nn.Module):
     """Subtract a mean and divide by a standard deviation, channel by channel.
@@ -60,3 +63,39 @@ def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) 
         []
     """
     return nn.Sequential(Normalize(mean, std), network)
+
+
+def with_normalization(model: nn.Module, kind: str) -> nn.Module:
+    """Return a model with another normalisation in front of the same network.
+
+    Published checkpoints do not record theirs: most have `standard`, some of Salman et al. (2019)
+    `center`, MACER `none`.
+
+    Args:
+        model: a network with a `Normalize` in front.
+        kind: `standard`: as it is; `center`: subtract the mean alone; `none`: raw pixels.
+
+    Raises:
+        InvalidArgumentError: for another kind.
+        MismatchError: if the model does not begin with a `Normalize`.
+
+    Example:
+        >>> model = normalized(nn.Flatten(), [0.5], [0.25])
+        >>> with_normalization(model, "center")(torch.ones(1, 1, 1, 1)).item()
+        0.5
+    """
+    if kind not in KINDS:
+        raise InvalidArgumentError(
+            f"Expected `normalization` one of {', '.join(KINDS)}, got {kind!r}"
+        )
+    if kind == "standard":
+        return model
+    first, *rest = model.children()
+    if not (isinstance(model, nn.Sequential) and isinstance(first, Normalize)):
+        raise MismatchError(
+            f"normalization={kind} replaces the Normalize that a model begins with, and "
+            f"{type(model).__name__} does not begin with one"
+        )
+    mean = first.mean.flatten() if kind == "center" else torch.zeros_like(first.mean.flatten())
+    plain = Normalize(mean.tolist(), [1.0] * len(mean))
+    return nn.Sequential(plain, *rest)

@@ -56,11 +56,16 @@ def _samples(summary: Mapping[str, Any]) -> str:
     return f"{mean}, {rate:,.0f} a second in {precision}" if rate else mean
 
 
+def _subject(summary: Mapping[str, Any]) -> str:
+    if "ckpt" in summary:
+        return f"{summary['model']} of {Path(summary['ckpt']).name}"
+    return f"{summary['objective']} + {summary['attack']}"
+
+
 def _accuracies(summary: Mapping[str, Any]) -> Table:
     bounds = summary["bounds"]
     table = Table(
-        title=f"{summary['objective']} + {summary['attack']} on {summary['data']}, "
-        f"σ = {summary['sigma']:g}",
+        title=f"{_subject(summary)} on {summary['data']}, σ = {summary['sigma']:g}",
         title_style="bold",
         min_width=60,
     )

@@ -1,0 +1,70 @@
+"""Callbacks that change which weights are trained, and which are kept."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
+
+from smoothcert.errors import require_count
+from smoothcert.models import parts_of
+
+
+class FreezeParts(pl.Callback):
+    """Keeps parts of the network as they are: weights, and statistics of BatchNorm too.
+
+    Args:
+        parts: names of parts, for example `conv1` or `layer1`; none freezes nothing.
+        epochs: for so many epochs; None: for the whole training.
+
+    Raises:
+        InvalidArgumentError: if `epochs` is less than one, or at the beginning of the training
+            if the network has no part of a name.
+    """
+
+    def __init__(self, parts: Sequence[str] = (), epochs: int | None = None) -> None:
+        if epochs is not None:
+            require_count("epochs", epochs)
+        self.parts = parts
+        self.epochs = epochs
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Refuse names that the network does not have, before anything is trained."""
+        parts_of(_model(pl_module), self.parts)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze the parts, or set them free once their epochs are over."""
+        frozen = self.epochs is None or trainer.current_epoch < self.epochs
+        for part in parts_of(_model(pl_module), self.parts):
+            part.requires_grad_(not frozen)
+            part.train(not frozen)
+
+
+class EMA(EMAWeightAveraging):
+    """Lightning's moving average of the weights, for runs that validate a chosen checkpoint.
+
+    Lightning's own takes the weights that `Trainer.validate` is given away, and validates its
+    average of the last epoch.
+
+    Args:
+        decay: share of the average that each step keeps, in (0, 1).
+        settings: other arguments of Lightning's `EMAWeightAveraging`.
+    """
+
+    def __init__(self, decay: float = 0.999, **settings: Any) -> None:
+        super().__init__(decay=decay, **settings)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average in place, while fitting."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the weights in training back, while fitting."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_end(trainer, pl_module)
+
+
+def _model(module: pl.LightningModule) -> Any:
+    return module.model

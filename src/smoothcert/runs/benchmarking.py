@@ -1,0 +1,175 @@
+"""What `python -m src.benchmark` does."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import seed_everything
+from torch import nn
+
+from smoothcert.benchmarks import (
+    VoteLog,
+    compare_designs,
+    compare_precisions,
+    coverage_table,
+    draw_votes,
+    measure_throughput,
+    summarize_throughput,
+    tightness_table,
+)
+from smoothcert.benchmarks.designs import usual_designs
+from smoothcert.certify import Example, Subset
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.models import load_weights
+from smoothcert.noise import generator
+from smoothcert.records import write_atomically
+from smoothcert.report import print_measurements
+from smoothcert.runs.build import build_data, build_model, device_of
+from smoothcert.runs.certification import trained_configuration
+from smoothcert.runs.summary import machine, provenance
+
+
+def benchmark(cfg: DictConfig) -> None:
+    """Measure, print and write; see `smoothcert.runs.benchmark`."""
+    if cfg.task not in BENCHMARKS:
+        raise InvalidArgumentError(
+            f"Expected `task` one of {', '.join(BENCHMARKS)}, got {cfg.task!r}"
+        )
+    table = BENCHMARKS[cfg.task](cfg)
+    folder = Path(cfg.paths.run)
+    measured = {
+        "task": cfg.task,
+        "configuration": OmegaConf.to_container(cfg, resolve=True),
+        "results": table,
+        "machine": machine(device_of(cfg.device)),
+        **provenance(),
+    }
+    write_atomically(folder / "benchmark.json", json.dumps(measured, indent=2) + "\n")
+    print_measurements(cfg.task, table, measured["machine"], folder)
+
+
+def _benchmark_throughput(cfg: DictConfig) -> list[dict[str, Any]]:
+    subject = _subject(cfg)
+    certifier = instantiate(cfg.certifier, _convert_="all")
+    executions = {
+        str(name): instantiate(cfg.execution, **changes, _convert_="all")
+        for name, changes in cfg.executions.items()
+    }
+    return summarize_throughput(
+        measure_throughput(
+            subject.classifier,
+            subject.examples,
+            certifier,
+            subject.sigma,
+            subject.num_classes,
+            executions,
+            cfg.repeats,
+            cfg.reference_batches,
+            cfg.art_samples,
+            cfg.seed,
+        )
+    )
+
+
+def _benchmark_tightness(cfg: DictConfig) -> list[dict[str, Any]]:
+    return tightness_table(alpha=cfg.alpha, draws=cfg.draws, seed=cfg.seed)
+
+
+def _benchmark_coverage(cfg: DictConfig) -> list[dict[str, Any]]:  # noqa: ARG001
+    return [entry for n in (20, 60, 150) for entry in coverage_table(n)]
+
+
+def _benchmark_designs(cfg: DictConfig) -> list[dict[str, Any]]:
+    path = Path(cfg.votes)
+    if path.is_file():
+        log = VoteLog.load(path)
+    else:
+        subject = _subject(cfg)
+        execution = instantiate(cfg.execution, _convert_="all")
+        log = draw_votes(
+            subject.classifier,
+            subject.examples,
+            subject.sigma,
+            subject.num_classes,
+            cfg.n0 + cfg.n,
+            execution,
+            cfg.seed,
+        )
+        log.save(path)
+    radii = [float(r) for r in cfg.radii]
+    return compare_designs(log, usual_designs(cfg.n0, cfg.n, cfg.alpha, radii), radii)
+
+
+def _benchmark_precisions(cfg: DictConfig) -> list[dict[str, Any]]:
+    subject = _subject(cfg)
+    return [
+        compare_precisions(
+            subject.classifier,
+            subject.examples,
+            subject.sigma,
+            subject.num_classes,
+            min(cfg.n, 2000),
+            cfg.alpha,
+            seed=cfg.seed,
+        )
+    ]
+
+
+BENCHMARKS: dict[str, Callable[[DictConfig], list[dict[str, Any]]]] = {
+    "throughput": _benchmark_throughput,
+    "tightness": _benchmark_tightness,
+    "coverage": _benchmark_coverage,
+    "designs": _benchmark_designs,
+    "precisions": _benchmark_precisions,
+}
+"""What `python -m src.benchmark task=…` measures."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: a classifier on its device, and images for it."""
+
+    classifier: nn.Module
+    examples: list[Example]
+    sigma: float
+    num_classes: int
+
+
+def _subject(cfg: DictConfig) -> _Subject:
+    if cfg.run is not None:
+        return _trained_subject(cfg)
+    if cfg.task != "throughput":
+        raise InvalidArgumentError(
+            f"Expected run=<run folder> with task={cfg.task}: it needs a trained network and "
+            "labelled images"
+        )
+    seed_everything(cfg.seed, verbose=False)
+    shape = tuple(cfg.input_shape)
+    facts = SimpleNamespace(
+        num_classes=cfg.num_classes, input_shape=shape, mean=list(cfg.mean), std=list(cfg.std)
+    )
+    model = build_model(cfg.model, facts)
+    if cfg.ckpt is not None:
+        load_weights(model, Path(cfg.ckpt))
+    source = generator("cpu", cfg.seed)
+    images = torch.rand((cfg.images, *shape), generator=source)
+    examples = [Example(image, index) for index, image in enumerate(images)]
+    return _Subject(model.to(device_of(cfg.device)), examples, cfg.sigma, cfg.num_classes)
+
+
+def _trained_subject(cfg: DictConfig) -> _Subject:
+    run = Path(cfg.run)
+    trained, _ = trained_configuration(run, cfg)
+    data = build_data(trained)
+    model = build_model(trained.model, data)
+    load_weights(model, run / "checkpoints" / "best.ckpt")
+    images = data.images("test")
+    chosen = Subset("test", max_images=cfg.images).positions(len(images))
+    examples = [Example(image, index, label) for image, label, index in map(images.example, chosen)]
+    return _Subject(model.to(device_of(cfg.device)), examples, trained.sigma, data.num_classes)

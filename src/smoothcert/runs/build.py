@@ -1,0 +1,136 @@
+"""Parts of a run, built from their configurations."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from smoothcert.data import ImageDataModule
+from smoothcert.errors import InvalidArgumentError, MismatchError
+from smoothcert.lightning import SmoothedTraining
+from smoothcert.models import evaluating, load_weights, with_normalization
+
+TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
+"""What makes a run, with the names of its classes."""
+PLACES = ("root", "download", "cache", "num_workers")
+"""Where data lies and how it is read: no part of what makes a run."""
+OF_ANY_MODEL = ("weights", "reinitialize", "freeze", "freeze_epochs", "normalization")
+"""Settings of `model` that are not the network's own."""
+
+
+def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> nn.Module:
+    """Build a model for the data, whose shape and number of classes it takes from there.
+
+    Args:
+        config: a configuration of `conf/model/`.
+        data: the data module, set up, or anything with its facts.
+
+    Raises:
+        MismatchError: if the configuration names another number of classes, or the model gives
+            another number of logits.
+        InvalidArgumentError: if the configuration asks for an unknown normalisation.
+    """
+    asked = config.get("num_classes")
+    if asked is not None and asked != data.num_classes:
+        raise MismatchError(
+            f"The model is configured for {asked} classes and the data has {data.num_classes}. "
+            "Leave out model.num_classes: it is taken from the data"
+        )
+    facts = {
+        "num_classes": data.num_classes,
+        "input_shape": data.input_shape,
+        "mean": data.mean,
+        "std": data.std,
+    }
+    model = instantiate(_network(config), **facts, _convert_="all")
+    model = with_normalization(model, config.get("normalization", "standard"))
+    with evaluating(model), torch.no_grad():
+        logits = model(torch.zeros(1, *data.input_shape))
+    if logits.shape != (1, data.num_classes):
+        raise MismatchError(
+            f"The model gives {logits.shape[-1]} logits and the data has {data.num_classes} classes"
+        )
+    return model
+
+
+def _network(config: DictConfig) -> DictConfig:
+    network = config.copy()
+    with open_dict(network):
+        for name in OF_ANY_MODEL:
+            network.pop(name, None)
+    return network
+
+
+def build_data(cfg: DictConfig) -> ImageDataModule:
+    """Return the data of a configuration, loaded."""
+    data = instantiate(cfg.data, _convert_="all")
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def build_module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
+    """Return what Lightning trains, from the weights that the configuration names."""
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    for place in PLACES:
+        resolved["data"].pop(place, None)
+    model = build_model(cfg.model, data)
+    if cfg.model.get("weights") is not None:
+        load_weights(model, Path(cfg.model.weights), cfg.model.reinitialize)
+    return SmoothedTraining(
+        model=model,
+        objective=instantiate(cfg.objective, _convert_="all"),
+        attack=instantiate(cfg.attack, _convert_="all"),
+        sigma=cfg.sigma,
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        scheduler=instantiate(cfg.scheduler, _convert_="all"),
+        validation_draws=cfg.validation_draws,
+        seed=cfg.seed,
+        configuration={
+            **{name: resolved[name] for name in TRAINED_BY},
+            "class_names": list(data.class_names),
+        },
+        scheduler_interval=cfg.scheduler_interval,
+    )
+
+
+def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
+    """Return Lightning's trainer, with callbacks and loggers that know the configuration.
+
+    Args:
+        cfg: a configuration of `conf/train.yaml`.
+        names: names of the run and of its parts, for the loggers.
+    """
+    callbacks = [
+        instantiate(callback, _convert_="all")
+        for callback in (cfg.callbacks or {}).values()
+        if callback is not None
+    ]
+    loggers = [
+        instantiate(each, _convert_="all")
+        for each in (cfg.logger or {}).values()
+        if each is not None
+    ]
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    configuration = OmegaConf.to_container(cfg, resolve=True)
+    for each in trainer.loggers:
+        each.log_hyperparams({**names, "sigma": cfg.sigma, "seed": cfg.seed, "cfg": configuration})
+    return trainer
+
+
+def device_of(name: str) -> str:
+    """Return the device that a setting means: `auto` is a GPU where there is one.
+
+    Raises:
+        InvalidArgumentError: if there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidArgumentError(f"Expected a device of this machine, got {name!r}: no GPU here")
+    return name

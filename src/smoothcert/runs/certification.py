@@ -1,0 +1,204 @@
+"""What `python -m src.certify` does."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from inspect import signature
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from smoothcert.certify import Certifier, SmoothedClassifier, Subset, certify_examples
+from smoothcert.data import ImageDataModule
+from smoothcert.errors import (
+    InvalidArgumentError,
+    MismatchError,
+    SmoothCertWarning,
+    require_positive,
+)
+from smoothcert.lightning.callbacks import warn_of_few_samples
+from smoothcert.models import load_weights, read_checkpoint
+from smoothcert.report import plot_certified_accuracy, summarize
+from smoothcert.runs.build import build_data, build_model, device_of
+from smoothcert.runs.commandline import check, read_yaml
+from smoothcert.runs.summary import performance_of, provenance, write_summary
+from smoothcert.runs.training import CHOICES
+from smoothcert.stats import default_radii
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is certified, of a run or of a file.
+
+    Attributes:
+        model: the base classifier, with its weights.
+        data: the images.
+        sigma: standard deviation of the noise, in pixel units.
+        certifier: samples and bounds.
+        seed: seed of the noise.
+        facts: what the summary says of it.
+    """
+
+    model: nn.Module
+    data: ImageDataModule
+    sigma: float
+    certifier: Certifier
+    seed: int
+    facts: dict[str, Any]
+
+
+def certify(cfg: DictConfig) -> float:
+    """Certify and summarize; see `smoothcert.runs.certify`."""
+    folder = Path(cfg.paths.run)
+    subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
+    radii = list(cfg.radii) if cfg.radii else default_radii(subject.sigma)
+    warn_of_few_samples(subject.certifier, subject.sigma, radii)
+    certified = certify_examples(
+        SmoothedClassifier(
+            subject.model.to(device_of(cfg.device)),
+            subject.sigma,
+            subject.data.num_classes,
+            instantiate(cfg.execution, _convert_="all"),
+            cfg.noise,
+        ),
+        subject.certifier,
+        subject.data.images(cfg.split),
+        Subset(cfg.split, cfg.skip, cfg.max_images, cfg.start),
+        folder / "certificates.tsv",
+        seed=subject.seed,
+        configuration={"data": subject.facts["data"]},
+        max_hours=cfg.max_hours,
+    )
+    if not certified.rows:
+        raise SystemExit("Time is up before the first image was certified: raise max_hours")
+    picture = folder / "certified_accuracy.png"
+    plot_certified_accuracy(certified.rows, certified.settings, picture)
+    summary = {
+        **{name: subject.facts[name] for name in CHOICES},
+        **summarize(certified.rows, certified.settings, radii),
+        **subject.facts,
+        "images_asked": certified.asked,
+        **performance_of(certified, folder),
+        **provenance(),
+    }
+    write_summary(summary, folder)
+    if len(certified.rows) < certified.asked:
+        logger.warning(
+            "Time is up: the first %d of %d images are certified, in the order of their files. "
+            "The same command goes on; images that were finished out of turn wait for it",
+            len(certified.rows),
+            certified.asked,
+        )
+    return summary["acr"]
+
+
+def subject_of_run(cfg: DictConfig) -> Subject:
+    """Return a run's model, data and certifier, with whatever the command line says otherwise."""
+    run = Path(cfg.run)
+    trained, choices = trained_configuration(run, cfg)
+    data = build_data(trained)
+    model = build_model(trained.model, data)
+    checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
+    load_weights(model, checkpoint)
+    _check_classes(checkpoint, data)
+    return Subject(
+        model,
+        data,
+        _sigma(cfg, trained),
+        _certifier(cfg, trained),
+        trained.seed if cfg.seed is None else cfg.seed,
+        {**choices, "run": str(run)},
+    )
+
+
+def subject_of_file(cfg: DictConfig) -> Subject:
+    """Return the model of a checkpoint file, with the data and the certifier of the command line.
+
+    Raises:
+        InvalidArgumentError: if the command line does not say σ, which no file records.
+    """
+    if OmegaConf.is_missing(cfg, "sigma"):
+        raise InvalidArgumentError(
+            "Expected sigma=<σ that the network was trained at>; the file does not record it"
+        )
+    check(cfg)
+    data = build_data(cfg)
+    model = build_model(cfg.model, data)
+    load_weights(model, Path(cfg.ckpt))
+    _check_classes(Path(cfg.ckpt), data)
+    choices = HydraConfig.get().runtime.choices
+    facts = {"objective": None, "attack": None, "ckpt": str(cfg.ckpt)}
+    facts |= {"normalization": cfg.model.normalization}
+    return Subject(
+        model,
+        data,
+        cfg.sigma,
+        instantiate(cfg.certifier, _convert_="all"),
+        cfg.seed,
+        {"data": choices["data"], "model": choices["model"], **facts},
+    )
+
+
+def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Return a run's configuration, with this command's paths, and the names of its choices."""
+    trained: Any = read_yaml(run, "config.yaml")
+    hydra = read_yaml(run, "hydra.yaml")
+    # A data folder that moved since is named again, as in training.
+    trained.paths = cfg.paths
+    if cfg.data.root is not None:
+        trained.data.root = cfg.data.root
+    if "pretrained" in trained.model:
+        # The run's own weights come next; those of the network's publisher need not be fetched.
+        trained.model.pretrained = False
+    return trained, {name: hydra["hydra"]["runtime"]["choices"][name] for name in CHOICES}
+
+
+def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
+    """Refuse data whose class numbers mean other classes than in training."""
+    trained = read_checkpoint(checkpoint).get("configuration", {}).get("class_names")
+    if trained is not None and trained != list(data.class_names):
+        ours, theirs = next(
+            pair for pair in zip_longest(data.class_names, trained) if pair[0] != pair[1]
+        )
+        raise MismatchError(
+            f"The data has a class {ours!r} where the run was trained with {theirs!r}: the class "
+            "folders must have the same names"
+        )
+
+
+def _sigma(cfg: DictConfig, trained: DictConfig) -> float:
+    if cfg.sigma is None or cfg.sigma == trained.sigma:
+        return trained.sigma
+    require_positive("sigma", cfg.sigma)
+    warnings.warn(
+        f"Certifying at sigma={cfg.sigma} a classifier that was trained at sigma={trained.sigma}",
+        SmoothCertWarning,
+        stacklevel=2,
+    )
+    return cfg.sigma
+
+
+def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:
+    """Return the run's certifier, with whatever the command line says otherwise."""
+    asked: Any = OmegaConf.to_container(cfg.certifier, resolve=True)
+    asked = {name: value for name, value in asked.items() if value is not None}
+    base: Any = OmegaConf.to_container(trained.certifier, resolve=True)
+    if "_target_" in asked:
+        base = {name: base[name] for name in ("n0", "n", "alpha") if name in base}
+    shorthands = {name: cfg[name] for name in ("n0", "n", "alpha") if cfg[name] is not None}
+    wanted = {**base, **asked, **shorthands}
+    takes = signature(get_class(wanted["_target_"])).parameters
+    for name in wanted:
+        if name != "_target_" and name not in takes:
+            raise InvalidArgumentError(
+                f"Expected settings of {wanted['_target_'].rpartition('.')[2]}, "
+                f"{', '.join(takes)}; got {name!r}"
+            )
+    return instantiate(wanted, _convert_="all")

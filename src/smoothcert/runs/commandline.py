@@ -1,0 +1,243 @@
+"""What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from smoothcert.errors import (
+    InvalidArgumentError,
+    RecordsError,
+    require_count,
+    require_positive,
+    require_probability,
+)
+
+LONGEST_FOLDER_NAME = 200
+MULTIRUN = {"-m", "--multirun"}
+PATHS = ("run=", "ckpt=", "ckpt_path=", "model.weights=")
+"""Settings whose values are taken as they are: folders of a sweep have commas in their names."""
+
+
+def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
+    """Return a table's value at the published σ that is nearest to the given one.
+
+    Configurations call it as `${for_sigma:${sigma},{0.25:…,0.5:…,1.0:…}}`: papers tune a few
+    values of σ, and a sweep asks for others too.
+
+    Args:
+        sigma: standard deviation of the noise.
+        table: values by σ.
+
+    Example:
+        >>> for_sigma(0.12, {0.25: "a", 0.5: "b", 1.0: "c"})
+        'a'
+    """
+    return table[min(table, key=lambda published: abs(published - sigma))]
+
+
+def folder_name(number: int, overrides: str) -> str:
+    """Return a folder name for a job of a sweep: its number and what it overrides.
+
+    Args:
+        number: number of the job.
+        overrides: Hydra's `override_dirname`.
+
+    Example:
+        >>> folder_name(2, "data.root=/a/b,sigma=0.5")
+        '2_data.root=_a_b,sigma=0.5'
+    """
+    return f"{number}_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME]
+
+
+def suffix(overrides: str) -> str:
+    """Return overrides as the end of a folder name, empty where there are none.
+
+    Args:
+        overrides: Hydra's `override_dirname`.
+
+    Example:
+        >>> suffix("certifier=cohen,n=1000"), suffix("")
+        ('_certifier=cohen,n=1000', '')
+    """
+    return f"_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME] if overrides else ""
+
+
+def path_name(path: str) -> str:
+    """Return a path as the name of a folder.
+
+    Args:
+        path: any path; of a long one the end is kept.
+
+    Example:
+        >>> path_name("models/noise_0.25/checkpoint.pth.tar")
+        'models_noise_0.25_checkpoint.pth.tar'
+    """
+    return path.strip("/.").replace("/", "_")[-LONGEST_FOLDER_NAME:]
+
+
+OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
+OmegaConf.register_new_resolver("path_name", path_name, replace=True)
+OmegaConf.register_new_resolver("suffix", suffix, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what no part could use, before anything is loaded.
+
+    Args:
+        cfg: a configuration with `sigma`, `alpha` and `seed`.
+
+    Raises:
+        InvalidArgumentError: if one of them is out of range.
+
+    Example:
+        >>> check(OmegaConf.create({"sigma": 0.25, "alpha": 0.001, "seed": 0}))
+    """
+    require_positive("sigma", cfg.sigma)
+    require_probability("alpha", cfg.alpha)
+    require_count("seed", cfg.seed, minimum=0)
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an override whose value Hydra takes as it is, with its commas and equals signs.
+
+    Args:
+        key: what to override.
+        value: the value; a trailing slash is dropped.
+
+    Example:
+        >>> quoted("run", "outputs/sweeps/0_sigma=0.5,seed=1/")
+        "run='outputs/sweeps/0_sigma=0.5,seed=1'"
+    """
+    escaped = value.strip("'\"").rstrip("/").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def quote_paths(arguments: Sequence[str]) -> list[str]:
+    """Quote the values of settings that are paths; see `PATHS`.
+
+    Args:
+        arguments: the command line. In a multirun commas separate runs, so nothing is quoted.
+
+    Example:
+        >>> quote_paths(["src/certify.py", "run=a,b", "n=100"])
+        ['src/certify.py', "run='a,b'", 'n=100']
+    """
+    if MULTIRUN & set(arguments):
+        return list(arguments)
+    return [
+        quoted(*argument.split("=", 1)) if argument.startswith(PATHS) else argument
+        for argument in arguments
+    ]
+
+
+def require_run(arguments: Sequence[str]) -> None:
+    """Refuse a command line that names nothing to certify, before Hydra makes folders of its own.
+
+    Args:
+        arguments: the command line; it names a run folder, or a checkpoint by `ckpt=`.
+
+    Raises:
+        SystemExit: with what was expected.
+
+    Example:
+        >>> require_run(["src/certify.py", "--help"])
+    """
+    if any(argument.startswith("-") and argument not in MULTIRUN for argument in arguments[1:]):
+        return
+    runs = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
+    if names_checkpoint(arguments):
+        if runs:
+            raise SystemExit("Expected run=… or ckpt=…, got both: a run has its own weights")
+        return
+    if not runs:
+        raise SystemExit(
+            "Expected run=<run folder>, a folder that `python -m src.train` made, or ckpt=<file> "
+            "model=<its network> sigma=<σ>"
+        )
+    folder = Path(runs[0].strip("'\""))
+    if not MULTIRUN & set(arguments) and not (folder / ".hydra" / "config.yaml").is_file():
+        raise SystemExit(
+            f"Expected a run folder, got {str(folder)!r}: it has no .hydra/config.yaml"
+        )
+
+
+def names_checkpoint(arguments: Sequence[str]) -> bool:
+    """Return whether a command line is about a checkpoint file, not about a run.
+
+    Args:
+        arguments: the command line.
+
+    Example:
+        >>> names_checkpoint(["src/certify.py", "ckpt=checkpoint.pth.tar", "model=resnet110"])
+        True
+    """
+    return any(argument.startswith("ckpt=") for argument in arguments)
+
+
+def expand_run(arguments: Sequence[str]) -> list[str]:
+    """Replace `run=<folder>` by the overrides that the run was started with, and its folder.
+
+    Hydra writes its own files before any code of ours runs, so whatever would mix two
+    configurations in one folder is refused here.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        InvalidArgumentError: if the folder is no run folder, or other overrides come with it.
+        RecordsError: if `hydra.run.dir` names the folder of a run with other overrides.
+
+    Example:
+        >>> expand_run(["src/train.py", "sigma=0.5"])
+        ['src/train.py', 'sigma=0.5']
+    """
+    program, *others = arguments
+    runs = [argument for argument in others if argument.startswith("run=")]
+    if runs:
+        if len(others) > 1:
+            raise InvalidArgumentError(
+                f"{runs[0]} goes on with a run exactly as it was started, so nothing else may be "
+                f"set; got {' '.join(argument for argument in others if argument not in runs)}"
+            )
+        folder = Path(runs[0].removeprefix("run=").strip("'\""))
+        return [program, *_overrides(folder), quoted("hydra.run.dir", str(folder))]
+    for argument in others:
+        if argument.startswith("hydra.run.dir="):
+            _check_folder(Path(argument.removeprefix("hydra.run.dir=").strip("'\"")), others)
+    return list(arguments)
+
+
+def read_yaml(run: Path, name: str) -> Any:
+    """Return a file of a run's `.hydra` folder.
+
+    Args:
+        run: the run folder.
+        name: the file's name.
+
+    Raises:
+        InvalidArgumentError: if it is not there.
+    """
+    path = run / ".hydra" / name
+    if not path.is_file():
+        raise InvalidArgumentError(
+            f"Expected a run folder, got {str(run)!r}: it has no .hydra/{name}"
+        )
+    return OmegaConf.load(path)
+
+
+def _check_folder(folder: Path, arguments: Sequence[str]) -> None:
+    if not (folder / ".hydra" / "overrides.yaml").is_file():
+        return
+    ours = [a for a in arguments if "=" in a and not a.startswith(("hydra.", "-"))]
+    if sorted(ours) != sorted(_overrides(folder)):
+        raise RecordsError(
+            f"{folder} holds a run that was started with {' '.join(_overrides(folder))!r}. Go on "
+            f"with it by run={folder}, or choose another folder; nothing was overwritten"
+        )
+
+
+def _overrides(folder: Path) -> list[str]:
+    return [str(item) for item in read_yaml(folder, "overrides.yaml")]

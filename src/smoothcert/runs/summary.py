@@ -1,0 +1,87 @@
+"""What a run leaves behind besides its certificates: `summary.json`, and where it came from."""
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoothcert.certify import Certified, Performance
+from smoothcert.records import write_atomically
+from smoothcert.report import print_summary
+
+PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
+
+
+def write_summary(summary: dict[str, Any], folder: Path) -> None:
+    """Write `summary.json` into a folder, and print it."""
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    print_summary(summary, folder)
+
+
+def performance_of(certified: Certified, folder: Path) -> dict[str, Any]:
+    """Return what certification took; of the call that did the work, if this one had none left."""
+    names = [field.name for field in fields(Performance)]
+    if certified.performance is not None:
+        values = asdict(certified.performance)
+    else:
+        path = folder / "summary.json"
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: values.get(name) for name in names}
+
+
+def provenance() -> dict[str, Any]:
+    """Return the versions and the commit that made a result."""
+    return {
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: _version(name) for name in PACKAGES},
+        },
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the working tree, with `+` where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40"]
+    command += ["--dirty=+", "--match", "no tag"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what a result was measured on.
+
+    Args:
+        device: `cpu`, or a GPU's name for torch.
+    """
+    name = torch.cuda.get_device_name(device) if device != "cpu" else _processor()
+    return {
+        "device": device,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

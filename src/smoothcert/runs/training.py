@@ -1,0 +1,163 @@
+"""What `python -m src.train` does."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from smoothcert.data import ImageDataModule
+from smoothcert.errors import (
+    CheckpointError,
+    InvalidArgumentError,
+    MismatchError,
+    RecordsError,
+    SmoothCertWarning,
+)
+from smoothcert.lightning import CertificationCallback, ResumingCSVLogger, SmoothedTraining
+from smoothcert.lightning.loggers import log_summary
+from smoothcert.models import load_weights, read_checkpoint
+from smoothcert.report import summarize
+from smoothcert.runs.build import build_data, build_module, build_trainer
+from smoothcert.runs.summary import performance_of, provenance, write_summary
+
+logger = logging.getLogger(__name__)
+
+CHOICES = ("data", "model", "objective", "attack")
+STATE = ("optimizer", "scheduler")
+"""Parts whose state a checkpoint restores, their settings included."""
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train, certify and summarize; see `smoothcert.runs.train`."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    folder = Path(cfg.paths.run)
+    choices = {name: HydraConfig.get().runtime.choices[name] for name in CHOICES}
+    data = build_data(cfg)
+    module = build_module(cfg, data)
+    trainer = build_trainer(cfg, {**choices, "name": cfg.name})
+    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
+    start = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        seconds = time.perf_counter() - start
+        certification = next(
+            (c for c in trainer.callbacks if isinstance(c, CertificationCallback)), None
+        )
+        if certification is None:
+            return None
+        if best.is_file() and not trainer.fast_dev_run:
+            load_weights(module.model, best)
+        trainer.validate(module, datamodule=data, verbose=False)
+        facts = {"epochs": trainer.current_epoch, "seconds_training": round(seconds, 1)}
+        return _finish(folder, choices, facts, certification, data, trainer)
+    finally:
+        _close_wandb()
+
+
+def _finish(
+    folder: Path,
+    choices: Mapping[str, str],
+    facts: Mapping[str, Any],
+    certification: CertificationCallback,
+    data: ImageDataModule,
+    trainer: Any,
+) -> float:
+    certified = certification.last
+    assert certified is not None, "Trainer.validate certifies"
+    summary = {
+        **choices,
+        **summarize(certified.rows, certified.settings, certification.radii),
+        **facts,
+        **performance_of(certified, folder),
+        "training_images": len(data.images("train")),
+        **provenance(),
+    }
+    log_summary(trainer.loggers, {k: v for k, v in summary.items() if not isinstance(v, dict)})
+    write_summary(summary, folder)
+    return summary["acr"]
+
+
+def _checkpoint(
+    last: Path, other: str | None, module: SmoothedTraining, trainer: Any
+) -> Path | None:
+    """Return where training goes on from: this run's own last epoch, another run's, or nowhere."""
+    if last.is_file():
+        _prepare_resume(last, module, trainer)
+        return last
+    if other is None:
+        return None
+    _prepare_continuation(Path(other), module, trainer)
+    return Path(other)
+
+
+def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) -> None:
+    """Refuse a checkpoint of another run whose state does not fit; name what else is different."""
+    checkpoint = read_checkpoint(path)
+    if "optimizer_states" not in checkpoint:
+        raise CheckpointError(
+            f"{path} holds weights alone, and ckpt_path goes on with an optimizer too. Start from "
+            f"the weights by model.weights={path}"
+        )
+    load_weights(module.model, path)
+    different = _differences(checkpoint, module)
+    state = [name for name in STATE if name in different]
+    if state:
+        raise MismatchError(
+            f"{path} goes on with its own {' and '.join(state)}: "
+            f"{', '.join(different[name] for name in state)}. Keep them, or start from the weights "
+            f"alone by model.weights={path}"
+        )
+    if different:
+        warnings.warn(
+            f"Going on from {path}, trained otherwise: {', '.join(different.values())}",
+            SmoothCertWarning,
+            stacklevel=2,
+        )
+    finished = checkpoint["epoch"] + 1
+    if trainer.max_epochs is not None and finished >= trainer.max_epochs:
+        raise InvalidArgumentError(
+            f"Expected `trainer.max_epochs` above the {finished} epochs that {path} has finished, "
+            f"got {trainer.max_epochs}"
+        )
+
+
+def _differences(checkpoint: Mapping[str, Any], module: SmoothedTraining) -> dict[str, str]:
+    """Return, for each part of the configuration that is not a checkpoint's, what it was and is."""
+    theirs, ours = checkpoint.get("configuration", {}), module.configuration
+    return {
+        name: f"{name} was {theirs.get(name)!r} and is now {ours[name]!r}"
+        for name in ours
+        if theirs.get(name) != ours[name]
+    }
+
+
+def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:
+    """Refuse to go on with a run of another configuration, or from a damaged checkpoint."""
+    checkpoint = read_checkpoint(last)
+    different = _differences(checkpoint, module)
+    if different:
+        raise RecordsError(
+            f"{last.parent.parent} holds a run of another configuration: "
+            f"{', '.join(different.values())}. Nothing was overwritten; choose another run folder"
+        )
+    # Lightning loads them again, with errors that name no file.
+    load_weights(module.model, last)
+    for each in trainer.loggers:
+        if isinstance(each, ResumingCSVLogger):
+            each.drop_from(checkpoint["global_step"])
+    logger.info("Going on from %s", last)
+
+
+def _close_wandb() -> None:
+    """End W&B's run with ours: the next job of a sweep has a run of its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
