@@ -7,10 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_network import LinearNetwork, exact, gradient, random_case, shorten
 from scipy.stats import kstest
+from torch import nn
 
 from smoothcert.attacks import PGD
 from smoothcert.noise import draw_noise, generator
 from smoothcert.types import NoisyBatch
+
+
+class Blind(nn.Module):
+    """Does not look at its images at all."""
+
+    def forward(self, images):
+        return torch.zeros(len(images), 3)
 
 
 def reference(network, batch, epsilon, steps):
@@ -97,3 +105,17 @@ def test_the_gradient_survives_a_probability_that_underflows(bias):
     moved = PGD(0.1)(network, batch, generator("cpu", 2)).images
     expected = torch.tensor([-0.1, 0.1]) / 2**0.5
     assert (moved - images).flatten() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("bias", [12.0, 18.0, 100.0, 1e4])
+def test_a_sure_image_still_moves_away_from_its_label(bias):
+    network = LinearNetwork([[1.0, 0.0], [0.0, 1.0]], [bias, 0.0])
+    images = torch.full((1, 1, 1, 2), 0.5)
+    batch = NoisyBatch(images, torch.tensor([0]), torch.zeros(1, 1, 1, 1, 2), 0.0)
+    moved = PGD(0.1)(network, batch, generator("cpu", 2)).images
+    assert (moved - images).flatten() == pytest.approx(torch.tensor([-0.1, 0.1]) / 2**0.5, abs=1e-5)
+
+
+def test_a_classifier_that_ignores_its_images_is_attacked_at_random(batch):
+    moved = PGD(0.1)(Blind(), batch, generator("cpu", 2)).images
+    assert ((moved - batch.images).flatten(1).norm(dim=1) > 0.01).all()

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
-from smoothcert.errors import MismatchError
-from smoothcert.models import Normalize, normalized
+from smoothcert.errors import InvalidArgumentError, MismatchError
+from smoothcert.models import Normalize, normalized, with_normalization
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -49,3 +49,45 @@ def test_normalisation_comes_first_and_keeps_the_networks_names_behind_1():
     assert isinstance(network[0], Normalize)
     assert list(network.state_dict()) == ["1.1.weight", "1.1.bias"]
     assert torch.equal(network(images()), network[1](network[0](images())))
+
+
+KINDS = {
+    "standard": lambda pixels: (pixels - as_image(MEAN)) / as_image(STD),
+    "center": lambda pixels: pixels - as_image(MEAN),
+    "none": lambda pixels: pixels,
+}
+
+
+def as_image(values):
+    return torch.tensor(values).view(3, 1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_shows_the_network_what_its_formula_says(kind):
+    seen = with_normalization(normalized(nn.Identity(), MEAN, STD), kind)(images())
+    assert torch.equal(seen, KINDS[kind](images()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_changes_neither_the_network_nor_its_names(kind):
+    model = normalized(nn.Linear(6, 2), MEAN, STD)
+    changed = with_normalization(model, kind)
+    assert changed[1] is model[1]
+    assert list(changed.state_dict()) == ["1.weight", "1.bias"]
+
+
+def test_the_model_that_is_given_another_kind_keeps_its_own():
+    model = normalized(nn.Identity(), MEAN, STD)
+    with_normalization(model, "none")
+    assert torch.equal(model(images()), KINDS["standard"](images()))
+
+
+def test_an_unknown_kind_is_refused_with_those_that_exist():
+    with pytest.raises(InvalidArgumentError, match="one of standard, center, none, got 'centre'"):
+        with_normalization(normalized(nn.Identity(), MEAN, STD), "centre")
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Flatten()), nn.Bilinear(2, 2, 2)])
+def test_a_model_that_does_not_normalise_first_has_no_other_kind(model):
+    with pytest.raises(MismatchError, match=f"{type(model).__name__} does not begin with one"):
+        with_normalization(model, "none")

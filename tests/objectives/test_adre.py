@@ -47,6 +47,12 @@ def test_one_erring_draw_holds_the_regularizer_at_one_over_m():
     assert adre_regularizer(logits, torch.tensor([2])).exp() == pytest.approx(1 / 8)
 
 
+def test_where_no_draw_errs_nothing_limits_the_reward():
+    logits = torch.zeros(8, 1, 5)
+    logits[..., 2] = 1e4
+    assert adre_regularizer(logits, torch.tensor([2])).item() == pytest.approx(-1e4)
+
+
 def test_below_the_floor_there_is_no_reward():
     logits = torch.zeros(8, 1, 5, requires_grad=True)
     with torch.no_grad():

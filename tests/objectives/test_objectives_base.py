@@ -28,7 +28,7 @@ from smoothcert.objectives import (
     Stability,
     divergence,
 )
-from smoothcert.objectives.base import Weight
+from smoothcert.objectives.base import Weight, smoothed_accuracy
 from smoothcert.warmup import Deferred, Linear
 
 EVERY = [
@@ -91,6 +91,12 @@ def test_the_loss_is_a_scalar_with_gradient_and_the_report_is_scalars_without(
 def test_the_report_tells_how_often_the_mean_softmax_is_right(objective, network, batch):
     loss = call(objective, network.eval(), half_right(network, batch))
     assert loss.report["smoothed_accuracy"].item() == pytest.approx(3 / 5)
+
+
+def test_one_loud_draw_does_not_outvote_two():
+    """The mean softmax prefers class 1, the mean logits class 0."""
+    logits = torch.tensor([[[10.0, 0.0]], [[0.0, 2.0]], [[0.0, 2.0]]])
+    assert smoothed_accuracy(logits, torch.tensor([1])) == 1
 
 
 @objective_of(

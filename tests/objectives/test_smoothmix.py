@@ -129,7 +129,7 @@ def test_mixed_images_stay_in_the_pixel_range(network, batch, size):
 
 
 def test_ascent_is_held_by_no_ball():
-    """On a linear classifier of two classes T steps of length a lead T · a away."""
+    """On a linear classifier of two classes T steps of length a lead T · a away, whatever ε is."""
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(400, 2, bias=False))
     with torch.no_grad():
         # Pixels of equal weight: 400 of them leave room for a way of length 8 from grey.
@@ -141,7 +141,7 @@ def test_ascent_is_held_by_no_ball():
         labels=torch.tensor([0, 1, 0]),
         noise=torch.zeros(2, *images.shape),
     )
-    moved = FreeAscent(4, 2.0).ascend(classifier, batch, torch.inf, generator("cpu", 0))
+    moved = FreeAscent(4, 2.0).ascend(classifier, batch, 0.5, generator("cpu", 0))
     expected = torch.tensor([-0.4, 0.4, -0.4]).view(3, 1).expand(3, 400)
     assert (moved - 0.5).flatten(1).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, one_hot
 
 from smoothcert.errors import require_count, require_positive
 from smoothcert.models import evaluating, frozen
-from smoothcert.noise import draw_noise, noisy_logits, smoothed_log_probabilities
+from smoothcert.noise import draw_noise, noisy_logits
 from smoothcert.types import NoisyBatch
 from smoothcert.warmup import Immediate, Warmup
 
@@ -93,9 +94,15 @@ class GradientAttack:
         return Path(batch, epsilon, batch.images, radius, source)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return what the attack raises, shape (B,), for logits (m, B, K): −log F̂_y."""
-        log_probabilities = smoothed_log_probabilities(logits)
-        return -log_probabilities.gather(1, labels[:, None]).squeeze(1)
+        """Return what the attack raises, shape (B,), for logits (m, B, K): log (1 − F̂_y)/F̂_y.
+
+        It rises with −log F̂_y and has the same direction; in floating point that one's gradient
+        cancels where an image is sure: from a margin of 16 on it lost its way.
+        """
+        others = one_hot(labels, logits.shape[-1]) == 0
+        own = logits.masked_fill(others, 0).sum(-1)
+        margin = own - logits.masked_fill(~others, -math.inf).logsumexp(-1)
+        return _log_odds(margin)
 
     def step(self, path: Path, gradient: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
         """Return the images one step further: 2ε/T along the gradient scaled to length 1.
@@ -108,9 +115,9 @@ class GradientAttack:
         return path.images + 2 * path.epsilon / self.steps * direction(gradient, path.source)
 
     def project(self, path: Path, images: Tensor) -> Tensor:
-        """Return the nearest images in [0, 1] and in each image's ball.
+        """Return images in [0, 1] and in each image's ball.
 
-        Clamped first, then drawn towards the original, which keeps them in [0, 1].
+        Clamped, then drawn towards the original, which keeps them in [0, 1] (Salman et al., 2019).
         """
         move = into_ball(images.clamp(0, 1) - path.batch.images, path.radius)
         return (path.batch.images + move).clamp(0, 1)
@@ -147,8 +154,7 @@ class GradientAttack:
             path.number = number
             images = path.images.detach().requires_grad_(True)
             logits = noisy_logits(classifier, batch.with_images(images))
-            loss = self.loss(logits, batch.labels).sum()
-            (gradient,) = torch.autograd.grad(loss, images)
+            gradient = _gradient(self.loss(logits, batch.labels).sum(), images)
             with torch.no_grad():
                 path.images = self.project(path, self.step(path, gradient, logits))
         return self.end(path).detach()
@@ -232,6 +238,18 @@ def direction(gradient: Tensor, source: torch.Generator) -> Tensor:
     return torch.where(flat.view(-1, 1, 1, 1), random, scaled)
 
 
+def _log_odds(margin: Tensor) -> Tensor:
+    """Return log (1 − p)/p where p is the mean over draws of the margins' sigmoid."""
+    return logsigmoid(-margin).logsumexp(0) - logsigmoid(margin).logsumexp(0)
+
+
+def _gradient(loss: Tensor, images: Tensor) -> Tensor:
+    """Return the gradient, zero for a classifier that does not look at its images."""
+    if not loss.requires_grad:
+        return torch.zeros_like(images)
+    return torch.autograd.grad(loss, images)[0]
+
+
 def into_ball(move: Tensor, radius: Tensor) -> Tensor:
     """Shrink each move that is longer than its radius to that length.
 
@@ -244,8 +262,11 @@ def into_ball(move: Tensor, radius: Tensor) -> Tensor:
 
 
 def within(move: Tensor, radius: Tensor) -> Tensor:
-    """Return lengths just below the radii, which no rounding of image + move carries past them."""
-    # Each pixel of the sum is rounded once more.
+    """Return lengths below the radii, which no rounding of image + move carries past them.
+
+    Each pixel of the sum is rounded once more, so moves of that size, 1e-5 for large images, are
+    none.
+    """
     room = torch.finfo(move.dtype).eps * math.sqrt(move[0].numel())
     return (radius - room).clamp(min=0)
 

@@ -29,22 +29,23 @@ class SmallestFlip(Path):
 class DDN(SmoothedAttack):
     """Decoupled direction and norm: seeks the smallest move that flips the smoothed prediction.
 
-    Each step follows the normalised gradient of −log F̂_y, by a length that falls from 1 to .01
-    along a cosine, and then puts the move on the sphere whose radius shrinks by the factor 1 − γ
-    where the prediction is flipped and grows by 1 + γ where it is not, up to ε. The result is the
-    smallest flipping move, or the last one where none flips.
+    Each step follows the normalised gradient of −log F̂_y, by a length that falls from 1 towards
+    .01 along a cosine, and then puts the move on the sphere whose radius shrinks by the factor
+    1 − γ where the prediction is flipped and grows by 1 + γ where it is not, up to ε. The result
+    is the smallest flipping move, or the last one where none flips.
 
     The noise stays the same for the whole attack, and what is flipped is argmax F̂ over its draws;
     the published code takes the majority vote of the draws, rounds images to 256 levels, lets
-    the radius exceed ε and shrinks the result, and returns the original image where nothing was
-    flipped, which trains on it as it is. A success on these draws is no proof of success on
-    others.
+    the radius exceed ε, up to the farthest image, and shrinks the result, and returns the
+    original image where nothing was flipped, which trains on it as it is. As there, the image
+    after the last step is not judged any more. A success on these draws is no proof of success
+    on others.
 
     Args:
         epsilon: largest radius in pixel units, > 0.
         steps: number T of steps, >= 1.
         gamma: γ in (0, 1).
-        initial_radius: radius of the first sphere; None: ε, as in SmoothAdv.
+        initial_radius: radius of the first sphere; None: ε, as SmoothAdv's training script has it.
         warmup: share of ε that is in force by epoch; None: all of it.
         noise_draws: number of draws that the attack sees; None: as many as the loss.
         reuse_noise: attack the loss's own draws, as published; else fresh ones.
@@ -90,7 +91,7 @@ class DDN(SmoothedAttack):
         path.distance = torch.where(nearer, distance, path.distance)
         path.best = torch.where(nearer.view(-1, 1, 1, 1), path.images, path.best)
         factor = torch.where(flipped, 1 - self.gamma, 1 + self.gamma)
-        path.radius = (path.radius * factor).clamp(max=path.epsilon)
+        path.radius = (path.radius * factor.to(path.radius.dtype)).clamp(max=path.epsilon)
         length = 0.01 + 0.99 * (1 + math.cos(math.pi * path.number / self.steps)) / 2
         return path.images + length * direction(gradient, path.source)
 

@@ -12,9 +12,10 @@ class PGD(SmoothedAttack):
 
     Each step moves every image by 2ε/T along its normalised gradient, clamps it to [0, 1] and
     projects it back to the ball (Salman et al., 2019, section 2.2 and appendix; SmoothAdv_PGD).
-    The published code takes the logarithm of the mean softmax clamped at 1e-20; here the
-    logarithm is exact. A zero gradient takes a random direction in both; theirs is not
-    normalised. Its class has a `random_start` that it never uses; here it works.
+    The published code differentiates the logarithm of the mean softmax clamped at 1e-20, whose
+    gradient cancels in float32 where an image is sure; see `GradientAttack.loss`. A zero gradient
+    takes a random direction in both; theirs is not normalised. Its class has a `random_start`
+    that it never uses; here it works.
 
     Args:
         epsilon: radius of the ball in pixel units, > 0.

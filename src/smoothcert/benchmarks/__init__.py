@@ -1,15 +1,18 @@
-"""Measurements of certification itself: its speed, its tightness, what its designs cost."""
+"""Measurements: speed and tightness of certification, what its designs and training steps cost."""
 
 from smoothcert.benchmarks.designs import VoteLog, compare_designs, draw_votes
+from smoothcert.benchmarks.passes import Passes, count_passes
 from smoothcert.benchmarks.precision import compare_precisions
 from smoothcert.benchmarks.throughput import Throughput, measure_throughput, summarize_throughput
 from smoothcert.benchmarks.tightness import coverage_table, tightness_table
 
 __all__ = [
+    "Passes",
     "Throughput",
     "VoteLog",
     "compare_designs",
     "compare_precisions",
+    "count_passes",
     "coverage_table",
     "draw_votes",
     "measure_throughput",

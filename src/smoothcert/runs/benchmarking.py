@@ -32,6 +32,7 @@ from smoothcert.records import write_atomically
 from smoothcert.report import print_measurements
 from smoothcert.runs.build import build_data, build_model, device_of
 from smoothcert.runs.certification import trained_configuration
+from smoothcert.runs.methods import markdown, methods_table, replace_table
 from smoothcert.runs.summary import machine, provenance
 
 
@@ -121,12 +122,21 @@ def _benchmark_precisions(cfg: DictConfig) -> list[dict[str, Any]]:
     ]
 
 
+def _benchmark_methods(cfg: DictConfig) -> list[dict[str, Any]]:
+    table = methods_table()
+    write_atomically(Path(cfg.paths.run) / "methods.md", markdown(table))
+    if cfg.readme is not None:
+        replace_table(Path(cfg.readme), markdown(table))
+    return table
+
+
 BENCHMARKS: dict[str, Callable[[DictConfig], list[dict[str, Any]]]] = {
     "throughput": _benchmark_throughput,
     "tightness": _benchmark_tightness,
     "coverage": _benchmark_coverage,
     "designs": _benchmark_designs,
     "precisions": _benchmark_precisions,
+    "methods": _benchmark_methods,
 }
 """What `python -m src.benchmark task=…` measures."""
 

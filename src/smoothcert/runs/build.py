@@ -19,8 +19,32 @@ TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimize
 """What makes a run, with the names of its classes."""
 PLACES = ("root", "download", "cache", "num_workers")
 """Where data lies and how it is read: no part of what makes a run."""
+CHOICES = ("data", "model", "objective", "attack")
+"""Groups that say what a run is."""
 OF_ANY_MODEL = ("weights", "reinitialize", "freeze", "freeze_epochs", "normalization")
 """Settings of `model` that are not the network's own."""
+
+
+def names_of_parts(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, str]:
+    """Return what a run's data, model, objective and attack are called in summaries.
+
+    Args:
+        cfg: the configuration.
+        choices: the option that was chosen in each group.
+
+    Example:
+        >>> parts = {name: {"_target_": f"smoothcert.{name}"} for name in CHOICES}
+        >>> parts["objective"] = {"_target_": "mine.Objective"}
+        >>> chosen = dict(data="digits", model="small_cnn", objective="gaussian", attack="none")
+        >>> names_of_parts(OmegaConf.create(parts), chosen)["objective"]
+        'mine.Objective'
+    """
+    targets = {name: cfg[name]._target_ for name in CHOICES}
+    return {
+        # A user's own class goes by its own name, whatever option its settings came from.
+        name: choices[name] if target.startswith("smoothcert.") else target
+        for name, target in targets.items()
+    }
 
 
 def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> nn.Module:

@@ -24,10 +24,9 @@ from smoothcert.errors import (
 from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.report import plot_certified_accuracy, summarize
-from smoothcert.runs.build import build_data, build_model, device_of
+from smoothcert.runs.build import CHOICES, build_data, build_model, device_of, names_of_parts
 from smoothcert.runs.commandline import check, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
-from smoothcert.runs.training import CHOICES
 from smoothcert.stats import default_radii
 
 logger = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
     if "pretrained" in trained.model:
         # The run's own weights come next; those of the network's publisher need not be fetched.
         trained.model.pretrained = False
-    return trained, {name: hydra["hydra"]["runtime"]["choices"][name] for name in CHOICES}
+    return trained, names_of_parts(trained, hydra["hydra"]["runtime"]["choices"])
 
 
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:

@@ -24,12 +24,11 @@ from smoothcert.lightning import CertificationCallback, ResumingCSVLogger, Smoot
 from smoothcert.lightning.loggers import log_summary
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.report import summarize
-from smoothcert.runs.build import build_data, build_module, build_trainer
+from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
 
-CHOICES = ("data", "model", "objective", "attack")
 STATE = ("optimizer", "scheduler")
 """Parts whose state a checkpoint restores, their settings included."""
 
@@ -38,7 +37,7 @@ def train(cfg: DictConfig) -> float | None:
     """Train, certify and summarize; see `smoothcert.runs.train`."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     folder = Path(cfg.paths.run)
-    choices = {name: HydraConfig.get().runtime.choices[name] for name in CHOICES}
+    choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
     data = build_data(cfg)
     module = build_module(cfg, data)
     trainer = build_trainer(cfg, {**choices, "name": cfg.name})
