@@ -167,3 +167,17 @@ def test_moved_copies_stay_in_the_ball_and_raise_the_divergence(network, batch, 
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(InvalidArgumentError, match=message):
         CATRS(**arguments)
+
+
+@pytest.mark.parametrize("margin", [5.0, 16.0, 25.0])
+def test_the_ascent_keeps_its_direction_where_copies_are_sure(margin):
+    """Its gradient F − ŷ is a small difference of probabilities near 1."""
+    source = generator("cpu", 1)
+    logits = torch.randn(4, 5, generator=source)
+    logits[:, 0] += margin
+    target = smoothed_log_probabilities(logits[:, None]).repeat(4, 1)
+    logits.requires_grad_()
+    (ours,) = torch.autograd.grad(WorstNoise(1).loss(logits[None], target).sum(), logits)
+    wide = logits.detach().double()
+    exact = (wide.softmax(-1) - wide.softmax(-1).mean(0)).numpy()
+    assert ours.numpy() == pytest.approx(exact, rel=1e-3, abs=1e-5 * abs(exact).max())

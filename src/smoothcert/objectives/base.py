@@ -84,6 +84,7 @@ class Weight:
     Args:
         value: λ >= 0, finite.
         warmup: share in force by epoch; None: all of it.
+        name: what to call it in errors.
 
     Raises:
         InvalidArgumentError: if λ is negative or not finite.
@@ -95,9 +96,9 @@ class Weight:
         (0.0, 12.0)
     """
 
-    def __init__(self, value: float, warmup: Warmup | None = None) -> None:
+    def __init__(self, value: float, warmup: Warmup | None = None, name: str = "weight") -> None:
         if not (value >= 0 and math.isfinite(value)):
-            raise InvalidArgumentError(f"Expected `weight` >= 0 and finite, got {value}")
+            raise InvalidArgumentError(f"Expected `{name}` >= 0 and finite, got {value}")
         self.value = value
         self.warmup = warmup or Immediate()
 

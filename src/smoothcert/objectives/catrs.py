@@ -23,8 +23,11 @@ class WorstNoise(GradientAttack):
     """
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return KL(ŷ ‖ F) of each copy, shape (B,), for logits (1, B, K)."""
-        return divergence(labels, logits[0])
+        """Return KL(ŷ ‖ F) of each copy, shape (B,), for logits (1, B, K).
+
+        In float64: its gradient F − ŷ cancels in float32 where both are sure.
+        """
+        return divergence(labels.double(), logits[0].double())
 
     def project(self, path: Path, images: Tensor) -> Tensor:
         """Return the nearest copies in the ball around each copy's own start."""

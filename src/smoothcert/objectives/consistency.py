@@ -71,7 +71,7 @@ class Consistency(LogitsObjective):
                 f"Expected `noise_draws` >= 2, got {noise_draws}: one draw agrees with itself"
             )
         self.weight = Weight(weight, warmup)
-        self.entropy_weight = Weight(entropy_weight, warmup)
+        self.entropy_weight = Weight(entropy_weight, warmup, "entropy_weight")
 
     def of_logits(self, logits: Tensor, batch: NoisyBatch) -> Loss:
         """Return cross-entropy plus the weighted terms of logits (m, B, K)."""

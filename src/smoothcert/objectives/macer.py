@@ -12,7 +12,7 @@ from smoothcert.warmup import Warmup
 
 SMALLEST = -700.0
 """Logarithm below which a probability is taken for this one: Φ⁻¹ of it is about −37, out of reach
-of any hinge, and its derivative is still finite in float64."""
+of any γ up to 37, and its derivative is still finite in float64."""
 
 
 def soft_margin(logits: Tensor, beta: float) -> tuple[Tensor, Tensor]:

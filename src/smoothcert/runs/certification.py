@@ -121,13 +121,17 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     """Return the model of a checkpoint file, with the data and the certifier of the command line.
 
     Raises:
-        InvalidArgumentError: if the command line does not say σ, which no file records.
+        InvalidArgumentError: if the command line does not say σ, which no file records, or no
+            certifier.
     """
     if OmegaConf.is_missing(cfg, "sigma"):
         raise InvalidArgumentError(
             "Expected sigma=<σ that the network was trained at>; the file does not record it"
         )
     check(cfg)
+    asked = _asked(cfg)
+    if "_target_" not in asked:
+        raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
     data = build_data(cfg)
     model = build_model(cfg.model, data)
     load_weights(model, Path(cfg.ckpt))
@@ -139,7 +143,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         model,
         data,
         cfg.sigma,
-        instantiate(cfg.certifier, _convert_="all"),
+        _built(asked),
         cfg.seed,
         {"data": choices["data"], "model": choices["model"], **facts},
     )
@@ -186,13 +190,21 @@ def _sigma(cfg: DictConfig, trained: DictConfig) -> float:
 
 def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:
     """Return the run's certifier, with whatever the command line says otherwise."""
-    asked: Any = OmegaConf.to_container(cfg.certifier, resolve=True)
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = _asked(cfg)
     base: Any = OmegaConf.to_container(trained.certifier, resolve=True)
     if "_target_" in asked:
         base = {name: base[name] for name in ("n0", "n", "alpha") if name in base}
     shorthands = {name: cfg[name] for name in ("n0", "n", "alpha") if cfg[name] is not None}
-    wanted = {**base, **asked, **shorthands}
+    return _built({**base, **asked, **shorthands})
+
+
+def _asked(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of the certifier that the command line gives."""
+    asked: Any = OmegaConf.to_container(cfg.certifier, resolve=True)
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _built(wanted: dict[str, Any]) -> Certifier:
     takes = signature(get_class(wanted["_target_"])).parameters
     for name in wanted:
         if name != "_target_" and name not in takes:
