@@ -1,6 +1,7 @@
 """Everything that smoothcert raises or warns of, under one roof that a caller can catch."""
 
 import math
+from numbers import Real
 
 
 class SmoothCertError(Exception):
@@ -48,7 +49,7 @@ def require_positive(name: str, value: float) -> None:
     Example:
         >>> require_positive("sigma", 0.25)
     """
-    if not (value > 0 and math.isfinite(value)):
+    if not (isinstance(value, Real) and value > 0 and math.isfinite(value)):
         raise InvalidArgumentError(f"Expected `{name}` > 0 and finite, got {value}")
 
 
@@ -65,7 +66,7 @@ def require_probability(name: str, value: float) -> None:
     Example:
         >>> require_probability("alpha", 0.001)
     """
-    if not 0 < value < 1:
+    if not (isinstance(value, Real) and 0 < value < 1):
         raise InvalidArgumentError(f"Expected `{name}` in (0, 1), got {value}")
 
 

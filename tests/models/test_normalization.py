@@ -87,7 +87,7 @@ def test_an_unknown_kind_is_refused_with_those_that_exist():
         with_normalization(normalized(nn.Identity(), MEAN, STD), "centre")
 
 
-@pytest.mark.parametrize("model", [nn.Sequential(nn.Flatten()), nn.Bilinear(2, 2, 2)])
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Flatten()), nn.Linear(2, 2)])
 def test_a_model_that_does_not_normalise_first_has_no_other_kind(model):
     with pytest.raises(MismatchError, match=f"{type(model).__name__} does not begin with one"):
         with_normalization(model, "none")

@@ -56,7 +56,8 @@ def logits(network, pixels):
 
 def published(prefix, arch="some_arch"):
     def content(network):
-        momentum = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        # Steps of length 0 fill the optimizer's state and leave the weights.
+        momentum = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
         network(images()).sum().backward()
         momentum.step()
         weights = OrderedDict((prefix + k, v) for k, v in network.state_dict().items())

@@ -73,6 +73,13 @@ def test_a_reader_learns_what_was_certified_and_how():
     assert "180 val images at n0 = 100, n = 10,000, α = 0.001" in text
 
 
+def test_a_checkpoint_file_stands_where_a_run_has_its_method():
+    of_file = {"objective": None, "attack": None, "model": "resnet110", "ckpt": "noise/x.pth.tar"}
+    text = " ".join(printed({**SUMMARY, **of_file}).split())
+    assert "resnet110 of x.pth.tar on digits, σ = 0.25" in text
+    assert "None" not in text
+
+
 def test_a_reader_learns_how_many_samples_it_took_and_how_fast_they_came():
     line = " ".join(line_with(printed(), "samples "))
     assert line == "samples 6,790 an image, 54,321 a second in bfloat16"

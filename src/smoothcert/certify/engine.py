@@ -3,7 +3,7 @@
 import hashlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -34,6 +34,10 @@ class Examples(Protocol):
 
     def __len__(self) -> int:
         """Return the number of images."""
+        ...
+
+    def digest(self, positions: Sequence[int]) -> str:
+        """Return a short digest that changes with the chosen images."""
         ...
 
     def example(self, position: int) -> tuple[Tensor, int, int]:
@@ -278,7 +282,8 @@ def _noise_settings(
 
 def _examples_digest(examples: Examples, positions: list[int]) -> str:
     facts = torch.stack([examples.indices[positions], examples.labels[positions]]).tolist()
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    text = f"{facts}{examples.digest(positions)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _example(examples: Examples, position: int) -> Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +32,10 @@ class ImageSet(Protocol):
 
     def example(self, position: int) -> tuple[Tensor, int, int]:
         """Return an image without augmentation, its label and its index in the data set."""
+        ...
+
+    def digest(self, positions: Sequence[int]) -> str:
+        """Return a short digest that changes with the chosen images."""
         ...
 
     def subset(self, positions: np.ndarray) -> ImageSet:
@@ -80,6 +85,11 @@ class InMemoryImages(Dataset[ImageBatch]):
         """Return an image without augmentation, its label and its index in the data set."""
         image = to_unit(self.images[position])
         return image, int(self.labels[position]), int(self.indices[position])
+
+    def digest(self, positions: Sequence[int]) -> str:
+        """Return a short digest of the chosen images' pixels."""
+        pixels = self.images[torch.tensor(list(positions))].contiguous().numpy()
+        return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
 
     def subset(
         self, positions: np.ndarray, augmentation: BatchAugmentation | None = None
@@ -132,6 +142,11 @@ class FileImages(Dataset[ImageBatch]):
         """Return an image without augmentation, its label and its index in the data set."""
         image = self.transform(decode(self.paths[position]))
         return image, int(self.labels[position]), int(self.indices[position])
+
+    def digest(self, positions: Sequence[int]) -> str:
+        """Return a short digest of the chosen files' names and sizes: reading them takes long."""
+        facts = [(self.paths[i].name, self.paths[i].stat().st_size) for i in positions]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def subset(self, positions: np.ndarray, augmentation: Transform | None = None) -> FileImages:
         """Return some of the images, under the indices that they have here."""

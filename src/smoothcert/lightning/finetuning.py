@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
 
-from smoothcert.errors import require_count
+from smoothcert.errors import InvalidArgumentError, require_count, require_probability
 from smoothcert.models import parts_of
 
 
@@ -31,7 +32,10 @@ class FreezeParts(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Refuse names that the network does not have, before anything is trained."""
-        parts_of(_model(pl_module), self.parts)
+        parts = parts_of(_model(pl_module), self.parts)
+        frozen = {id(parameter) for part in parts for parameter in part.parameters()}
+        if all(id(parameter) in frozen for parameter in pl_module.parameters()):
+            raise InvalidArgumentError("Expected a part that is trained; model.freeze names all")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the parts, or set them free once their epochs are over."""
@@ -41,19 +45,30 @@ class FreezeParts(pl.Callback):
             part.train(not frozen)
 
 
-class EMA(EMAWeightAveraging):
-    """Lightning's moving average of the weights, for runs that validate a chosen checkpoint.
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights, for runs that validate a chosen checkpoint.
 
     Lightning's own takes the weights that `Trainer.validate` is given away, and validates its
-    average of the last epoch.
+    average of the last epoch; and its average of equal numbers drifts by rounding, that of the
+    normalisation and of frozen parts among them.
 
     Args:
         decay: share of the average that each step keeps, in (0, 1).
-        settings: other arguments of Lightning's `EMAWeightAveraging`.
+
+    Raises:
+        InvalidArgumentError: if it is out of range.
     """
 
-    def __init__(self, decay: float = 0.999, **settings: Any) -> None:
-        super().__init__(decay=decay, **settings)
+    def __init__(self, decay: float = 0.999) -> None:
+        require_probability("decay", decay)
+        self.decay = decay
+        super().__init__(avg_fn=self.average)
+
+    def average(self, average: Tensor, present: Tensor, steps: Any) -> Tensor:  # noqa: ARG002
+        """Return the average after a step; counters are taken as they are."""
+        if not average.is_floating_point():
+            return present
+        return average + (1 - self.decay) * (present - average)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place, while fitting."""

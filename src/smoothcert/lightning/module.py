@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 import pytorch_lightning as pl
@@ -33,8 +34,8 @@ class SmoothedTraining(pl.LightningModule):
         validation_draws: noise draws an image gets in validation.
         seed: seed of the noise; each step's noise follows from it and the step's number alone.
         configuration: plain values that are kept in every checkpoint.
-        scheduler_interval: `epoch` or `step`: when the scheduler is stepped. For `step` it is made
-            with the number of steps of the whole training as `total_steps`.
+        scheduler_interval: `epoch` or `step`: when the scheduler is stepped. One that takes
+            `total_steps` and does not have it is given how often that is in the whole training.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -129,8 +130,11 @@ class SmoothedTraining(pl.LightningModule):
         if self.make_scheduler is None:
             return optimizer
         length = {}
-        if self.scheduler_interval == "step":
-            length["total_steps"] = int(self.trainer.estimated_stepping_batches)
+        takes = signature(self.make_scheduler).parameters
+        if "total_steps" in takes and takes["total_steps"].default in (None, Parameter.empty):
+            steps = self.trainer.estimated_stepping_batches
+            epochs = self.trainer.max_epochs
+            length["total_steps"] = steps if self.scheduler_interval == "step" else epochs
         scheduler = {
             "scheduler": self.make_scheduler(optimizer, **length),
             "interval": self.scheduler_interval,

@@ -6,12 +6,14 @@
 | `{epoch, arch, state_dict: {1.conv1.weight, …}, optimizer}` | Cohen, Salman, Jeong: CIFAR-10 |
 | `{…, state_dict: {1.module.conv1.weight, …}}` | the same, ImageNet |
 | `{net: {conv1.weight, …}, epoch}` | MACER |
+| `{model: {…}}` | others |
 | `{conv1.weight, …}` | a plain state_dict, as torchvision and timm publish |
 
 Normalisation comes first in all of them, and no file records it: it is the model's, see
 `smoothcert.models.with_normalization`.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,10 @@ LIGHTNING = "model."
 NETWORK = "1."
 WRAPPERS = ("module", "_orig_mod")
 """What `DataParallel` and `torch.compile` add to the names of the parts that they wrap."""
+WRAPPED = ("state_dict", "net", "model")
+"""Keys under which files keep their weights."""
+UNSAFE = re.compile(r"Unsupported global: GLOBAL (\S+)")
+"""How torch says that a file would need code to be read."""
 UNUSED = "num_batches_tracked"
 """A counter that no forward pass in eval mode reads; files of 2018 do not have it."""
 
@@ -47,16 +53,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen unrelated kinds here
+        if found := UNSAFE.search(str(error)):
+            raise CheckpointError(
+                f"{path} holds objects besides tensors and plain values ({found[1]}), and reading "
+                "them could run code. Where you trust it, save its state_dict alone"
+            ) from error
         raise CheckpointError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}: {error}). "
             "The file was left as it is"
         ) from error
     if isinstance(contents, dict):
-        for weights in (contents.get("state_dict"), contents.get("net"), contents):
+        for weights in (*(contents.get(key) for key in WRAPPED), contents):
             if _are_weights(weights):
                 return {**(contents if weights is not contents else {}), "state_dict": weights}
     raise CheckpointError(
-        f"{path} holds no tensors by name, neither under `state_dict` or `net` nor by themselves"
+        f"{path} holds no tensors by name, neither under `{'`, `'.join(WRAPPED)}` nor by themselves"
     )
 
 
@@ -86,17 +97,19 @@ def load_weights(model: nn.Module, path: Path, reinitialize: Sequence[str] = ())
     saved = _renamed(checkpoint["state_dict"], own.keys())
     kept = names_below(model, reinitialize)
     saved = {name: tensor for name, tensor in saved.items() if name not in kept}
-    _check_names(own.keys() - kept, saved.keys(), path, checkpoint.get("arch"))
+    arch = checkpoint.get("arch")
+    says = "" if arch is None else f"; the file says that it is of arch {arch!r}"
+    _check_names(own.keys() - kept, saved.keys(), path, says)
     for name, tensor in saved.items():
         if tensor.shape != own[name].shape:
             raise MismatchError(
                 f"{name} has shape {tuple(tensor.shape)} in {path} and "
-                f"{tuple(own[name].shape)} in the model"
+                f"{tuple(own[name].shape)} in the model{says}"
             )
     model.load_state_dict({**own, **saved})
 
 
-def _check_names(own: Iterable[str], saved: Iterable[str], path: Path, arch: Any) -> None:
+def _check_names(own: Iterable[str], saved: Iterable[str], path: Path, says: str) -> None:
     lacking = sorted(name for name in set(own) - set(saved) if not name.endswith(UNUSED))
     foreign = sorted(set(saved) - set(own))
     faults = [
@@ -105,7 +118,6 @@ def _check_names(own: Iterable[str], saved: Iterable[str], path: Path, arch: Any
         if names
     ]
     if faults:
-        says = f"; it says that it is of arch {arch!r}" if arch is not None else ""
         raise CheckpointError(f"{path} does not fit the model: it {' and it '.join(faults)}{says}")
 
 

@@ -90,12 +90,11 @@ def with_normalization(model: nn.Module, kind: str) -> nn.Module:
         )
     if kind == "standard":
         return model
-    first, *rest = model.children()
-    if not (isinstance(model, nn.Sequential) and isinstance(first, Normalize)):
+    if not (isinstance(model, nn.Sequential) and isinstance(first := model[0], Normalize)):
         raise MismatchError(
             f"normalization={kind} replaces the Normalize that a model begins with, and "
             f"{type(model).__name__} does not begin with one"
         )
     mean = first.mean.flatten() if kind == "center" else torch.zeros_like(first.mean.flatten())
     plain = Normalize(mean.tolist(), [1.0] * len(mean))
-    return nn.Sequential(plain, *rest)
+    return nn.Sequential(plain, *model[1:])

@@ -28,7 +28,7 @@ def parts_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
     Args:
         model: any module; the normalisation in front of a network is left out of names.
-        names: names of parts, for example `fc` or `layer1.0`.
+        names: names of parts, for example `fc` or `layer1.0`; a string is one name.
 
     Raises:
         InvalidArgumentError: if there is no such part; it lists those on the outermost level.
@@ -38,6 +38,7 @@ def parts_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
         >>> parts_of(small_cnn(10, (1, 8, 8), [0.3], [0.4]), ["fc"])
         [Linear(in_features=256, out_features=10, bias=True)]
     """
+    names = [names] if isinstance(names, str) else names
     _, network = network_of(model)
     modules = dict(network.named_modules())
     for name in names:
@@ -59,6 +60,7 @@ def names_below(model: nn.Module, parts: Sequence[str]) -> set[str]:
         >>> sorted(names_below(small_cnn(10, (1, 8, 8), [0.3], [0.4]), ["fc"]))
         ['1.fc.bias', '1.fc.weight']
     """
+    parts = [parts] if isinstance(parts, str) else parts
     prefix, _ = network_of(model)
     return {
         f"{prefix}{part}.{name}"

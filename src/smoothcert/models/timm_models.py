@@ -33,7 +33,7 @@ def timm_model(
         arguments: more arguments of `timm.create_model`, for example `img_size`.
 
     Raises:
-        InvalidArgumentError: if timm is not installed, or has no such network.
+        InvalidArgumentError: if timm is not installed, or cannot make such a network.
         MismatchError: if its normalisation has another number of channels than the images.
         CheckpointError: if the weights cannot be fetched.
 
@@ -47,7 +47,8 @@ def timm_model(
     import timm
 
     if not timm.is_model(name):
-        similar = get_close_matches(name, timm.list_models(), n=3)
+        longer = timm.list_models(f"{name}_*")[:3]
+        similar = longer or get_close_matches(name, timm.list_models(), n=3)
         raise InvalidArgumentError(
             f"Expected `name` of a network of timm, got {name!r}"
             + (f"; similar: {', '.join(similar)}" if similar else "")
@@ -58,7 +59,9 @@ def timm_model(
         network: Any = timm.create_model(name, pretrained=pretrained, **settings)
     except Exception as error:  # downloads fail in a dozen ways
         if not pretrained:
-            raise
+            raise InvalidArgumentError(
+                f"timm could not make {name} with {settings} ({type(error).__name__}: {error})"
+            ) from error
         raise CheckpointError(
             f"timm could not load its weights of {name} ({type(error).__name__}: {error}). With a "
             "file of them: model.pretrained=false model.weights=<file>"

@@ -55,8 +55,8 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
         data: the data module, set up, or anything with its facts.
 
     Raises:
-        MismatchError: if the configuration names another number of classes, or the model gives
-            another number of logits.
+        MismatchError: if the configuration names another number of classes, or the model does
+            not take the images, or gives another number of logits.
         InvalidArgumentError: if the configuration asks for an unknown normalisation.
     """
     asked = config.get("num_classes")
@@ -73,8 +73,14 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
     }
     model = instantiate(_network(config), **facts, _convert_="all")
     model = with_normalization(model, config.get("normalization", "standard"))
-    with evaluating(model), torch.no_grad():
-        logits = model(torch.zeros(1, *data.input_shape))
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = model(torch.zeros(1, *data.input_shape))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise MismatchError(
+            f"The model does not take images of shape {tuple(data.input_shape)} "
+            f"({type(error).__name__}: {error})"
+        ) from error
     if logits.shape != (1, data.num_classes):
         raise MismatchError(
             f"The model gives {logits.shape[-1]} logits and the data has {data.num_classes} classes"
@@ -92,20 +98,38 @@ def _network(config: DictConfig) -> DictConfig:
 
 def build_data(cfg: DictConfig) -> ImageDataModule:
     """Return the data of a configuration, loaded."""
-    data = instantiate(cfg.data, _convert_="all")
+    config = cfg.data.copy()
+    if config.get("root", "") is None:
+        # What `src.certify` has for data of any kind; the digits have no folder.
+        with open_dict(config):
+            del config["root"]
+    data = instantiate(config, _convert_="all")
     data.prepare_data()
     data.setup()
     return data
 
 
-def build_module(cfg: DictConfig, data: ImageDataModule) -> SmoothedTraining:
-    """Return what Lightning trains, from the weights that the configuration names."""
+def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> SmoothedTraining:
+    """Return what Lightning trains.
+
+    Args:
+        cfg: a configuration of `conf/train.yaml`.
+        data: the data module, set up.
+        start: whether to load the weights that the configuration starts from.
+
+    Raises:
+        InvalidArgumentError: if parts are to be left out of weights that are not named.
+    """
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     for place in PLACES:
         resolved["data"].pop(place, None)
     model = build_model(cfg.model, data)
-    if cfg.model.get("weights") is not None:
+    if cfg.model.weights is None and cfg.model.reinitialize:
+        raise InvalidArgumentError("Expected model.weights=<file> with model.reinitialize")
+    if cfg.model.weights is not None and start:
         load_weights(model, Path(cfg.model.weights), cfg.model.reinitialize)
+    if cfg.scheduler_interval == "step":
+        resolved["scheduler"]["max_epochs"] = cfg.trainer.max_epochs
     return SmoothedTraining(
         model=model,
         objective=instantiate(cfg.objective, _convert_="all"),

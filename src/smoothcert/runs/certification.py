@@ -121,14 +121,21 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     """Return the model of a checkpoint file, with the data and the certifier of the command line.
 
     Raises:
-        InvalidArgumentError: if the command line does not say σ, which no file records, or no
-            certifier.
+        InvalidArgumentError: if the command line does not say σ, which no published file records,
+            or no certifier.
+        MismatchError: if a file of ours records another normalisation.
     """
+    # Of runs of ours; published files have none.
+    recorded = read_checkpoint(Path(cfg.ckpt)).get("configuration", {})
     if OmegaConf.is_missing(cfg, "sigma"):
-        raise InvalidArgumentError(
-            "Expected sigma=<σ that the network was trained at>; the file does not record it"
-        )
+        if "sigma" not in recorded:
+            raise InvalidArgumentError(
+                "Expected sigma=<σ that the network was trained at>; the file does not record it"
+            )
+        cfg.sigma = recorded["sigma"]
     check(cfg)
+    _warn_of_sigma(cfg.sigma, recorded.get("sigma", cfg.sigma))
+    _check_normalization(cfg.model.normalization, recorded)
     asked = _asked(cfg)
     if "_target_" not in asked:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
@@ -180,12 +187,25 @@ def _sigma(cfg: DictConfig, trained: DictConfig) -> float:
     if cfg.sigma is None or cfg.sigma == trained.sigma:
         return trained.sigma
     require_positive("sigma", cfg.sigma)
-    warnings.warn(
-        f"Certifying at sigma={cfg.sigma} a classifier that was trained at sigma={trained.sigma}",
-        SmoothCertWarning,
-        stacklevel=2,
-    )
+    _warn_of_sigma(cfg.sigma, trained.sigma)
     return cfg.sigma
+
+
+def _warn_of_sigma(asked: float, trained: float) -> None:
+    if asked != trained:
+        warnings.warn(
+            f"Certifying at sigma={asked} a classifier that was trained at sigma={trained}",
+            SmoothCertWarning,
+            stacklevel=3,
+        )
+
+
+def _check_normalization(asked: str, recorded: dict[str, Any]) -> None:
+    trained = recorded.get("model", {}).get("normalization", asked)
+    if asked != trained:
+        raise MismatchError(
+            f"The file's network was trained with model.normalization={trained}, got {asked}"
+        )
 
 
 def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:

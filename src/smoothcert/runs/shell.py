@@ -31,6 +31,7 @@ def _quiet() -> Iterator[None]:
             ".*does not have many workers.*",
             ".*LeafSpec.*",
             "Checkpoint directory .* exists and is not empty.*",
+            "The dirpath has changed from.*",
             ".*number of training batches .* is smaller than the logging.*",
         ):
             warnings.filterwarnings("ignore", advice)

@@ -38,10 +38,10 @@ def train(cfg: DictConfig) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     folder = Path(cfg.paths.run)
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
-    data = build_data(cfg)
-    module = build_module(cfg, data)
-    trainer = build_trainer(cfg, {**choices, "name": cfg.name})
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    data = build_data(cfg)
+    module = build_module(cfg, data, start=not last.is_file())
+    trainer = build_trainer(cfg, {**choices, "name": cfg.name})
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
     start = time.perf_counter()
     try:
