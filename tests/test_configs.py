@@ -42,7 +42,10 @@ def options(*groups):
 
 def complete(override):
     """An override with what else it needs."""
-    needed = {"data=image_folder": ["data.root=somewhere"]}
+    needed = {
+        "data=image_folder": ["data.root=somewhere"],
+        "objective=custom": ["objective._target_=smoothcert.objectives.Gaussian"],
+    }
     if override.startswith("warmup@attack"):
         return ["attack=pgd", override]
     return [override, *needed.get(override, [])]

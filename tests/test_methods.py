@@ -12,6 +12,7 @@ from test_docstrings import blocks
 
 from smoothcert import runs
 from smoothcert.errors import InvalidArgumentError
+from smoothcert.objectives import LogitsObjective
 from smoothcert.runs.methods import MARKS, markdown, methods_table, replace_table
 
 QUICK = [
@@ -39,7 +40,7 @@ METHODS = (
 
 
 def names(group):
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "custom")
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +167,29 @@ def test_experiments_have_the_published_settings_at_every_sigma(experiment, tmp_
                 assert at(cfg, path) == values[number], (path, sigma)
 
 
+class Forgetful(LogitsObjective):
+    """Returns its value as it is."""
+
+    def of_logits(self, logits, batch):
+        return logits.mean()
+
+
+def test_an_objective_that_returns_a_tensor_is_told_what_to_return(tmp_path):
+    mine = ["objective=custom", "objective._target_=test_methods.Forgetful"]
+    with (
+        composed(tmp_path, [*QUICK, *mine, "+objective.noise_draws=1"]) as cfg,
+        pytest.raises(SystemExit, match=r"Loss from Forgetful\.of_logits, got Tensor: return Loss"),
+    ):
+        runs.train(cfg)
+
+
 def test_the_readmes_own_objective_trains_from_the_command_line(tmp_path):
     """A file of at most 20 lines of code, outside of the package."""
     [code] = [block for block in blocks("python") if block.startswith("# my_objective.py")]
     assert len([line for line in code.splitlines() if line.strip()]) <= 21
     (tmp_path / "my_objective.py").write_text(code)
-    arguments = ["objective._target_=my_objective.HardDraws", "+objective.share=0.2"]
+    arguments = ["objective=custom", "objective._target_=my_objective.HardDraws"]
+    arguments += ["+objective.share=0.2"]
     process = subprocess.run(
         [
             *(sys.executable, "-m", "src.train", "experiment=digits_gaussian", *QUICK, *arguments),

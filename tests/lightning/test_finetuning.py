@@ -109,11 +109,12 @@ def test_epochs_are_a_whole_number_from_one(epochs):
 
 
 def recursion(steps, decay):
-    """The average after each step, in float64 and on paper: a ← d·a + (1 − d)·w, a₁ = w₁."""
+    """The average after each step, in float64: a ← d·a + (1 − d)·w, a₁ = w₁, d less at first."""
     average = {name: tensor.double() for name, tensor in steps[0].items()}
-    for weights_now in steps[1:]:
+    for number, weights_now in enumerate(steps[1:], start=1):
+        kept = min(decay, (1 + number) / (10 + number))
         for name, tensor in weights_now.items():
-            average[name] = decay * average[name] + (1 - decay) * tensor.double()
+            average[name] = kept * average[name] + (1 - kept) * tensor.double()
     return average
 
 

@@ -38,7 +38,8 @@ class DDN(SmoothedAttack):
     the published code takes the majority vote of the draws, rounds images to 256 levels, lets
     the radius exceed ε, up to the farthest image, and shrinks the result, and returns the
     original image where nothing was flipped, which trains on it as it is. As there, the image
-    after the last step is not judged any more. A success on these draws is no proof of success
+    after the last step is not judged any more; the lengths are a step behind theirs, which began
+    below 1. A success on these draws is no proof of success
     on others.
 
     Args:

@@ -20,13 +20,15 @@ class FreezeParts(pl.Callback):
         epochs: for so many epochs; None: for the whole training.
 
     Raises:
-        InvalidArgumentError: if `epochs` is less than one, or at the beginning of the training
-            if the network has no part of a name.
+        InvalidArgumentError: if `epochs` is less than one or given without parts, or at the
+            beginning of the training if the network has no part of a name, or no other parts.
     """
 
     def __init__(self, parts: Sequence[str] = (), epochs: int | None = None) -> None:
         if epochs is not None:
             require_count("epochs", epochs)
+            if not parts:
+                raise InvalidArgumentError("Expected model.freeze=[…] with model.freeze_epochs")
         self.parts = parts
         self.epochs = epochs
 
@@ -53,7 +55,7 @@ class EMA(WeightAveraging):
     normalisation and of frozen parts among them.
 
     Args:
-        decay: share of the average that each step keeps, in (0, 1).
+        decay: share of the average that each step keeps, in (0, 1); less in the first steps.
 
     Raises:
         InvalidArgumentError: if it is out of range.
@@ -64,11 +66,16 @@ class EMA(WeightAveraging):
         self.decay = decay
         super().__init__(avg_fn=self.average)
 
-    def average(self, average: Tensor, present: Tensor, steps: Any) -> Tensor:  # noqa: ARG002
-        """Return the average after a step; counters are taken as they are."""
+    def average(self, average: Tensor, present: Tensor, steps: Any) -> Tensor:
+        """Return the average after a step; counters are taken as they are.
+
+        At first (1 + t)/(10 + t) is kept, where that is less: the first step's weights would stay
+        in the average for 1/(1 − decay) steps.
+        """
         if not average.is_floating_point():
             return present
-        return average + (1 - self.decay) * (present - average)
+        kept = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
+        return average + (1 - kept) * (present - average)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place, while fitting."""

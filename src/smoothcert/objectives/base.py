@@ -70,6 +70,11 @@ class LogitsObjective(Objective):
         """Return the loss of a batch; see `Objective`."""
         logits = noisy_logits(classifier, batch)
         loss = self.of_logits(logits, batch)
+        if not isinstance(loss, Loss):
+            raise InvalidArgumentError(
+                f"Expected a Loss from {type(self).__name__}.of_logits, got {type(loss).__name__}: "
+                "return Loss(value)"
+            )
         accuracy = smoothed_accuracy(logits, batch.labels)
         return Loss(loss.value, {**loss.report, "smoothed_accuracy": accuracy})
 

@@ -44,8 +44,9 @@ class MACER(LogitsObjective):
     See `soft_margin` for ξ and for the prediction, both taken with β (Zhai et al., 2020,
     algorithm 1). As in the published code, β scales the logits of the second term alone. That code
     adds 1e-10 inside the logarithm of
-    F̂_y and leaves out images whose p₁ rounds to 1; here both are exact. Its λ for σ = 1 is
-    0 until the first drop of the learning rate: a `Deferred` warm-up.
+    F̂_y and leaves out images whose p₁ rounds to 1; here both are exact. For σ = 1,
+    Jeong and Shin (2020) keep λ at 0 until the first drop of the learning rate: a `Deferred`
+    warm-up.
 
     Args:
         weight: λ >= 0.

@@ -67,7 +67,7 @@ class SmoothMix(Objective):
     in the published code gradients flow through F̂ in y_mix, and the same draws serve x and
     x_mix. The code divides each batch of 256 images into m parts and takes a step on each. Its
     "one-step adversary" in place of x is `attack=pgd` with one step and ε = a, and T − 1 steps
-    here.
+    here, once ε is warmed up.
 
     Args:
         weight: η >= 0.

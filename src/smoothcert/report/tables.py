@@ -40,6 +40,11 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
         f"  abstained          {summary['abstention_rate']:.1%}{given_up}", highlight=False
     )
     console.print(f"  samples            {_samples(summary)}", highlight=False)
+    if "normalization" in summary:
+        console.print(
+            f"  normalization      {summary['normalization']}: a wrong one shows in the accuracy "
+            "alone"
+        )
     left = summary.get("certifier_settings", {}).get("alpha_for_votes")
     if left is not None:
         spent = summary["alpha"] - left

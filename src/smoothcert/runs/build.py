@@ -123,7 +123,10 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     for place in PLACES:
         resolved["data"].pop(place, None)
-    model = build_model(cfg.model, data)
+    config = cfg.model.copy()
+    if not start and "pretrained" in config:
+        config.pretrained = False
+    model = build_model(config, data)
     if cfg.model.weights is None and cfg.model.reinitialize:
         raise InvalidArgumentError("Expected model.weights=<file> with model.reinitialize")
     if cfg.model.weights is not None and start:

@@ -127,7 +127,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     """
     # Of runs of ours; published files have none.
     recorded = read_checkpoint(Path(cfg.ckpt)).get("configuration", {})
-    if OmegaConf.is_missing(cfg, "sigma"):
+    if cfg.sigma is None:
         if "sigma" not in recorded:
             raise InvalidArgumentError(
                 "Expected sigma=<σ that the network was trained at>; the file does not record it"

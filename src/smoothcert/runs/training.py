@@ -20,7 +20,7 @@ from smoothcert.errors import (
     RecordsError,
     SmoothCertWarning,
 )
-from smoothcert.lightning import CertificationCallback, ResumingCSVLogger, SmoothedTraining
+from smoothcert.lightning import EMA, CertificationCallback, ResumingCSVLogger, SmoothedTraining
 from smoothcert.lightning.loggers import log_summary
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.report import summarize
@@ -56,7 +56,7 @@ def train(cfg: DictConfig) -> float | None:
             load_weights(module.model, best)
         trainer.validate(module, datamodule=data, verbose=False)
         facts = {"epochs": trainer.current_epoch, "seconds_training": round(seconds, 1)}
-        return _finish(folder, choices, facts, certification, data, trainer)
+        return _finish(folder, choices, facts, module.configuration, certification, data, trainer)
     finally:
         _close_wandb()
 
@@ -65,6 +65,7 @@ def _finish(
     folder: Path,
     choices: Mapping[str, str],
     facts: Mapping[str, Any],
+    configuration: Mapping[str, Any],
     certification: CertificationCallback,
     data: ImageDataModule,
     trainer: Any,
@@ -73,6 +74,7 @@ def _finish(
     assert certified is not None, "Trainer.validate certifies"
     summary = {
         **choices,
+        "training": configuration,
         **summarize(certified.rows, certified.settings, certification.radii),
         **facts,
         **performance_of(certified, folder),
@@ -106,6 +108,12 @@ def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) ->
             f"the weights by model.weights={path}"
         )
     load_weights(module.model, path)
+    averaged = "current_model_state" in checkpoint
+    if averaged != any(isinstance(callback, EMA) for callback in trainer.callbacks):
+        raise MismatchError(
+            f"{path} was trained {'with' if averaged else 'without'} callbacks=ema, and so must "
+            f"its continuation be. Or start from the weights alone by model.weights={path}"
+        )
     different = _differences(checkpoint, module)
     state = [name for name in STATE if name in different]
     if state:
