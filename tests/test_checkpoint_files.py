@@ -309,7 +309,7 @@ def test_rows_of_other_images_are_never_mixed_with_these(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["sigma=???"], r"^InvalidArgumentError: Expected sigma=<σ .* does not record it$"),
+        (["sigma=null"], r"^InvalidArgumentError: Expected sigma=<σ .* does not record it$"),
         (["sigma=0"], "Expected `sigma` > 0 and finite, got 0"),
         (["alpha=1"], r"Expected `alpha` in \(0, 1\), got 1"),
         (["ckpt=no/such.pth"], "^CheckpointError: No checkpoint at no/such.pth$"),

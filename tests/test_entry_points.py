@@ -328,7 +328,7 @@ def test_a_mistyped_option_gets_hydras_list_of_what_exists():
     process = run("train", "experiment=cifar_reg_adv", "objective=adr")
     assert process.returncode != 0
     assert "Could not find 'objective/adr'" in process.stderr_text
-    assert re.search(r"adre\s+gaussian", process.stderr_text)
+    assert re.search(r"adre\s+catrs\s+consistency", process.stderr_text)
 
 
 def test_bad_input_is_answered_in_one_line():
@@ -425,7 +425,7 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(finished, tmp_path):
 def test_help_lists_what_exists():
     process = run("train", "--help")
     assert "Override anything" in succeeded(process)
-    assert "objective: adre, gaussian" in process.stdout_text
+    assert "objective: adre, catrs, consistency, custom, gaussian" in process.stdout_text
 
 
 def test_the_run_keeps_its_configuration(finished):

@@ -64,8 +64,15 @@ def test_statistics_of_a_frozen_batchnorm_stay_and_a_free_ones_move(tmp_path):
 def test_nothing_is_frozen_without_parts(tmp_path):
     free, listed = module(), module()
     fit(free, tmp_path / "a")
-    fit(listed, tmp_path / "b", callbacks=[FreezeParts(epochs=1)])
+    fit(listed, tmp_path / "b", callbacks=[FreezeParts()])
     assert torch.equal(weights(free), weights(listed))
+
+
+def test_epochs_without_parts_are_refused():
+    with pytest.raises(
+        InvalidArgumentError, match=r"Expected model\.freeze=.* with model\.freeze_e"
+    ):
+        FreezeParts(epochs=1)
 
 
 def test_a_part_is_set_free_after_its_epochs(tmp_path):
