@@ -69,9 +69,7 @@ def test_nothing_is_frozen_without_parts(tmp_path):
 
 
 def test_epochs_without_parts_are_refused():
-    with pytest.raises(
-        InvalidArgumentError, match=r"Expected model\.freeze=.* with model\.freeze_e"
-    ):
+    with pytest.raises(InvalidArgumentError, match=r"Expected model\.freeze=.* with model"):
         FreezeParts(epochs=1)
 
 
