@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import random
 import re
 import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 from support import CONF, ROOT, TINY, composed
 from test_docstrings import blocks
 
@@ -206,3 +208,17 @@ def test_the_readmes_own_objective_trains_from_the_command_line(tmp_path):
     # Not as the option whose settings it started from.
     assert summary["objective"] == "my_objective.HardDraws"
     assert re.search("train/worst", (tmp_path / "run" / "metrics.csv").read_text())
+
+
+def test_objective_attack_model_data_and_certifier_compose_in_any_combination(tmp_path):
+    groups = ("objective", "attack", "model", "data", "certifier")
+    source = random.Random(0)
+    for _ in range(25):
+        chosen = {group: source.choice(names(group)) for group in groups}
+        root = ["data.root=somewhere"] if chosen["data"] == "image_folder" else []
+        overrides = [*(f"{group}={option}" for group, option in chosen.items()), *root]
+        with composed(tmp_path, overrides) as cfg:
+            resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        for group, option in chosen.items():
+            alone = OmegaConf.load(CONF / group / f"{option}.yaml")
+            assert resolved[group]["_target_"] == alone._target_
