@@ -15,7 +15,8 @@ from test_docstrings import blocks
 from smoothcert import runs
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.objectives import LogitsObjective
-from smoothcert.runs.methods import MARKS, markdown, methods_table, replace_table
+from smoothcert.report.markdown import replace_part
+from smoothcert.runs.methods import MARKS, markdown, methods_table
 
 QUICK = [
     *TINY,
@@ -85,7 +86,7 @@ def test_a_file_without_the_marks_is_left_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("text\n")
     with pytest.raises(InvalidArgumentError, match="Expected the marks"):
-        replace_table(page, "| a |\n")
+        replace_part(page, MARKS, "| a |\n")
     assert page.read_text() == "text\n"
 
 

@@ -50,14 +50,20 @@ def draw_noise(images: Tensor, sigma: float, draws: int, source: torch.Generator
         source: generator on the images' device.
 
     Returns:
-        Noise of shape (m, B, C, H, W).
+        Noise of shape (m, B, C, H, W), in the memory format of the images.
 
     Example:
         >>> draw_noise(torch.zeros(2, 1, 8, 8), 0.5, 4, generator("cpu", 0)).shape
         torch.Size([4, 2, 1, 8, 8])
     """
-    noise = torch.empty((draws, *images.shape), dtype=images.dtype, device=images.device)
-    return noise.normal_(generator=source).mul_(sigma)
+    if images.is_contiguous():
+        noise = torch.empty((draws, *images.shape), dtype=images.dtype, device=images.device)
+        return noise.normal_(generator=source).mul_(sigma)
+    # Drawn in the order in which it lies in memory: in any other, a CPU draws one by one.
+    count, channels, height, width = images.shape
+    shape = (draws, count, height, width, channels)
+    noise = torch.empty(shape, dtype=images.dtype, device=images.device)
+    return noise.normal_(generator=source).mul_(sigma).permute(0, 1, 4, 2, 3)
 
 
 def noisy_logits(classifier: nn.Module, batch: NoisyBatch) -> Tensor:

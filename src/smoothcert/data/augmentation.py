@@ -29,7 +29,10 @@ class CropAndFlip:
         self.flip = flip
 
     def __call__(self, images: Tensor, source: torch.Generator) -> Tensor:
-        """Augment images of shape (B, C, H, W), any dtype, on the generator's device."""
+        """Augment images of shape (B, C, H, W), any dtype; they come back channels-last.
+
+        The generator is a CPU's, so that images are moved alike on every device.
+        """
         count, _, height, width = images.shape
         offsets = torch.randint(2 * self.padding + 1, (2, count), generator=source)
         rows = offsets[0][:, None] + torch.arange(height)
@@ -37,7 +40,10 @@ class CropAndFlip:
         if self.flip:
             mirrored = torch.rand(count, generator=source) < 0.5
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        rows, columns, which = (
+            places.to(images.device) for places in (rows, columns, torch.arange(count))
+        )
         # Channels last while indexing: one gather then moves whole pixels.
         padded = pad(images, [self.padding] * 4).permute(0, 2, 3, 1)
-        which = torch.arange(count)[:, None, None]
-        return padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        moved = padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return moved.permute(0, 3, 1, 2)

@@ -2,17 +2,20 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
-from smoothcert.data.datasets import FixedBatches, ImageSet
-from smoothcert.data.sampling import EpochBatches
+from smoothcert.data.datasets import FixedBatches, ImageSet, InMemoryImages, Keys
+from smoothcert.data.sampling import BatchKey, EpochBatches
 from smoothcert.errors import DataError, InvalidArgumentError, require_count
 from smoothcert.types import ImageBatch
 
 Split = Literal["train", "val", "test"]
+SHARE_OF_MEMORY = 0.1
+"""Share of a GPU's memory that training images may take."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -32,6 +35,8 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: processes that load batches; 0 loads them in the main process.
 
     Attributes:
+        on_device: keep decoded training images on a GPU and make batches there: True, False, or
+            `auto`: where they take no more than a tenth of its memory.
         class_names: names of the classes, after `setup`.
         input_shape: (C, H, W) of every image, after `setup`.
         mean: mean of each channel, for the model's normalisation.
@@ -41,6 +46,7 @@ class ImageDataModule(pl.LightningDataModule):
         InvalidArgumentError: if an argument is out of range.
     """
 
+    on_device: bool | Literal["auto"] = "auto"
     class_names: list[str]
     input_shape: tuple[int, int, int]
     mean: Sequence[float]
@@ -59,6 +65,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.split_seed = split_seed
         self.num_workers = num_workers
         self._sets: dict[Split, ImageSet] = {}
+        self._on_device: InMemoryImages | None = None
 
     @property
     def num_classes(self) -> int:
@@ -101,7 +108,32 @@ class ImageDataModule(pl.LightningDataModule):
         if getattr(self.trainer, "overfit_batches", 0) > 0:
             return self._loader(FixedBatches(images, self.batch_size))
         # A sampler of whole batches: the data set makes each batch at once.
-        return self._loader(images, EpochBatches(len(images), self.batch_size, self.seed))
+        batches = EpochBatches(len(images), self.batch_size, self.seed)
+        if self._resident(images):
+            keys: Any = Keys()
+            return DataLoader(keys, sampler=batches, batch_size=None, collate_fn=lambda key: key)
+        return self._loader(images, batches)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> ImageBatch:
+        """Make a batch on the device where only its key has come, else move it there."""
+        if not isinstance(batch, BatchKey):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if self._on_device is None:
+            images = self.images("train")
+            assert isinstance(images, InMemoryImages), "only these are kept on a device"
+            self._on_device = images.to(device)
+        return self._on_device[batch]
+
+    def _resident(self, images: ImageSet) -> bool:
+        if not isinstance(images, InMemoryImages) or self.on_device is False:
+            return False
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self.on_device is True or device.type != "cuda":
+            return self.on_device is True
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return images.images.nbytes <= SHARE_OF_MEMORY * memory
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
         """Return validation batches in order."""

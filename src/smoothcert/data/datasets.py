@@ -75,7 +75,7 @@ class InMemoryImages(Dataset[ImageBatch]):
         return len(self.images)
 
     def __getitem__(self, key: BatchKey) -> ImageBatch:
-        positions = torch.tensor(key.positions)
+        positions = torch.tensor(key.positions, device=self.images.device)
         images = self.images[positions]
         if self.augmentation is not None:
             images = self.augmentation(images, torch.Generator().manual_seed(key.seed))
@@ -88,8 +88,15 @@ class InMemoryImages(Dataset[ImageBatch]):
 
     def digest(self, positions: Sequence[int]) -> str:
         """Return a short digest of the chosen images' pixels."""
-        pixels = self.images[torch.tensor(list(positions))].contiguous().numpy()
+        pixels = self.images[torch.tensor(list(positions))].contiguous().cpu().numpy()
         return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
+
+    def to(self, device: torch.device) -> InMemoryImages:
+        """Return the same images on a device, where their batches are then made."""
+        images, labels, indices = (
+            each.to(device) for each in (self.images, self.labels, self.indices)
+        )
+        return InMemoryImages(images, labels, indices, self.augmentation)
 
     def subset(
         self, positions: np.ndarray, augmentation: BatchAugmentation | None = None
@@ -158,6 +165,18 @@ class FileImages(Dataset[ImageBatch]):
             self.indices[chosen],
             augmentation,
         )
+
+
+class Keys(Dataset[BatchKey]):
+    """Hands a batch's key on: the batch is made on the device.
+
+    Example:
+        >>> Keys()[BatchKey([3, 1], seed=0)].positions
+        [3, 1]
+    """
+
+    def __getitem__(self, key: BatchKey) -> BatchKey:
+        return key
 
 
 class FixedBatches(Dataset[ImageBatch]):

@@ -36,6 +36,8 @@ class SmoothedTraining(pl.LightningModule):
         configuration: plain values that are kept in every checkpoint.
         scheduler_interval: `epoch` or `step`: when the scheduler is stepped. One that takes
             `total_steps` and does not have it is given how often that is in the whole training.
+        channels_last: keep images and weights channels-last, which convolutions are faster in.
+        compile_model: compile the network with torch.compile, at the first step.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -53,6 +55,8 @@ class SmoothedTraining(pl.LightningModule):
         seed: int = 0,
         configuration: dict[str, Any] | None = None,
         scheduler_interval: str = "epoch",
+        channels_last: bool = True,
+        compile_model: bool = False,
     ) -> None:
         super().__init__()
         require_positive("sigma", sigma)
@@ -62,7 +66,9 @@ class SmoothedTraining(pl.LightningModule):
                 f"Expected `scheduler_interval` one of {', '.join(INTERVALS)}, "
                 f"got {scheduler_interval!r}"
             )
-        self.model = model
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+        self.compile_model = compile_model
         self.objective = objective
         self.attack = attack
         self.sigma = sigma
@@ -78,6 +84,12 @@ class SmoothedTraining(pl.LightningModule):
         """Return the base classifier's logits for images (N, C, H, W)."""
         return self.model(images)
 
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Compile the network where that is asked for."""
+        if self.compile_model:
+            # In place: names in checkpoints stay what they are.
+            self.model.compile()
+
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch on noisy, perhaps attacked images."""
         if batch_idx == 0:
@@ -86,8 +98,9 @@ class SmoothedTraining(pl.LightningModule):
         source = generator(
             self.device, self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx
         )
-        noise = draw_noise(batch.images, self.sigma, self.objective.noise_draws, source)
-        clean = NoisyBatch(batch.images, batch.labels, noise, self.sigma, self.current_epoch)
+        images = batch.images.contiguous(memory_format=self.memory_format)
+        noise = draw_noise(images, self.sigma, self.objective.noise_draws, source)
+        clean = NoisyBatch(images, batch.labels, noise, self.sigma, self.current_epoch)
         attacked = self.attack(self.model, clean, source)
         loss = self.objective(self.model, clean.with_images(attacked.images), source)
         self._log_step(loss.value, {**loss.report, **attacked.report}, len(batch.images))
@@ -96,8 +109,9 @@ class SmoothedTraining(pl.LightningModule):
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Log how the smoothed classifier does on a batch under the same noise every epoch."""
         source = generator(self.device, self.seed, VALIDATION, self.global_rank, batch_idx)
-        noise = draw_noise(batch.images, self.sigma, self.validation_draws, source)
-        logits = noisy_logits(self.model, NoisyBatch(batch.images, batch.labels, noise, self.sigma))
+        images = batch.images.contiguous(memory_format=self.memory_format)
+        noise = draw_noise(images, self.sigma, self.validation_draws, source)
+        logits = noisy_logits(self.model, NoisyBatch(images, batch.labels, noise, self.sigma))
         right = smoothed_log_probabilities(logits).argmax(-1) == batch.labels
         figures = {
             "val/cross_entropy": mean_cross_entropy(logits, batch.labels),

@@ -1,6 +1,7 @@
 """Networks that map pixels in [0, 1] to logits, input normalisation first."""
 
 from smoothcert.models.checkpoints import load_weights, read_checkpoint
+from smoothcert.models.fast_resnet import FastResNet, fast_resnet
 from smoothcert.models.modes import evaluating, frozen
 from smoothcert.models.normalization import Normalize, normalized, with_normalization
 from smoothcert.models.parts import parts_of
@@ -12,11 +13,13 @@ from smoothcert.models.wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
     "CifarResNet",
+    "FastResNet",
     "Normalize",
     "SmallCNN",
     "WideResNet",
     "cifar_resnet",
     "evaluating",
+    "fast_resnet",
     "frozen",
     "load_weights",
     "normalized",

@@ -40,8 +40,8 @@ class BasicBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, H/stride, W/stride)."""
         shortcut = images if self.downsample is None else self.downsample(images)
-        out = torch.relu(self.bn1(self.conv1(images)))
-        return torch.relu(self.bn2(self.conv2(out)) + shortcut)
+        out = torch.relu_(self.bn1(self.conv1(images)))
+        return torch.relu_(self.bn2(self.conv2(out)) + shortcut)
 
 
 class CifarResNet(nn.Module):
@@ -68,15 +68,15 @@ class CifarResNet(nn.Module):
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, blocks, stride=1)
-        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.layer1 = residual_stage(width, width, blocks, stride=1)
+        self.layer2 = residual_stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = residual_stage(2 * width, 4 * width, blocks, stride=2)
         self.fc = nn.Linear(4 * width, num_classes)
         self.apply(initialize_convolution)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes)."""
-        out = torch.relu(self.bn1(self.conv1(images)))
+        out = torch.relu_(self.bn1(self.conv1(images)))
         out = self.layer3(self.layer2(self.layer1(out)))
         return self.fc(out.mean((2, 3)))
 
@@ -107,7 +107,19 @@ def cifar_resnet(
     return normalized(CifarResNet(depth, num_classes, input_shape[0], width), mean, std)
 
 
-def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+def residual_stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """Return basic blocks of one width, the first of which may halve the image.
+
+    Args:
+        in_channels: channels that come in.
+        channels: channels that go out.
+        blocks: number of blocks, >= 1.
+        stride: stride of the first.
+
+    Example:
+        >>> residual_stage(8, 16, blocks=2, stride=2)(torch.zeros(1, 8, 4, 4)).shape
+        torch.Size([1, 16, 2, 2])
+    """
     block = partial(BasicBlock, channels, channels, 1)
     return nn.Sequential(
         BasicBlock(in_channels, channels, stride), *(block() for _ in range(blocks - 1))

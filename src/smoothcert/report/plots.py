@@ -86,6 +86,36 @@ def _band(axes: Any, reading: Reading, limit: float) -> None:
     )
 
 
+def plot_losses(
+    curves: Mapping[str, Sequence[Sequence[float]]], path: Path, method: str, window: int = 10
+) -> None:
+    """Draw training losses by step, one colour a form and one line a seed.
+
+    Args:
+        curves: losses of each step, by form and seed.
+        path: the PNG to write.
+        method: name of the training method.
+        window: steps over which a line is averaged.
+    """
+    figure = Figure(figsize=INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    kernel = np.full(window, 1 / window)
+    for (form, runs), style in zip(curves.items(), STYLES, strict=False):
+        for number, losses in enumerate(runs):
+            smooth = np.convolve(losses, kernel, mode="valid")
+            steps = np.arange(len(smooth)) + window
+            label = form if number == 0 else None
+            axes.plot(
+                steps, smooth, style["linestyle"], color=style["color"], linewidth=1, label=label
+            )
+    axes.set(xlabel="step", ylabel=f"training loss, mean of {window} steps")
+    axes.set_title(f"{method}, {len(next(iter(curves.values())))} seeds", fontsize=8)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=300)
+
+
 def _title(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> str:
     data = f"{settings['data']}, " if "data" in settings else ""
     return (

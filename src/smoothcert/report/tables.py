@@ -149,14 +149,27 @@ def _methods_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _train_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "method": entry["method"],
+        "form": entry["form"],
+        "images/s": median(entry["images_per_second"]),
+        "× plain": _spread(entry["ratio"]),
+        "peak MB": entry["peak_memory_bytes"] / 1e6,
+    }
+
+
 ROWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "throughput": _throughput_row,
     "designs": _designs_row,
     "methods": _methods_row,
+    "train": _train_row,
 }
 
 
 NOTES = {
+    "train": "×: ratio to the plain form, median (smallest–largest) over turns; memory beyond what "
+    "was in use before the first step.",
     "methods": "Passes of each image in a step at sigma .25, .5 and 1, beyond the one of Gaussian "
     "training.",
     "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the time "

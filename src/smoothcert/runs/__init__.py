@@ -27,6 +27,7 @@ __all__ = [
     "for_sigma",
     "names_checkpoint",
     "quote_paths",
+    "report",
     "require_run",
     "suffix",
     "train",
@@ -87,3 +88,18 @@ def benchmark(cfg: DictConfig) -> None:
         from smoothcert.runs import benchmarking
 
         benchmarking.benchmark(cfg)
+
+
+def report(cfg: DictConfig) -> None:
+    """Print a table over runs, and write it.
+
+    Args:
+        cfg: a configuration of `conf/report.yaml`.
+
+    Raises:
+        SystemExit: with the message of a `SmoothCertError`.
+    """
+    with command():
+        from smoothcert.runs import reporting
+
+        reporting.report(cfg)

@@ -8,31 +8,40 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 from torch import nn
 
 from smoothcert.benchmarks import (
+    PLAIN,
+    Form,
+    Training,
     VoteLog,
     compare_designs,
     compare_precisions,
     coverage_table,
     draw_votes,
+    measure_steps,
     measure_throughput,
+    summarize_steps,
     summarize_throughput,
     tightness_table,
 )
 from smoothcert.benchmarks.designs import usual_designs
 from smoothcert.certify import Example, Subset
+from smoothcert.data import CIFAR10DataModule
+from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import load_weights
 from smoothcert.noise import generator
 from smoothcert.records import write_atomically
-from smoothcert.report import print_measurements
-from smoothcert.runs.build import build_data, build_model, device_of
+from smoothcert.report import plot_losses, print_measurements
+from smoothcert.report.markdown import replace_part
+from smoothcert.runs.build import build_data, build_model, device_of, precision_of
 from smoothcert.runs.certification import trained_configuration
-from smoothcert.runs.methods import markdown, methods_table, replace_table
+from smoothcert.runs.methods import MARKS, markdown, methods_table
 from smoothcert.runs.summary import machine, provenance
 
 
@@ -126,8 +135,70 @@ def _benchmark_methods(cfg: DictConfig) -> list[dict[str, Any]]:
     table = methods_table()
     write_atomically(Path(cfg.paths.run) / "methods.md", markdown(table))
     if cfg.readme is not None:
-        replace_table(Path(cfg.readme), markdown(table))
+        replace_part(Path(cfg.readme), MARKS, markdown(table))
     return table
+
+
+def _benchmark_train(cfg: DictConfig) -> list[dict[str, Any]]:
+    device = torch.device(device_of(cfg.device))
+    images = _training_images(cfg)
+    facts = SimpleNamespace(
+        num_classes=cfg.num_classes,
+        input_shape=tuple(images.images.shape[1:]),
+        mean=list(cfg.mean),
+        std=list(cfg.std),
+    )
+    seed_everything(cfg.seed, verbose=False)
+    network = build_model(cfg.model, facts)
+    on_gpu = device.type == "cuda"
+    native = precision_of("auto", "gpu" if on_gpu else "cpu") == "bf16-mixed"
+    ours = Form("ours", "bfloat16" if native else "float32", True, on_gpu, True)
+
+    def training(form: Form, method: str, seed: int) -> Training:
+        parts = _method(cfg, method)
+        return Training(form, network, images, *parts, cfg.sigma, cfg.batch_size, seed, device)
+
+    measured = []
+    for method in cfg.methods:
+        steps = 1 if cfg.methods[method].attack != "none" else cfg.steps
+        forms = [training(form, method, cfg.seed) for form in (PLAIN, ours)]
+        measured.append(measure_steps(method, forms, cfg.batch_size, cfg.turns, steps))
+    if cfg.curve_steps:
+        curves = {
+            form.name: [
+                [run.step() for _ in range(cfg.curve_steps)]
+                for run in (training(form, cfg.curve_method, seed) for seed in cfg.curve_seeds)
+            ]
+            for form in (PLAIN, ours)
+        }
+        folder = Path(cfg.paths.run)
+        write_atomically(folder / "losses.json", json.dumps(curves) + "\n")
+        plot_losses(curves, folder / "losses.png", cfg.curve_method)
+    return summarize_steps(measured)
+
+
+def _method(cfg: DictConfig, name: str) -> tuple[Any, Any]:
+    chosen = cfg.methods[name]
+    overrides = [f"objective={chosen.objective}", f"attack={chosen.attack}", f"sigma={cfg.sigma}"]
+    composed = compose("train", [*overrides, f"objective.noise_draws={cfg.noise_draws}"])
+    return (
+        instantiate(composed.objective, _convert_="all"),
+        instantiate(composed.attack, _convert_="all"),
+    )
+
+
+def _training_images(cfg: DictConfig) -> InMemoryImages:
+    """Return CIFAR-10's training images where its folder is named, else random ones."""
+    if cfg.data.root is not None:
+        data = CIFAR10DataModule(cfg.data.root)
+        images = data.images("train")
+        assert isinstance(images, InMemoryImages), "CIFAR-10 is held in memory"
+        return images
+    source = generator("cpu", cfg.seed)
+    shape = (8 * cfg.batch_size, *cfg.input_shape)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=source)
+    labels = torch.randint(cfg.num_classes, shape[:1], generator=source)
+    return InMemoryImages(pixels, labels)
 
 
 BENCHMARKS: dict[str, Callable[[DictConfig], list[dict[str, Any]]]] = {
@@ -137,6 +208,7 @@ BENCHMARKS: dict[str, Callable[[DictConfig], list[dict[str, Any]]]] = {
     "designs": _benchmark_designs,
     "precisions": _benchmark_precisions,
     "methods": _benchmark_methods,
+    "train": _benchmark_train,
 }
 """What `python -m src.benchmark task=…` measures."""
 

@@ -147,6 +147,8 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
             "class_names": list(data.class_names),
         },
         scheduler_interval=cfg.scheduler_interval,
+        channels_last=cfg.speed.channels_last,
+        compile_model=_compiled(cfg.speed.compile, cfg.trainer.accelerator),
     )
 
 
@@ -167,11 +169,46 @@ def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
         for each in (cfg.logger or {}).values()
         if each is not None
     ]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    trainer = instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers,
+        precision=precision_of(cfg.trainer.precision, cfg.trainer.accelerator),
+        _convert_="all",
+    )
     configuration = OmegaConf.to_container(cfg, resolve=True)
     for each in trainer.loggers:
         each.log_hyperparams({**names, "sigma": cfg.sigma, "seed": cfg.seed, "cfg": configuration})
     return trainer
+
+
+def precision_of(asked: str, accelerator: str) -> str:
+    """Return Lightning's precision: `auto` is bfloat16 where the hardware multiplies it.
+
+    Args:
+        asked: a precision of Lightning's, or `auto`.
+        accelerator: an accelerator of Lightning's.
+
+    Example:
+        >>> precision_of("32-true", "cpu")
+        '32-true'
+    """
+    if asked != "auto":
+        return asked
+    if _on_gpu(accelerator):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16-mixed" if native else "32-true"
+
+
+def _compiled(asked: bool | str, accelerator: str) -> bool:
+    """Return whether to compile: `auto` is on a GPU, where a step gains by it."""
+    return _on_gpu(accelerator) if asked == "auto" else bool(asked)
+
+
+def _on_gpu(accelerator: str) -> bool:
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def device_of(name: str) -> str:

@@ -1,5 +1,6 @@
 """What `python -m src.certify` does."""
 
+import json
 import logging
 import warnings
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.stats import default_radii
 
 logger = logging.getLogger(__name__)
+
+OF_TRAINING = ("epochs", "seconds_training", "training_images", "training")
+"""What a certification's summary repeats of its run's."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,16 @@ def subject_of_run(cfg: DictConfig) -> Subject:
         _sigma(cfg, trained),
         _certifier(cfg, trained),
         trained.seed if cfg.seed is None else cfg.seed,
-        {**choices, "run": str(run)},
+        {**choices, **_training_facts(run, trained), "run": str(run)},
     )
+
+
+def _training_facts(run: Path, trained: DictConfig) -> dict[str, Any]:
+    """Return what a run's own summary says of its training, where it has one."""
+    path = run / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    facts = {name: summary[name] for name in OF_TRAINING if name in summary}
+    return {"name": trained.name, "training_seed": trained.seed, **facts}
 
 
 def subject_of_file(cfg: DictConfig) -> Subject:

@@ -16,7 +16,7 @@ from smoothcert.errors import (
 
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
-PATHS = ("run=", "ckpt=", "ckpt_path=", "model.weights=")
+PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=")
 """Settings whose values are taken as they are: folders of a sweep have commas in their names."""
 
 

@@ -12,14 +12,14 @@ from omegaconf import OmegaConf
 
 from smoothcert.benchmarks import count_passes
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.records import write_atomically
+from smoothcert.report.markdown import marks
 
 SIGMAS = (0.25, 0.5, 1.0)
 """The σ for which papers publish settings."""
 FAMILY = "cifar_"
 METHOD = re.compile(r"^# (?P<method>[^(\n]+) \((?P<source>[^)\n]+\d{4})\)", re.MULTILINE)
 """How an experiment's comment names its method and its source."""
-MARKS = ("<!-- methods: python -m src.benchmark task=methods -->", "<!-- end of methods -->")
+MARKS = marks("methods", "python -m src.benchmark task=methods")
 HEADER = (
     "| method | source | `experiment=` | override | settings at σ = .25 / .5 / 1 "
     "| extra forward / backward |"
@@ -48,24 +48,6 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
         cells = (row["method"], row["source"], f"`{row['experiment']}`", f"`{row['override']}`")
         lines.append("| " + " | ".join((*cells, row["settings"], passes)) + " |")
     return "\n".join(lines) + "\n"
-
-
-def replace_table(path: Path, table: str) -> None:
-    """Put a table between the marks of a Markdown file.
-
-    Args:
-        path: the file.
-        table: Markdown.
-
-    Raises:
-        InvalidArgumentError: if the file does not have both marks, in order.
-    """
-    text = path.read_text(encoding="utf-8")
-    before, start, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not (start and end):
-        raise InvalidArgumentError(f"Expected the marks {MARKS[0]} and {MARKS[1]} in {path}")
-    write_atomically(path, f"{before}{start}\n\n{table}\n{end}{after}")
 
 
 def _entry(experiment: str) -> dict[str, Any]:

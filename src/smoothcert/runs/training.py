@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothcert.data import ImageDataModule
 from smoothcert.errors import (
     CheckpointError,
     InvalidArgumentError,
@@ -40,6 +39,7 @@ def train(cfg: DictConfig) -> float | None:
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     data = build_data(cfg)
+    data.on_device = cfg.speed.data_on_device
     module = build_module(cfg, data, start=not last.is_file())
     trainer = build_trainer(cfg, {**choices, "name": cfg.name})
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
@@ -55,30 +55,32 @@ def train(cfg: DictConfig) -> float | None:
         if best.is_file() and not trainer.fast_dev_run:
             load_weights(module.model, best)
         trainer.validate(module, datamodule=data, verbose=False)
-        facts = {"epochs": trainer.current_epoch, "seconds_training": round(seconds, 1)}
-        return _finish(folder, choices, facts, module.configuration, certification, data, trainer)
+        facts = {
+            "name": cfg.name,
+            **choices,
+            "training_seed": cfg.seed,
+            "training": module.configuration,
+            "epochs": trainer.current_epoch,
+            "seconds_training": round(seconds, 1),
+            "training_images": len(data.images("train")),
+        }
+        return _finish(folder, facts, certification, trainer)
     finally:
         _close_wandb()
 
 
 def _finish(
     folder: Path,
-    choices: Mapping[str, str],
     facts: Mapping[str, Any],
-    configuration: Mapping[str, Any],
     certification: CertificationCallback,
-    data: ImageDataModule,
     trainer: Any,
 ) -> float:
     certified = certification.last
     assert certified is not None, "Trainer.validate certifies"
     summary = {
-        **choices,
-        "training": configuration,
-        **summarize(certified.rows, certified.settings, certification.radii),
         **facts,
+        **summarize(certified.rows, certified.settings, certification.radii),
         **performance_of(certified, folder),
-        "training_images": len(data.images("train")),
         **provenance(),
     }
     log_summary(trainer.loggers, {k: v for k, v in summary.items() if not isinstance(v, dict)})

@@ -1,0 +1,19 @@
+"""Compare runs: `python -m src.report runs='outputs/*/*' [table=<experiments that begin so>]`."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from smoothcert import runs
+
+
+@hydra.main(config_path="../conf", config_name="report", version_base="1.3")
+def report(cfg: DictConfig) -> None:
+    """Make one table."""
+    runs.report(cfg)
+
+
+if __name__ == "__main__":
+    sys.argv = runs.quote_paths(sys.argv)
+    report()

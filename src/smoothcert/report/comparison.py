@@ -1,0 +1,166 @@
+"""Runs beside each other: one row a method and a bound, means over seeds."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from smoothcert.errors import RecordsError
+
+SAME = ("data", "split", "images", "n0", "n", "alpha", "precision")
+"""What certificates must share to stand in one table."""
+NEEDED = ("name", "sigma", "bounds", "training_seed", *SAME)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one method at one σ that differ by their seeds.
+
+    Attributes:
+        name: name of the experiment.
+        sigma: standard deviation of the noise, in pixel units.
+        summaries: their summaries.
+    """
+
+    name: str
+    sigma: float
+    summaries: Sequence[Mapping[str, Any]]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the trainings, in order."""
+        return sorted(summary["training_seed"] for summary in self.summaries)
+
+    def of(self, name: str) -> list[float]:
+        """Return one figure of every run."""
+        return [summary[name] for summary in self.summaries]
+
+    def acr(self, bound: str) -> list[float]:
+        """Return the ACR of every run under a bound."""
+        return [summary["bounds"][bound]["acr"] for summary in self.summaries]
+
+    def accuracy(self, bound: str, radius: float) -> list[float]:
+        """Return the certified accuracy of every run at a radius, 0 where none is recorded."""
+        key = f"{radius:g}"
+        return [s["bounds"][bound]["certified_accuracy"].get(key, 0.0) for s in self.summaries]
+
+
+def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Read the summaries of folders.
+
+    Args:
+        folders: run folders, or folders that `python -m src.certify` made.
+
+    Raises:
+        RecordsError: if a summary is missing, damaged or lacks a figure.
+    """
+    summaries = []
+    for folder in folders:
+        path = folder / "summary.json"
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordsError(f"Expected a finished run in {folder}: {error}") from error
+        lacking = [name for name in NEEDED if name not in summary]
+        if lacking:
+            raise RecordsError(
+                f"{path} lacks {', '.join(lacking)}; was it made by a newer version?"
+            )
+        summaries.append({**summary, "folder": str(folder)})
+    return summaries
+
+
+def grouped(summaries: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Return the runs by σ and method; methods in the order of their names.
+
+    Args:
+        summaries: what `read_summaries` returns.
+
+    Raises:
+        RecordsError: if they were certified under different conditions, or two have one seed.
+    """
+    for name in SAME:
+        values = {str(summary[name]) for summary in summaries}
+        if len(values) > 1:
+            raise RecordsError(
+                f"Expected runs that were certified alike, got {name} {', '.join(sorted(values))}"
+            )
+    keys = sorted({(summary["sigma"], summary["name"]) for summary in summaries})
+    groups = [
+        Group(name, sigma, [s for s in summaries if (s["sigma"], s["name"]) == (sigma, name)])
+        for sigma, name in keys
+    ]
+    for group in groups:
+        if len(set(group.seeds)) < len(group.seeds):
+            raise RecordsError(
+                f"Expected one run a seed of {group.name} at sigma={group.sigma}, got seeds "
+                f"{', '.join(map(str, group.seeds))} in "
+                f"{', '.join(summary['folder'] for summary in group.summaries)}"
+            )
+    return groups
+
+
+def comparison_markdown(groups: Sequence[Group], radii: Sequence[float], title: str = "") -> str:
+    """Return the groups as a Markdown table, with the conditions that they share below it.
+
+    Args:
+        groups: at least one.
+        radii: radii of the certified accuracies.
+        title: what to say of the data first.
+    """
+    head = ["experiment", "σ", "seeds", "epochs", "minutes", "clean", "bound"]
+    head += [*(f"{radius:g}" for radius in radii), "ACR"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for group in groups:
+        lines += [_line(_cells(group, bound, radii)) for bound in group.summaries[0]["bounds"]]
+    return "\n".join([*lines, "", conditions(groups, title)]) + "\n"
+
+
+def conditions(groups: Sequence[Group], title: str = "") -> str:
+    """Return what the runs of a table share, in a sentence.
+
+    Args:
+        groups: at least one.
+        title: what to say of the data first.
+    """
+    every = [summary for group in groups for summary in group.summaries]
+    first = every[0]
+    models = ", ".join(sorted({summary["model"] for summary in every}))
+    parts = [
+        title or str(first["data"]),
+        f"{models}, trained on {first.get('training_images', 0):,} images",
+        f"{first['images']} {first['split']} images certified at n0 = {first['n0']:,}, "
+        f"n = {first['n']:,}, α = {first['alpha']:g} in {first['precision']}, both bounds on the "
+        "same votes",
+        "mean ± standard deviation over seeds of the training",
+    ]
+    return "; ".join(parts) + "."
+
+
+def _cells(group: Group, bound: str, radii: Sequence[float]) -> list[str]:
+    return [
+        f"`{group.name}`",
+        f"{group.sigma:g}",
+        ", ".join(map(str, group.seeds)),
+        _plain(group.of("epochs")),
+        _spread([seconds / 60 for seconds in group.of("seconds_training")], 1),
+        _spread([100 * share for share in group.accuracy(bound, 0.0)], 1),
+        bound,
+        *(_spread([100 * s for s in group.accuracy(bound, radius)], 1) for radius in radii),
+        _spread(group.acr(bound), 3),
+    ]
+
+
+def _plain(values: Sequence[float]) -> str:
+    return "–".join(f"{value:g}" for value in sorted(set(values)))
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    text = f"{mean(values):.{digits}f}"
+    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

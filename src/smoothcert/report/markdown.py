@@ -1,0 +1,39 @@
+"""Generated parts of Markdown pages, between marks."""
+
+from pathlib import Path
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.records import write_atomically
+
+
+def marks(name: str, command: str) -> tuple[str, str]:
+    """Return the lines between which a generated part stands.
+
+    Args:
+        name: name of the part.
+        command: what makes it, for whoever edits the page.
+
+    Example:
+        >>> marks("methods", "python -m src.benchmark task=methods")[1]
+        '<!-- end of methods -->'
+    """
+    return f"<!-- {name}: {command} -->", f"<!-- end of {name} -->"
+
+
+def replace_part(path: Path, between: tuple[str, str], part: str) -> None:
+    """Put a part between the marks of a page.
+
+    Args:
+        path: the page.
+        between: what `marks` returns.
+        part: Markdown.
+
+    Raises:
+        InvalidArgumentError: if the page does not have both marks, in order.
+    """
+    text = path.read_text(encoding="utf-8")
+    before, start, rest = text.partition(between[0])
+    _, end, after = rest.partition(between[1])
+    if not (start and end):
+        raise InvalidArgumentError(f"Expected the marks {between[0]} and {between[1]} in {path}")
+    write_atomically(path, f"{before}{start}\n\n{part}\n{end}{after}")
