@@ -14,6 +14,7 @@ from scipy.special import log_softmax, logsumexp
 from scipy.stats import chisquare, kstest, norm
 from torch import nn
 
+from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.noise import (
     DiscreteCopies,
@@ -27,12 +28,87 @@ from smoothcert.noise import (
     noisy_logits,
     smoothed_log_probabilities,
 )
+from smoothcert.types import NoisyBatch
 
 
 def test_training_noise_is_gaussian_with_the_given_deviation():
     noise = draw_noise(torch.zeros(10, 3, 8, 8), 0.25, 20, generator("cpu", 0))
     assert noise.shape == (20, 10, 3, 8, 8)
     assert kstest(noise.flatten().numpy(), "norm", (0, 0.25)).pvalue > 1e-4
+
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def drawn(memory_format, shape=(40, 3, 8, 8), draws=16, sigma=0.5, seed=0):
+    images = torch.zeros(shape).contiguous(memory_format=memory_format)
+    return draw_noise(images, sigma, draws, generator("cpu", seed))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_noise_has_its_law_in_either_memory_format(memory_format, seed):
+    noise = drawn(memory_format, seed=seed).flatten().double().numpy()
+    assert abs(noise.mean()) < 4 * 0.5 / math.sqrt(noise.size)
+    assert abs(noise.std() - 0.5) < 4 * 0.5 / math.sqrt(2 * noise.size)
+    assert kstest(noise, "norm", (0, 0.5)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("axis", range(5), ids=["draw", "image", "channel", "row", "column"])
+def test_training_noise_is_independent_along_every_axis(memory_format, axis):
+    noise = drawn(memory_format).double()
+    first, second = noise.narrow(axis, 0, noise.shape[axis] - 1), noise.roll(-1, axis)
+    second = second.narrow(axis, 0, noise.shape[axis] - 1)
+    for power in (1, 2):
+        pair = torch.stack([first.flatten() ** power, second.flatten() ** power])
+        assert abs(torch.corrcoef(pair)[0, 1]) < 4 / math.sqrt(first.numel())
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("axis", range(5), ids=["draw", "image", "channel", "row", "column"])
+def test_training_noise_has_the_same_deviation_at_every_place(memory_format, axis):
+    noise = drawn(memory_format).double()
+    others = [other for other in range(5) if other != axis]
+    count = noise.numel() / noise.shape[axis]
+    assert ((noise.std(others) - 0.5).abs() < 5 * 0.5 / math.sqrt(2 * count)).all()
+    assert (noise.mean(others).abs() < 5 * 0.5 / math.sqrt(count)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_training_noise_takes_type_shape_and_memory_format_of_the_images(memory_format, dtype):
+    images = torch.rand(5, 3, 4, 6).to(dtype).contiguous(memory_format=memory_format)
+    noise = draw_noise(images, 0.5, 7, generator("cpu", 0))
+    assert (noise.dtype, noise.shape) == (dtype, (7, 5, 3, 4, 6))
+    for copies in (noise[0], images + noise[6], (images + noise).flatten(0, 1)):
+        assert copies.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_training_noise_follows_from_the_generator_alone(memory_format):
+    first, again, other = (drawn(memory_format, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(drawn(memory_format, sigma=1.0, seed=3), 2 * first)
+
+
+def test_grey_images_get_the_same_noise_in_either_memory_format():
+    contiguous, last = (drawn(each, shape=(6, 1, 8, 8)) for each in FORMATS)
+    assert torch.equal(contiguous, last)
+
+
+def test_noise_of_augmented_images_reaches_a_network_channels_last():
+    images = CropAndFlip(2)(torch.rand(4, 3, 8, 8), torch.Generator().manual_seed(0))
+    noise = draw_noise(images, 0.5, 2, generator("cpu", 0))
+    seen = []
+
+    def look(copies):
+        seen.append(copies.is_contiguous(memory_format=torch.channels_last))
+        return copies.mean((2, 3))
+
+    noisy_logits(look, NoisyBatch(images, torch.zeros(4, dtype=torch.long), noise, 0.5))
+    assert seen == [True]
 
 
 def test_stream_is_standard_normal_and_uncorrelated_between_draws():

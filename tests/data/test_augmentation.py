@@ -68,3 +68,38 @@ def test_the_generator_alone_decides():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_images_come_back_channels_last_in_memory(channels, dtype, padding):
+    images = (torch.rand(6, channels, 5, 7, generator=generator(1)) * 255).to(dtype)
+    outputs = CropAndFlip(padding)(images, generator())
+    assert outputs.shape == images.shape
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_bytes_and_floats_of_any_depth_are_moved_as_by_hand(channels, dtype):
+    images = (torch.rand(12, channels, 5, 7, generator=generator(1)) * 255).to(dtype)
+    candidate_numbers(images, CropAndFlip(2)(images, generator()), 2, True)
+
+
+def test_the_order_of_the_pixels_in_memory_changes_no_image():
+    images = torch.rand(9, 3, 8, 8, generator=generator(1))
+    other = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(*(CropAndFlip(2)(each, generator(4)) for each in (images, other)))
+
+
+def test_a_seed_moves_images_as_it_always_did():
+    """Shifts of rows, shifts of columns, then mirrors, from one generator: seeds of old runs."""
+    images, source = torch.rand(20, 2, 6, 6, generator=generator(1)), generator(7)
+    shifts = torch.randint(5, (2, 20), generator=source)
+    mirrored = torch.rand(20, generator=source) < 0.5
+    outputs = CropAndFlip(2)(images, generator(7))
+    for number, (image, output) in enumerate(zip(images.numpy(), outputs.numpy(), strict=True)):
+        crops = crops_by_hand(image, 2, flip=False)
+        crop = crops[5 * int(shifts[0, number]) + int(shifts[1, number])]
+        assert np.array_equal(output, crop[:, :, ::-1] if mirrored[number] else crop)

@@ -22,6 +22,7 @@ from smoothcert.attacks import Attack
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.data.sampling import EpochBatches
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.noise import draw_noise, generator
 from smoothcert.objectives import Objective
 from smoothcert.types import ImageBatch, NoisyBatch
@@ -70,6 +71,9 @@ class Training:
         seed: seed of shuffling, augmentation and noise.
         device: where steps are taken.
         learning_rate: of SGD with momentum .9 and weight decay 1e-4.
+
+    Raises:
+        InvalidArgumentError: if there are fewer images than a step takes.
     """
 
     def __init__(
@@ -85,6 +89,10 @@ class Training:
         device: torch.device,
         learning_rate: float = 0.1,
     ) -> None:
+        if batch_size > len(images):
+            raise InvalidArgumentError(
+                f"Expected `batch_size` of at most {len(images)} images, got {batch_size}"
+            )
         self.form = form
         self.format = torch.channels_last if form.channels_last else torch.contiguous_format
         network = deepcopy(network).to(device).train()
@@ -251,7 +259,7 @@ class _OneByOne(Dataset[tuple[Tensor, int]]):
         self.labels = images.labels.tolist()
         self.transform = transforms.Compose(
             [
-                transforms.RandomCrop(self.pixels.shape[1], padding=PADDING),
+                transforms.RandomCrop(self.pixels.shape[1:3], padding=PADDING),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
             ]
@@ -261,7 +269,11 @@ class _OneByOne(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        image: Any = self.transform(Image.fromarray(self.pixels[position]))
+        pixels = self.pixels[position]
+        # PIL knows grey images by their two axes.
+        image: Any = self.transform(
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        )
         return image, self.labels[position]
 
 

@@ -79,14 +79,16 @@ class SmoothedTraining(pl.LightningModule):
         self.seed = seed
         self.configuration = configuration or {}
         self._step_began: float | None = None
+        self._began: float | None = None
+        self._seconds_before = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the base classifier's logits for images (N, C, H, W)."""
         return self.model(images)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    def setup(self, stage: str) -> None:
         """Compile the network where that is asked for."""
-        if self.compile_model:
+        if self.compile_model and stage == "fit":
             # In place: names in checkpoints stay what they are.
             self.model.compile()
 
@@ -134,8 +136,27 @@ class SmoothedTraining(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the configuration with the weights."""
+        """Keep the configuration with the weights, and how long they were trained."""
         checkpoint["configuration"] = self.configuration
+        checkpoint["seconds_training"] = self.seconds_training
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting the time of training."""
+        self._seconds_before = checkpoint.get("seconds_training", 0.0)
+
+    def on_train_start(self) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_end(self) -> None:
+        """Stop the clock."""
+        self._seconds_before, self._began = self.seconds_training, None
+
+    @property
+    def seconds_training(self) -> float:
+        """Seconds that the weights were trained, validation and earlier legs included."""
+        running = 0.0 if self._began is None else time.perf_counter() - self._began
+        return self._seconds_before + running
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, where there is one, the scheduler."""

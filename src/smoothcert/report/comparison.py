@@ -9,9 +9,13 @@ from typing import Any
 
 from smoothcert.errors import RecordsError
 
-SAME = ("data", "split", "images", "n0", "n", "alpha", "precision")
-"""What certificates must share to stand in one table."""
-NEEDED = ("name", "sigma", "bounds", "training_seed", *SAME)
+SAME = ("data", "split", "images", "n0", "n", "alpha", "precision", "certifier", "noise")
+"""What certificates must share to stand in one table; and the images themselves."""
+NEEDED = (
+    *("name", "sigma", "bounds", "certifier_settings", "model"),
+    *("training_seed", "epochs", "seconds_training", "training_images"),
+    *SAME,
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,10 @@ class Group:
         return [summary["bounds"][bound]["acr"] for summary in self.summaries]
 
     def accuracy(self, bound: str, radius: float) -> list[float]:
-        """Return the certified accuracy of every run at a radius, 0 where none is recorded."""
+        """Return the certified accuracy of every run at a radius; none where one has none."""
+        recorded = [s["bounds"][bound]["certified_accuracy"] for s in self.summaries]
         key = f"{radius:g}"
-        return [s["bounds"][bound]["certified_accuracy"].get(key, 0.0) for s in self.summaries]
+        return [each[key] for each in recorded] if all(key in each for each in recorded) else []
 
 
 def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -63,6 +68,8 @@ def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
             summary = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RecordsError(f"Expected a finished run in {folder}: {error}") from error
+        if not isinstance(summary, dict):
+            raise RecordsError(f"Expected the summary of a run in {path}, got {summary!r}")
         lacking = [name for name in NEEDED if name not in summary]
         if lacking:
             raise RecordsError(
@@ -87,6 +94,10 @@ def grouped(summaries: Sequence[Mapping[str, Any]]) -> list[Group]:
             raise RecordsError(
                 f"Expected runs that were certified alike, got {name} {', '.join(sorted(values))}"
             )
+    if len({tuple(summary["bounds"]) for summary in summaries}) > 1:
+        raise RecordsError("Expected runs with the same bounds")
+    if len({summary["certifier_settings"].get("examples") for summary in summaries}) > 1:
+        raise RecordsError("Expected runs that were certified on the same images")
     keys = sorted({(summary["sigma"], summary["name"]) for summary in summaries})
     groups = [
         Group(name, sigma, [s for s in summaries if (s["sigma"], s["name"]) == (sigma, name)])
@@ -130,10 +141,10 @@ def conditions(groups: Sequence[Group], title: str = "") -> str:
     models = ", ".join(sorted({summary["model"] for summary in every}))
     parts = [
         title or str(first["data"]),
-        f"{models}, trained on {first.get('training_images', 0):,} images",
+        f"{models}, trained on {first['training_images']:,} images",
         f"{first['images']} {first['split']} images certified at n0 = {first['n0']:,}, "
-        f"n = {first['n']:,}, α = {first['alpha']:g} in {first['precision']}, both bounds on the "
-        "same votes",
+        f"n = {first['n']:,}, α = {first['alpha']:g} in {first['precision']}"
+        + (", both bounds on the same votes" if len(first["bounds"]) > 1 else ""),
         "mean ± standard deviation over seeds of the training",
     ]
     return "; ".join(parts) + "."
@@ -158,6 +169,8 @@ def _plain(values: Sequence[float]) -> str:
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "–"
     text = f"{mean(values):.{digits}f}"
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 

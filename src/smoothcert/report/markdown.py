@@ -29,8 +29,10 @@ def replace_part(path: Path, between: tuple[str, str], part: str) -> None:
         part: Markdown.
 
     Raises:
-        InvalidArgumentError: if the page does not have both marks, in order.
+        InvalidArgumentError: if the page is not there or does not have both marks, in order.
     """
+    if not path.is_file():
+        raise InvalidArgumentError(f"Expected a page, got {str(path)!r}, which is not there")
     text = path.read_text(encoding="utf-8")
     before, start, rest = text.partition(between[0])
     _, end, after = rest.partition(between[1])

@@ -99,6 +99,7 @@ def plot_losses(
     """
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
+    window = min(window, *(len(losses) for runs in curves.values() for losses in runs))
     kernel = np.full(window, 1 / window)
     for (form, runs), style in zip(curves.items(), STYLES, strict=False):
         for number, losses in enumerate(runs):

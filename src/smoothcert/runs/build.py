@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
@@ -202,9 +202,29 @@ def precision_of(asked: str, accelerator: str) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
+def switch(name: str, value: Any) -> bool | Literal["auto"]:
+    """Return a setting that is true, false or `auto`.
+
+    Args:
+        name: what to call it in the message.
+        value: the setting.
+
+    Raises:
+        InvalidArgumentError: if it is something else.
+
+    Example:
+        >>> switch("speed.compile", "auto")
+        'auto'
+    """
+    if value not in (True, False, "auto"):
+        raise InvalidArgumentError(f"Expected {name} true, false or auto, got {value!r}")
+    return value
+
+
 def _compiled(asked: bool | str, accelerator: str) -> bool:
     """Return whether to compile: `auto` is on a GPU, where a step gains by it."""
-    return _on_gpu(accelerator) if asked == "auto" else bool(asked)
+    asked = switch("speed.compile", asked)
+    return _on_gpu(accelerator) if asked == "auto" else asked
 
 
 def _on_gpu(accelerator: str) -> bool:

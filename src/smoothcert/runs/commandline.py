@@ -64,6 +64,20 @@ def suffix(overrides: str) -> str:
     return f"_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME] if overrides else ""
 
 
+def epochs_within(passes: int, each: int) -> int:
+    """Return how many epochs a number of passes allows, at least one.
+
+    Args:
+        passes: passes of each image over the whole training.
+        each: passes of each image in a step.
+
+    Example:
+        >>> epochs_within(12, 5)
+        2
+    """
+    return max(1, passes // each)
+
+
 def path_name(path: str) -> str:
     """Return a path as the name of a folder.
 
@@ -78,6 +92,7 @@ def path_name(path: str) -> str:
 
 
 OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
+OmegaConf.register_new_resolver("epochs_within", epochs_within, replace=True)
 OmegaConf.register_new_resolver("path_name", path_name, replace=True)
 OmegaConf.register_new_resolver("suffix", suffix, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
@@ -128,9 +143,14 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     if MULTIRUN & set(arguments):
         return list(arguments)
     return [
-        quoted(*argument.split("=", 1)) if argument.startswith(PATHS) else argument
+        quoted(*argument.split("=", 1)) if _is_path(argument) else argument
         for argument in arguments
     ]
+
+
+def _is_path(argument: str) -> bool:
+    # A list is Hydra's to read.
+    return argument.startswith(PATHS) and "=[" not in argument
 
 
 def require_run(arguments: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from smoothcert.lightning import EMA, CertificationCallback, ResumingCSVLogger, 
 from smoothcert.lightning.loggers import log_summary
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.report import summarize
-from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts
+from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts, switch
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
@@ -39,14 +38,12 @@ def train(cfg: DictConfig) -> float | None:
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     data = build_data(cfg)
-    data.on_device = cfg.speed.data_on_device
+    data.on_device = switch("speed.data_on_device", cfg.speed.data_on_device)
     module = build_module(cfg, data, start=not last.is_file())
     trainer = build_trainer(cfg, {**choices, "name": cfg.name})
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
-    start = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        seconds = time.perf_counter() - start
         certification = next(
             (c for c in trainer.callbacks if isinstance(c, CertificationCallback)), None
         )
@@ -61,7 +58,7 @@ def train(cfg: DictConfig) -> float | None:
             "training_seed": cfg.seed,
             "training": module.configuration,
             "epochs": trainer.current_epoch,
-            "seconds_training": round(seconds, 1),
+            "seconds_training": round(module.seconds_training, 1),
             "training_images": len(data.images("train")),
         }
         return _finish(folder, facts, certification, trainer)
