@@ -126,10 +126,13 @@ class ImageDataModule(pl.LightningDataModule):
             self._on_device = images.to(device)
         return self._on_device[batch]
 
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
     def _resident(self, images: ImageSet) -> bool:
         if not isinstance(images, InMemoryImages) or self.on_device is False:
             return False
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        device = self._device()
         if self.on_device is True or device.type != "cuda":
             return self.on_device is True
         memory = torch.cuda.get_device_properties(device).total_memory
@@ -151,5 +154,7 @@ class ImageDataModule(pl.LightningDataModule):
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
+            # A GPU fetches the next batch while it works, from memory that stays in place.
+            pin_memory=self._device().type == "cuda",
             persistent_workers=self.num_workers > 0,
         )
