@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from support import CONF, ROOT, TINY, composed
 from test_docstrings import blocks
 
 from smoothcert import runs
+from smoothcert.benchmarks import count_passes
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.objectives import LogitsObjective
 from smoothcert.report.markdown import replace_part
@@ -114,6 +116,24 @@ def test_every_objective_trains_with_every_attack(objective, attack, tmp_path):
     losses = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     last = [float(row["train/loss"]) for row in losses if row["train/loss"]][-1]
     assert abs(last) < 100
+
+
+FAST = sorted(path.stem for path in (CONF / "experiment").glob("cifar_fast_*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", FAST)
+def test_fast_experiments_get_an_equal_number_of_passes(experiment, tmp_path):
+    with composed(tmp_path, [f"experiment={experiment}", "sigma=0.5"]) as cfg:
+        objective, attack = instantiate(cfg.objective), instantiate(cfg.attack)
+        passes = count_passes(objective, attack, 0.5).forward
+        assert cfg.passes == 12
+        assert cfg.trainer.max_epochs == 12 // passes
+        assert cfg.model.width == 64
+
+
+def test_the_size_decides_the_network_and_the_number_of_passes(tmp_path):
+    with composed(tmp_path, ["experiment=cifar_fast_reg", "size=gpu"]) as cfg:
+        assert (cfg.model.width, cfg.model.blocks, cfg.trainer.max_epochs) == (128, 2, 120)
 
 
 PUBLISHED = {

@@ -127,7 +127,8 @@ class ImageDataModule(pl.LightningDataModule):
         return self._on_device[batch]
 
     def _device(self) -> torch.device:
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        strategy = getattr(self.trainer, "strategy", None)
+        return torch.device("cpu") if strategy is None else strategy.root_device
 
     def _resident(self, images: ImageSet) -> bool:
         if not isinstance(images, InMemoryImages) or self.on_device is False:

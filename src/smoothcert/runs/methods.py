@@ -16,7 +16,7 @@ from smoothcert.report.markdown import marks
 
 SIGMAS = (0.25, 0.5, 1.0)
 """The σ for which papers publish settings."""
-FAMILY = "cifar_"
+FAMILY, FAST = "cifar_", "cifar_fast_"
 METHOD = re.compile(r"^# (?P<method>[^(\n]+) \((?P<source>[^)\n]+\d{4})\)", re.MULTILINE)
 """How an experiment's comment names its method and its source."""
 MARKS = marks("methods", "python -m src.benchmark task=methods")
@@ -33,7 +33,8 @@ def methods_table() -> list[dict[str, Any]]:
     takes, counted once all warm-ups are over.
     """
     names = GlobalHydra.instance().config_loader().get_group_options("experiment")
-    return [_entry(name) for name in names if name.startswith(FAMILY)]
+    published = [name for name in names if name.startswith(FAMILY) and not name.startswith(FAST)]
+    return [_entry(name) for name in published]
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
