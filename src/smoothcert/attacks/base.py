@@ -234,7 +234,7 @@ def direction(gradient: Tensor, source: torch.Generator) -> Tensor:
     scaled = unit(gradient)
     flat = scaled.flatten(1).norm(dim=1) == 0
     # Drawn always, used rarely: whether to draw would have to wait for the device.
-    random = unit(torch.empty_like(gradient).normal_(generator=source))
+    random = unit(draw_noise(gradient, 1.0, 1, source)[0])
     return torch.where(flat.view(-1, 1, 1, 1), random, scaled)
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from smoothcert.attacks.base import Path, SmoothedAttack, unit
+from smoothcert.noise import draw_noise
 from smoothcert.types import NoisyBatch
 from smoothcert.warmup import Warmup
 
@@ -50,7 +51,7 @@ class PGD(SmoothedAttack):
         """Return the images, or a random point of the ball around each that is an image too."""
         path = super().start(batch, epsilon, source)
         if self.random_start:
-            move = unit(torch.empty_like(path.images).normal_(generator=source))
+            move = unit(draw_noise(path.images, 1.0, 1, source)[0])
             share = torch.empty_like(path.radius).uniform_(generator=source)
             # Uniform in volume: radii below r take up r^d of it.
             length = path.radius * share ** (1 / move[0].numel())
