@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from smoothcert.errors import require_count
-from smoothcert.models.initialization import initialize_convolution
 from smoothcert.models.normalization import normalized
-from smoothcert.models.resnet_cifar import residual_stage
+from smoothcert.models.resnet_cifar import ThreeStages
 
 
-class FastResNet(nn.Module):
+class FastResNet(ThreeStages):
     """ResNet of basic blocks behind one convolution that halves the image.
 
     Noise of the usual σ hides what is finer than two pixels, and the layers behind that
@@ -28,6 +26,7 @@ class FastResNet(nn.Module):
         InvalidArgumentError: if there is no block.
 
     Example:
+        >>> import torch
         >>> FastResNet(10, width=16)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
@@ -35,21 +34,9 @@ class FastResNet(nn.Module):
     def __init__(
         self, num_classes: int, in_channels: int = 3, width: int = 64, blocks: int = 1
     ) -> None:
-        super().__init__()
         require_count("blocks", blocks)
-        self.conv1 = nn.Conv2d(in_channels, width, 4, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = residual_stage(width, width, blocks, stride=1)
-        self.layer2 = residual_stage(width, 2 * width, blocks, stride=2)
-        self.layer3 = residual_stage(2 * width, 4 * width, blocks, stride=2)
-        self.fc = nn.Linear(4 * width, num_classes)
-        self.apply(initialize_convolution)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, num_classes)."""
-        out = torch.relu_(self.bn1(self.conv1(images)))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        return self.fc(out.mean((2, 3)))
+        conv1 = nn.Conv2d(in_channels, width, 4, stride=2, padding=1, bias=False)
+        super().__init__(conv1, blocks, num_classes)
 
 
 def fast_resnet(

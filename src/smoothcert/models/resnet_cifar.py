@@ -44,7 +44,34 @@ class BasicBlock(nn.Module):
         return torch.relu_(self.bn2(self.conv2(out)) + shortcut)
 
 
-class CifarResNet(nn.Module):
+class ThreeStages(nn.Module):
+    """A convolution, three stages of basic blocks, a mean over places and a linear layer.
+
+    Args:
+        conv1: the first convolution; its output's channels are the first stage's.
+        blocks: basic blocks a stage, >= 1; later stages halve the image and double the channels.
+        num_classes: number of logits.
+    """
+
+    def __init__(self, conv1: nn.Conv2d, blocks: int, num_classes: int) -> None:
+        super().__init__()
+        width = conv1.out_channels
+        self.conv1 = conv1
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = residual_stage(width, width, blocks, stride=1)
+        self.layer2 = residual_stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = residual_stage(2 * width, 4 * width, blocks, stride=2)
+        self.fc = nn.Linear(4 * width, num_classes)
+        self.apply(initialize_convolution)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        out = torch.relu_(self.bn1(self.conv1(images)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        return self.fc(out.mean((2, 3)))
+
+
+class CifarResNet(ThreeStages):
     """ResNet with three stages of (depth − 2) / 6 basic blocks.
 
     Args:
@@ -62,23 +89,10 @@ class CifarResNet(nn.Module):
     """
 
     def __init__(self, depth: int, num_classes: int, in_channels: int = 3, width: int = 16) -> None:
-        super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise InvalidArgumentError(f"Expected `depth` 8, 14, 20, … (6k + 2), got {depth}")
-        blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = residual_stage(width, width, blocks, stride=1)
-        self.layer2 = residual_stage(width, 2 * width, blocks, stride=2)
-        self.layer3 = residual_stage(2 * width, 4 * width, blocks, stride=2)
-        self.fc = nn.Linear(4 * width, num_classes)
-        self.apply(initialize_convolution)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, num_classes)."""
-        out = torch.relu_(self.bn1(self.conv1(images)))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        return self.fc(out.mean((2, 3)))
+        conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        super().__init__(conv1, (depth - 2) // 6, num_classes)
 
 
 def cifar_resnet(
