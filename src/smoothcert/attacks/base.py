@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, one_hot
 
 from smoothcert.errors import require_count, require_positive
-from smoothcert.models import evaluating, frozen
+from smoothcert.models import evaluating, folded, frozen
 from smoothcert.noise import draw_noise, noisy_logits
 from smoothcert.types import NoisyBatch
 from smoothcert.warmup import Immediate, Warmup
@@ -137,13 +137,14 @@ class GradientAttack:
             epsilon: radius in force, in pixel units.
             source: generator on the images' device.
         """
-        size = len(batch.images)
-        if batch.images.device.type == "cpu":
+        with evaluating(classifier), frozen(classifier), torch.enable_grad():
+            if batch.images.device.type != "cpu":
+                return self._ascend(classifier, batch, epsilon, source)
             # In eval mode no image depends on another, so the parts give what the whole would.
             size = max(1, CPU_NOISY_PIXELS // batch.noise[:, 0].numel())
-        with evaluating(classifier), frozen(classifier), torch.enable_grad():
+            network = folded(classifier)
             return torch.cat(
-                [self._ascend(classifier, part, epsilon, source) for part in batch.split(size)]
+                [self._ascend(network, part, epsilon, source) for part in batch.split(size)]
             )
 
     def _ascend(

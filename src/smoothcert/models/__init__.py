@@ -2,6 +2,7 @@
 
 from smoothcert.models.checkpoints import load_weights, read_checkpoint
 from smoothcert.models.fast_resnet import FastResNet, fast_resnet
+from smoothcert.models.folding import folded
 from smoothcert.models.modes import evaluating, frozen
 from smoothcert.models.normalization import Normalize, normalized, with_normalization
 from smoothcert.models.parts import parts_of
@@ -20,6 +21,7 @@ __all__ = [
     "cifar_resnet",
     "evaluating",
     "fast_resnet",
+    "folded",
     "frozen",
     "load_weights",
     "normalized",
