@@ -25,6 +25,7 @@ def summary(name="cifar_reg", seed=0, sigma=0.25, acr=0.3, clean=0.75, folder="r
         "epochs": 20,
         "seconds_training": 90.0,
         "training_images": 45_000,
+        "clean_smoothed_accuracy": clean,
         "bounds": {
             "tight": {"acr": acr, "certified_accuracy": shares},
             "cohen": {"acr": acr - 0.1, "certified_accuracy": lower},

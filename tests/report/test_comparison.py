@@ -15,7 +15,7 @@ from smoothcert.report.comparison import (
     read_summaries,
 )
 
-RADII = (0.25, 0.5)
+RADII = (0.0, 0.25, 0.5)
 
 
 def rows(summaries, radii=RADII):
@@ -49,7 +49,8 @@ def test_figures_are_means_and_sample_deviations_over_seeds():
     assert second["ACR"] == spread(np.array(ACRS) - 0.1, 3)
     percent = 100 * np.array(CLEAN)
     for row, share in ((first, 1), (second, 0.5)):
-        assert row["clean"] == spread(percent * share, 1)
+        assert row["clean"] == spread(percent, 1)
+        assert row["0"] == spread(percent * share, 1)
         assert row["0.25"] == spread(percent * share / 2, 1)
         assert row["0.5"] == spread(percent * share / 4, 1)
         assert row["minutes"] == spread(np.array(SECONDS) / 60, 1)
@@ -205,7 +206,7 @@ def test_a_radius_that_was_not_recorded_is_not_shown_as_0():
     [row] = rows([recorded])
     assert row["0.5"] == "50.0"
     assert row["0.25"] != "0.0"
-    assert row["clean"] != "0.0"
+    assert row["0"] != "0.0"
 
 
 def test_runs_that_were_certified_under_other_noise_are_refused():

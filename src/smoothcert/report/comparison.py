@@ -13,7 +13,7 @@ SAME = ("data", "split", "images", "n0", "n", "alpha", "precision", "certifier",
 """What certificates must share to stand in one table; and the images themselves."""
 NEEDED = (
     *("name", "sigma", "bounds", "certifier_settings", "model"),
-    *("training_seed", "epochs", "seconds_training", "training_images"),
+    *("clean_smoothed_accuracy", "training_seed", "epochs", "seconds_training", "training_images"),
     *SAME,
 )
 
@@ -157,7 +157,7 @@ def _cells(group: Group, bound: str, radii: Sequence[float]) -> list[str]:
         ", ".join(map(str, group.seeds)),
         _plain(group.of("epochs")),
         _spread([seconds / 60 for seconds in group.of("seconds_training")], 1),
-        _spread([100 * share for share in group.accuracy(bound, 0.0)], 1),
+        _spread([100 * share for share in group.of("clean_smoothed_accuracy")], 1),
         bound,
         *(_spread([100 * s for s in group.accuracy(bound, radius)], 1) for radius in radii),
         _spread(group.acr(bound), 3),
