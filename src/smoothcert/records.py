@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
@@ -122,6 +123,61 @@ def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
     rows = [_parse(line, path, number) for number, line in enumerate(finished[1:], start=2)]
     _check_unique(rows, path)
     return rows
+
+
+FIELD_COLUMNS = COLUMNS[:6]
+"""Columns of the logs that published code writes."""
+
+
+def is_field_log(path: Path) -> bool:
+    """Return whether a file starts with the header of a published log."""
+    with path.open("rb") as file:
+        return file.readline(200).split() == [name.encode() for name in FIELD_COLUMNS]
+
+
+def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
+    r"""Return the rows of a log in the field's six-column format (Cohen et al., 2019).
+
+    What it does not record is NaN (bounds), 0 (counts) or empty (why sampling ended). Times are
+    seconds or `H:MM:SS.ffffff`, as Python prints them.
+
+    Args:
+        path: a file of `idx label predict radius correct time`, tab-separated, with a header.
+
+    Raises:
+        RecordsError: if a line of it is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "sigma_0.25"
+        >>> lines = ["\t".join(FIELD_COLUMNS), "7\t3\t3\t0.41\t1\t0:00:12.500000", ""]
+        >>> _ = path.write_text("\n".join(lines))
+        >>> [(row.idx, row.radius, row.time) for row in read_field_log(path)]
+        [(7, 0.41, 12.5)]
+    """
+    path = Path(path)
+    lines = _finished_bytes(path).decode("utf-8", errors="replace").splitlines()
+    rows = [_parse_field(line, path, number) for number, line in enumerate(lines[1:], start=2)]
+    _check_unique(rows, path)
+    return rows
+
+
+def _parse_field(line: str, path: Path, number: int) -> CertificateRow:
+    cells = line.split("\t")
+    try:
+        idx, label, predict, radius, correct, time = cells
+        values = int(idx), int(label), int(predict), float(radius), int(correct), _seconds(time)
+    except ValueError as error:
+        raise RecordsError(f"{path}, line {number} is damaged: {line[:200]!r} ({error})") from error
+    return CertificateRow(*values, math.nan, math.nan, 0, 0, 0, "")
+
+
+def _seconds(time: str) -> float:
+    """Return the seconds of a number or of what Python prints for a time difference."""
+    days, _, clock = time.rpartition(" day")
+    hours, minutes, seconds = ["0", "0", *clock.lstrip("s, ").split(":")][-3:]
+    whole = int(days or 0) * 86_400 + int(hours) * 3600 + int(minutes) * 60
+    return whole + float(seconds)
 
 
 class CertificateFile:

@@ -23,6 +23,7 @@ from smoothcert.stats.looks import (
     planned_size,
     signed_root,
 )
+from smoothcert.stats.paired import Difference, difference_of_means, difference_of_shares
 from smoothcert.stats.prediction import ModeTest, prediction_sizes
 from smoothcert.stats.radius import (
     ProbabilityBounds,
@@ -34,6 +35,7 @@ from smoothcert.stats.radius import (
 
 __all__ = [
     "AnytimeTest",
+    "Difference",
     "LookPlan",
     "ModeTest",
     "ProbabilityBounds",
@@ -45,6 +47,8 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "default_radii",
+    "difference_of_means",
+    "difference_of_shares",
     "futile",
     "joint_lower_bound",
     "joint_p_value",

@@ -1,0 +1,239 @@
+"""Tables as values, and as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from smoothcert.report.sections import Estimate
+
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "σ": r"$\sigma$",
+        "α": r"$\alpha$",
+        "±": r"$\pm$",
+        "≥": r"$\ge$",
+        "–": "--",
+        "−": "$-$",
+        "×": r"$\times$",
+        "λ": r"$\lambda$",
+        "ℓ": r"$\ell$",
+        "…": r"\dots{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        '"': r"\textquotedbl{}",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: its heading.
+        digits: decimals of its numbers.
+        percent: whether they are shares, to be shown in per cent.
+        best: whether the largest is marked, among rows of equal `Row.rival`.
+        sign: whether numbers carry their sign.
+    """
+
+    name: str
+    digits: int = 0
+    percent: bool = False
+    best: bool = False
+    sign: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, or a number with an error or an interval.
+
+    Attributes:
+        value: what it says; None where there is nothing to say.
+        error: standard error of the number.
+        interval: ends of its confidence interval.
+        note: what stands behind the number.
+        best: whether it is marked as the best.
+    """
+
+    value: float | str | None
+    error: float | None = None
+    interval: tuple[float, float] | None = None
+    note: str = ""
+    best: bool = False
+
+    @classmethod
+    def of(cls, estimate: Estimate, note: str = "") -> "Cell":
+        """Return the cell of a mean."""
+        return cls(estimate.value, estimate.error, note=note)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        cells: one a column.
+        rival: rows with equal ones compete for the marks.
+    """
+
+    cells: Sequence[Cell]
+    rival: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table.
+
+    Attributes:
+        name: name of its files.
+        title: what it shows.
+        columns: its columns.
+        rows: its rows.
+        notes: sentences below it.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+
+
+def marked(grid: Grid) -> Grid:
+    """Return a table whose largest numbers are marked, where several rows compete.
+
+    Numbers that look the same are marked alike.
+    """
+    rows = [list(row.cells) for row in grid.rows]
+    for place, column in enumerate(grid.columns):
+        if not column.best:
+            continue
+        for rival in dict.fromkeys(row.rival for row in grid.rows):
+            at = [number for number, row in enumerate(grid.rows) if row.rival == rival]
+            shown = {number: _rounded(rows[number][place], column) for number in at}
+            values = [value for value in shown.values() if value is not None]
+            if len(values) < 2 or max(values) <= 0:
+                continue
+            for number, value in shown.items():
+                if value == max(values):
+                    rows[number][place] = replace(rows[number][place], best=True)
+    cells = zip(rows, grid.rows, strict=True)
+    return replace(grid, rows=[replace(row, cells=changed) for changed, row in cells])
+
+
+def shown(cell: Cell, column: Column) -> str:
+    """Return what a cell shows.
+
+    Example:
+        >>> shown(Cell(0.4213, 0.0102), Column("0.25", 1, percent=True))
+        '42.1 ± 1.0'
+        >>> shown(Cell(0.02, interval=(-0.01, 0.05)), Column("0.25", 1, percent=True, sign=True))
+        '+2.0 (−1.0 to +5.0)'
+    """
+    if cell.value is None:
+        return "–"
+    text = _number(cell.value, column)
+    if cell.error is not None:
+        text += f" ± {_number(cell.error, replace(column, sign=False))}"
+    if cell.interval is not None:
+        low, high = (_number(end, column) for end in cell.interval)
+        text += f" ({low} to {high})"
+    return f"{text} {cell.note}" if cell.note else text
+
+
+def to_markdown(grid: Grid) -> str:
+    """Return a table as Markdown, its best values bold."""
+    head = [column.name for column in grid.columns]
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [
+        _line([f"**{text}**" if cell.best else text for cell, text in _texts(grid, row, _escaped)])
+        for row in grid.rows
+    ]
+    return (
+        "\n".join([f"**{grid.title}**", "", *lines, *(f"\n{note}" for note in grid.notes)]) + "\n"
+    )
+
+
+def to_csv(grid: Grid) -> str:
+    """Return a table as CSV: numbers unrounded, their errors and intervals in columns beside."""
+    rows = [_flat(grid, row) for row in grid.rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_latex(grid: Grid) -> str:
+    """Return a table as LaTeX for the package booktabs, its best values bold."""
+    left = [all(isinstance(row.cells[k].value, str) for row in grid.rows) for k in _range(grid)]
+    lines = [
+        "% \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{grid.title.translate(LATEX)}}}",
+        f"\\begin{{tabular}}{{{''.join('l' if each else 'r' for each in left)}}}",
+        "\\toprule",
+        " & ".join(column.name.translate(LATEX) for column in grid.columns) + r" \\",
+        "\\midrule",
+    ]
+    for row in grid.rows:
+        texts = [
+            rf"\textbf{{{text}}}" if cell.best else text
+            for cell, text in _texts(grid, row, lambda text: text.translate(LATEX))
+        ]
+        lines.append(" & ".join(texts) + r" \\")
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    lines += [f"\n\\smallskip\\footnotesize {note.translate(LATEX)}" for note in grid.notes]
+    return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def _texts(grid: Grid, row: Row, escape: Callable[[str], str]) -> list[tuple[Cell, str]]:
+    pairs = zip(row.cells, grid.columns, strict=True)
+    return [(cell, escape(shown(cell, column))) for cell, column in pairs]
+
+
+def _flat(grid: Grid, row: Row) -> dict[str, float | str | None]:
+    flat: dict[str, float | str | None] = {}
+    for cell, column in zip(row.cells, grid.columns, strict=True):
+        flat[column.name] = cell.value
+        if cell.error is not None:
+            flat[f"{column.name} standard error"] = cell.error
+        if cell.interval is not None:
+            flat[f"{column.name} lower"], flat[f"{column.name} upper"] = cell.interval
+        if cell.note:
+            flat[f"{column.name} note"] = cell.note
+    return flat
+
+
+def _range(grid: Grid) -> range:
+    return range(len(grid.columns))
+
+
+def _rounded(cell: Cell, column: Column) -> float | None:
+    if not isinstance(cell.value, (int, float)):
+        return None
+    return round(float(cell.value) * (100 if column.percent else 1), column.digits)
+
+
+def _number(value: float | str, column: Column) -> str:
+    if isinstance(value, str):
+        return value
+    scaled = value * 100 if column.percent else value
+    text = f"{scaled:{'+' if column.sign else ''},.{column.digits}f}"
+    return text.replace("-", "−")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

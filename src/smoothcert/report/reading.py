@@ -1,0 +1,212 @@
+"""Run folders, and the field's own logs, as runs that can be compared."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smoothcert.errors import RecordsError
+from smoothcert.records import (
+    CertificateRow,
+    is_field_log,
+    read_certificates,
+    read_field_log,
+    settings_path,
+)
+from smoothcert.report.summary import Reading, readings
+
+CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
+IN_TRAINING = "certificates"
+"""Folder of the certificates of single epochs, which are no runs."""
+SIGMA = re.compile(r"[-_ ]?(?:sigma|noise)[-_= ]?(\d*\.\d+|\d+)", re.IGNORECASE)
+UNRECORDED = "not recorded"
+CONDITIONS = ("data", "split", "n0", "n", "alpha", "certifier", "precision", "noise", "target")
+"""What certificates must share, besides the images, to be compared."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Certificates of one classifier, with what is known of how it came about.
+
+    Attributes:
+        name: its folder, as short as the runs that it was read with allow.
+        path: the certificate file.
+        rows: at least one certificate.
+        settings: what the rows depend on; empty for a log of published code.
+        summary: the run's `summary.json`; empty for such a log.
+    """
+
+    name: str
+    path: Path
+    rows: Sequence[CertificateRow]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a log of published code."""
+        return not self.settings
+
+    @property
+    def sigma(self) -> float | None:
+        """σ of the noise; of a published log as its path says it, None where it does not."""
+        if self.settings:
+            return float(self.settings["sigma"])
+        found = SIGMA.findall(self.name) or SIGMA.findall(str(self.path))
+        return float(found[-1]) if found else None
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the training."""
+        return self.summary.get("training_seed", self.summary.get("seed"))
+
+    def value(self, key: str) -> Any:
+        """Return what the summary, or the training's settings in it, say; None if nothing.
+
+        Args:
+            key: such as `objective`, or with dots, `training.objective.weight` or
+                `objective.weight`.
+        """
+        for place in (self.summary, self.summary.get("training", {})):
+            found: Any = place
+            for part in key.split("."):
+                found = found.get(part) if isinstance(found, Mapping) else None
+            if found is not None:
+                return found
+        return None
+
+    @cached_property
+    def bounds(self) -> list[Reading]:
+        """Radii as certified, and where the votes allow it under Cohen's bound."""
+        if self.settings:
+            return readings(self.rows, self.settings)
+        radius = np.array([row.radius for row in self.rows])
+        correct = np.array([bool(row.correct) for row in self.rows])
+        return [Reading("as logged", radius, correct)]
+
+    @property
+    def certified(self) -> Reading:
+        """Radii as they were certified."""
+        return self.bounds[0]
+
+    @property
+    def radii_that_count(self) -> np.ndarray:
+        """Certified radius of each image, 0 where it is wrong or abstained on."""
+        return np.where(self.certified.correct, self.certified.radius, 0.0)
+
+    @cached_property
+    def images(self) -> str:
+        """A digest of which images were certified: equal for equal images and labels."""
+        listed = sorted((row.idx, row.label) for row in self.rows)
+        return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What other runs must share to be compared; empty for a log of published code."""
+        if self.is_foreign:
+            return {}
+        said = {**self.settings, **self.summary}
+        return {
+            **{name: said.get(name) for name in CONDITIONS},
+            "examples": self.settings.get("examples"),
+        }
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What was found, and what was left out.
+
+    Attributes:
+        runs: in the order of their names.
+        notes: what a reader should know of folders that are no run, in sentences.
+    """
+
+    runs: Sequence[Run]
+    notes: Sequence[str]
+
+
+def read_runs(paths: Iterable[Path]) -> Runs:
+    """Read the runs among files and folders.
+
+    A run is a folder with certificates and a summary, or a log in the field's six columns,
+    whatever its name. Other files are passed over.
+
+    Args:
+        paths: files and folders.
+
+    Raises:
+        RecordsError: if a certificate file, or what lies beside it, is damaged.
+    """
+    files = sorted({found for path in paths if (found := _certificates_in(path)) is not None})
+    names = _short(files)
+    runs, notes = [], []
+    for path, name in zip(files, names, strict=True):
+        run = _read_run(path, name)
+        if isinstance(run, Run):
+            runs.append(run)
+        else:
+            notes.append(run)
+    return Runs(_ours_once(runs, notes), notes)
+
+
+def _certificates_in(path: Path) -> Path | None:
+    if path.is_dir():
+        path = path / CERTIFICATES
+    if not path.is_file() or path.parent.name == IN_TRAINING:
+        return None
+    return path if path.name == CERTIFICATES or is_field_log(path) else None
+
+
+def _read_run(path: Path, name: str) -> Run | str:
+    """Return a run, or why there is none."""
+    if is_field_log(path):
+        rows = read_field_log(path)
+        return Run(name, path, rows) if rows else f"{name} is an empty log."
+    rows = read_certificates(path)
+    if not (path.with_name(SUMMARY)).is_file():
+        return f"{name} is not finished: it has {len(rows)} certificates and no {SUMMARY}."
+    settings, summary = (_json(file) for file in (settings_path(path), path.with_name(SUMMARY)))
+    if summary.get("images") != len(rows):
+        return (
+            f"{name} is not finished: its {SUMMARY} speaks of {summary.get('images')} images, and "
+            f"it has {len(rows)} certificates."
+        )
+    return Run(name, path, rows, settings, summary)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise RecordsError(f"{path} is damaged: expected values by name")
+    return content
+
+
+def _short(files: Sequence[Path]) -> list[str]:
+    """Return the folders, or the logs' own names, without what all of them begin with."""
+    places = [path.parent if path.name == CERTIFICATES else path for path in files]
+    if len(places) < 2:
+        return [place.name for place in places]
+    start = os.path.commonpath(places)
+    return [place.relative_to(start).as_posix() for place in places]
+
+
+def _ours_once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
+    """Leave out copies: the same weights, certified under the same settings."""
+    kept: dict[str, Run] = {}
+    for run in runs:
+        key = run.name if run.is_foreign else json.dumps(run.settings, sort_keys=True)
+        if key in kept:
+            notes.append(f"{run.name} has the certificates of {kept[key].name} and is left out.")
+        else:
+            kept[key] = run
+    return list(kept.values())

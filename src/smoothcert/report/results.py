@@ -1,0 +1,197 @@
+"""The tables of a section: runs, methods, their upper envelope over σ, and differences."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from smoothcert.report.grids import Cell, Column, Grid, Row, marked
+from smoothcert.report.reading import Run
+from smoothcert.report.sections import Group, Section
+from smoothcert.stats import (
+    Difference,
+    abstention_rate,
+    default_radii,
+    difference_of_means,
+    difference_of_shares,
+)
+
+ACR_DIGITS = 3
+
+
+def radii_of(section: Section) -> list[float]:
+    """Return the radii of a section's tables: the usual ones, as far as any image reaches."""
+    largest = max(float(run.radii_that_count.max()) for run in section.runs)
+    sigmas = [group.sigma for group in section.groups if group.sigma]
+    return [radius for radius in default_radii(max(sigmas, default=0.25)) if radius <= largest]
+
+
+def tables_of(section: Section, radii: Sequence[float], baseline: str | None = None) -> list[Grid]:
+    """Return a section's tables.
+
+    Args:
+        section: runs that can be compared.
+        radii: radii of the certified accuracies.
+        baseline: the method that others are compared with; None: Gaussian training if it is
+            there, else the first one.
+    """
+    tables = [envelope(section, radii), methods(section, radii)]
+    compared = differences(section, radii, baseline)
+    return [*map(marked, tables), *([compared] if compared.rows else []), runs(section, radii)]
+
+
+def envelope(section: Section, radii: Sequence[float]) -> Grid:
+    """Return each method's best certified accuracy at each radius over its σ, and its best ACR.
+
+    The table that papers print: at every radius a method may use the σ that suits it.
+    """
+    rows = []
+    for method, groups in section.methods.items():
+        for bound in _bounds(groups):
+            best = [_best(groups, bound, radius) for radius in radii]
+            top = max(groups, key=lambda group: group.acr(bound).value)
+            cells = [Cell(method), Cell(_sigmas(groups)), Cell(bound), *best]
+            rows.append(Row([*cells, Cell.of(top.acr(bound), _at(top, groups))], bound))
+    columns = [Column("method"), Column("σ"), Column("bound"), *_accuracies(radii), _acr()]
+    title = f"Upper envelope over σ: {section.title}"
+    return Grid("envelope", title, columns, rows, [*_legend(section), *section.notes])
+
+
+def methods(section: Section, radii: Sequence[float]) -> Grid:
+    """Return the figures of each method at each σ: means over seeds and their standard errors."""
+    rows = []
+    for group in section.groups:
+        for bound in group.bounds:
+            shares = [Cell.of(group.accuracy(bound, radius)) for radius in radii]
+            cells = [Cell(group.method), Cell(_sigma(group)), Cell(float(len(group.runs)))]
+            rows.append(
+                Row(
+                    [*cells, Cell(bound), *shares, Cell.of(group.acr(bound))],
+                    f"{bound} {group.sigma}",
+                )
+            )
+    columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
+    columns += [*_accuracies(radii), _acr()]
+    title = f"Methods by σ: {section.title}"
+    return Grid("methods", title, columns, rows, [*_legend(section), *section.notes])
+
+
+def runs(section: Section, radii: Sequence[float]) -> Grid:
+    """Return the figures of each run."""
+    rows = []
+    for group in section.groups:
+        for run in group.runs:
+            cells = [Cell(run.name), Cell(group.method), Cell(_sigma(group)), _seed(run)]
+            shares = [Cell(share) for share in run.certified.accuracy(radii)]
+            rows.append(Row([*cells, *shares, Cell(run.certified.acr), *_of_run(run)]))
+    columns = [Column("run"), Column("method"), Column("σ"), Column("seed")]
+    columns += [*_accuracies(radii, best=False), Column("ACR", ACR_DIGITS)]
+    columns += [Column("clean", 1, True), Column("abstained", 1, True), Column("samples an image")]
+    return Grid("runs", f"Runs: {section.title}", columns, rows, section.notes)
+
+
+def differences(section: Section, radii: Sequence[float], baseline: str | None = None) -> Grid:
+    """Return how methods differ from one of them on the same images, run by run.
+
+    Runs are paired by σ and seed; the 95 % intervals are over images, for these very networks:
+    how trainings differ by their seeds shows between the rows.
+    """
+    names = list(section.methods)
+    base = next((name for name in (baseline, "gaussian") if name in names), names[0])
+    rows = [
+        Row([Cell(f"{group.method} − {base}"), Cell(_sigma(group)), _seed(run), *cells])
+        for group in section.groups
+        for run in group.runs
+        if group.method != base and (other := _partner(section, base, group, run)) is not None
+        for cells in [_differences(other, run, radii)]
+    ]
+    columns = [Column("difference"), Column("σ"), Column("seed")]
+    columns += [Column(f"{radius:g}", 1, True, sign=True) for radius in radii]
+    columns += [Column("ACR", ACR_DIGITS, sign=True)]
+    notes = [
+        "Paired over the same images; 95 % intervals over images. One that holds 0 is no evidence "
+        "of a difference, and an interval says nothing of other trainings.",
+    ]
+    title = f"Paired differences: {section.title}"
+    return Grid("differences", title, columns, rows, [*notes, *section.notes])
+
+
+def _differences(base: Run, run: Run, radii: Sequence[float]) -> list[Cell]:
+    first, second = _by_image(base), _by_image(run)
+    right, other = _by_image(base, correct=True), _by_image(run, correct=True)
+    cells = [
+        _cell(difference_of_shares(right & (first >= radius), other & (second >= radius)))
+        for radius in radii
+    ]
+    acr = [_cell(difference_of_means(first, second))] if len(first) > 1 else [Cell(None)]
+    return [*cells, *acr]
+
+
+def _by_image(run: Run, correct: bool = False) -> np.ndarray:
+    order = np.argsort([row.idx for row in run.rows])
+    return (run.certified.correct if correct else run.radii_that_count)[order]
+
+
+def _partner(section: Section, base: str, group: Group, run: Run) -> Run | None:
+    """Return the baseline's run at the same σ, of the same seed where there is one."""
+    others = [
+        other
+        for each in section.groups
+        if each.method == base and each.sigma == group.sigma
+        for other in each.runs
+    ]
+    return next((other for other in others if other.seed == run.seed), next(iter(others), None))
+
+
+def _cell(difference: Difference) -> Cell:
+    ends = (difference.lower, difference.upper)
+    return Cell(difference.value, interval=ends, best=difference.lower > 0)
+
+
+def _best(groups: Sequence[Group], bound: str, radius: float) -> Cell:
+    top = max(groups, key=lambda group: group.accuracy(bound, radius).value)
+    estimate = top.accuracy(bound, radius)
+    return Cell.of(estimate, _at(top, groups) if estimate.value > 0 else "")
+
+
+def _at(group: Group, groups: Sequence[Group]) -> str:
+    return f"({_sigma(group)})" if len(groups) > 1 else ""
+
+
+def _bounds(groups: Sequence[Group]) -> list[str]:
+    first, *others = groups
+    return [bound for bound in first.bounds if all(bound in other.bounds for other in others)]
+
+
+def _sigma(group: Group) -> str:
+    return "not recorded" if group.sigma is None else f"{group.sigma:g}"
+
+
+def _sigmas(groups: Sequence[Group]) -> str:
+    return ", ".join(_sigma(group) for group in groups)
+
+
+def _seed(run: Run) -> Cell:
+    return Cell(None if run.seed is None else str(run.seed))
+
+
+def _of_run(run: Run) -> list[Cell]:
+    tested = [row.predict for row in run.rows if row.stop != "wrong"]
+    samples = run.summary.get("mean_samples_per_image")
+    abstained = abstention_rate(tested) if tested else 0.0
+    return [Cell(run.certified.accuracy([0.0])[0]), Cell(abstained), Cell(samples)]
+
+
+def _accuracies(radii: Sequence[float], best: bool = True) -> list[Column]:
+    return [Column(f"{radius:g}", 1, percent=True, best=best) for radius in radii]
+
+
+def _acr() -> Column:
+    return Column("ACR", ACR_DIGITS, best=True)
+
+
+def _legend(section: Section) -> list[str]:
+    several = any(len(group.runs) > 1 for group in section.groups)
+    over = "; mean ± standard error over seeds" if several else ""
+    ours = any(len(group.bounds) > 1 for group in section.groups)
+    same = " `cohen` reads the same votes under Cohen's bound." if ours else ""
+    return [f"Certified accuracy in % by ℓ2 radius{over}. The best under each bound is bold.{same}"]

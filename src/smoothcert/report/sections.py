@@ -1,0 +1,265 @@
+"""Runs that may stand in one table, and the methods that they are runs of."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from smoothcert.report.reading import SIGMA, Run
+from smoothcert.report.summary import Reading
+
+IGNORED = ("sigma", "seed", "data.seed", "class_names")
+"""Settings of a training that do not make it another method."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over trainings.
+
+    Attributes:
+        value: the mean.
+        error: its standard error; None for one training.
+    """
+
+    value: float
+    error: float | None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "Estimate":
+        """Return the mean of values and its standard error.
+
+        Example:
+            >>> Estimate.over([0.4, 0.6])
+            Estimate(value=0.5, error=0.1)
+        """
+        if len(values) < 2:
+            return cls(values[0], None)
+        return cls(mean(values), round(stdev(values) / math.sqrt(len(values)), 12))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trainings of one method at one σ.
+
+    Attributes:
+        method: name of the method.
+        sigma: standard deviation of the noise; None where a published log does not say it.
+        runs: they differ by their seeds.
+    """
+
+    method: str
+    sigma: float | None
+    runs: Sequence[Run]
+
+    @property
+    def bounds(self) -> list[str]:
+        """Bounds that all of the runs have."""
+        first, *others = ([reading.name for reading in run.bounds] for run in self.runs)
+        return [name for name in first if all(name in names for names in others)]
+
+    def readings(self, bound: str) -> list[Reading]:
+        """Return each run's radii under a bound."""
+        return [reading for run in self.runs for reading in run.bounds if reading.name == bound]
+
+    def accuracy(self, bound: str, radius: float) -> Estimate:
+        """Return the certified accuracy at a radius."""
+        return Estimate.over([each.accuracy([radius])[0] for each in self.readings(bound)])
+
+    def acr(self, bound: str) -> Estimate:
+        """Return the average certified radius."""
+        return Estimate.over([each.acr for each in self.readings(bound)])
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether these are published logs."""
+        return self.runs[0].is_foreign
+
+
+@dataclass(frozen=True)
+class Section:
+    """Runs on the same images under the same conditions.
+
+    Attributes:
+        title: the conditions.
+        groups: by method and σ.
+        notes: what a reader should know, in sentences.
+    """
+
+    title: str
+    groups: Sequence[Group]
+    notes: Sequence[str]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run of the section."""
+        return [run for group in self.groups for run in group.runs]
+
+    @property
+    def methods(self) -> dict[str, list[Group]]:
+        """The groups of each method, by σ."""
+        return {
+            name: [group for group in self.groups if group.method == name]
+            for name in dict.fromkeys(group.method for group in self.groups)
+        }
+
+
+def sections_of(runs: Sequence[Run], group_by: Sequence[str]) -> list[Section]:
+    """Return the runs in parts that can be compared, the largest part first.
+
+    Runs are compared where data, images, samples, α, certifier and precision are the same. A
+    published log does not say what it was made with: it joins every part on its images, with a
+    note, and makes one of its own where there is none.
+
+    Args:
+        runs: what `read_runs` returns.
+        group_by: what makes a method: keys of `Run.value`.
+    """
+    ours = [run for run in runs if not run.is_foreign]
+    parts = [
+        [run for run in ours if _key(run) == key]
+        for key in dict.fromkeys(_key(run) for run in ours)
+    ]
+    logs = [run for run in runs if run.is_foreign]
+    for part in parts:
+        part.extend(run for run in logs if run.images == part[0].images)
+    alone = [run for run in logs if not any(run in part for part in parts)]
+    parts += [
+        [run for run in alone if run.images == images]
+        for images in dict.fromkeys(run.images for run in alone)
+    ]
+    parts.sort(key=lambda part: -len(part))
+    titles = [_title(part) for part in parts]
+    for place, part in enumerate(parts):
+        if titles.count(_title(part)) > 1:
+            titles[place] += f", images {part[0].images[:6]}"
+    return [
+        Section(title, groups := _groups(part, group_by), _notes(groups))
+        for title, part in zip(titles, parts, strict=True)
+    ]
+
+
+def method_of(run: Run, group_by: Sequence[str]) -> str:
+    """Return the name of a run's method.
+
+    Args:
+        run: the run; a published log is named after its path, without its σ.
+        group_by: keys of `Run.value`; `none` and what is not known are left out.
+    """
+    if run.is_foreign:
+        return re.sub(SIGMA, "", run.name).strip("/_- .") or run.name
+    values = [run.value(key) for key in group_by]
+    return " + ".join(_text(value) for value in values if value not in (None, "none")) or run.name
+
+
+def settings_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return the settings of the trainings in which runs differ, one value a run.
+
+    Args:
+        runs: at least one.
+
+    Returns:
+        Values by dotted name, in the order of the runs; None where a run does not have one.
+    """
+    flat = [_flat(run.summary.get("training", {})) for run in runs]
+    names = dict.fromkeys(name for each in flat for name in each)
+    values = {name: [each.get(name) for each in flat] for name in names}
+    return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
+
+
+def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
+    methods = dict(zip((id(run) for run in runs), _methods(runs, group_by), strict=True))
+    keys = dict.fromkeys((methods[id(run)], run.sigma) for run in runs)
+    groups = [
+        Group(method, sigma, [r for r in runs if (methods[id(r)], r.sigma) == (method, sigma)])
+        for method, sigma in keys
+    ]
+    return sorted(groups, key=lambda group: (group.is_foreign, group.method, group.sigma or 0.0))
+
+
+def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
+    """Return the runs' methods; one with several runs of a seed is told apart by settings."""
+    names = [method_of(run, group_by) for run in runs]
+    for name in dict.fromkeys(names):
+        places = [place for place, other in enumerate(names) if other == name]
+        same = [runs[place] for place in places]
+        apart = _apart_at_one_seed(same)
+        for place, run in zip(places, same, strict=True):
+            said = [
+                f"{key}={_text(value)}" for key in apart if (value := run.value(key)) is not None
+            ]
+            names[place] = ", ".join([name, *said])
+    return names
+
+
+def _apart_at_one_seed(runs: Sequence[Run]) -> list[str]:
+    names: dict[str, None] = {}
+    for key in dict.fromkeys((run.sigma, run.seed) for run in runs):
+        alike = [run for run in runs if (run.sigma, run.seed) == key and not run.is_foreign]
+        if len(alike) > 1:
+            names.update(dict.fromkeys(settings_apart(alike)))
+    return [name for name in names if name not in IGNORED]
+
+
+def _key(run: Run) -> str:
+    return repr((run.images, run.conditions))
+
+
+def _title(runs: Sequence[Run]) -> str:
+    first = runs[0]
+    images = f"{len(first.rows):,}"
+    if first.is_foreign:
+        return f"{images} images of published logs; data, n and α are not recorded"
+    said = first.conditions
+    parts = [
+        f"{said['data']}",
+        f"{images} {said['split']} images",
+        f"{said['certifier']}",
+        f"n0 = {said['n0']:,}",
+        f"n = {said['n']:,}",
+        f"α = {said['alpha']:g}",
+        f"{said['precision']}",
+    ]
+    parts += ["discrete noise"] if said["noise"] not in (None, "gaussian") else []
+    parts += ["tests the label"] if said["target"] == "label" else []
+    return ", ".join(parts)
+
+
+def _notes(groups: Sequence[Group]) -> list[str]:
+    notes = []
+    runs = [run for group in groups for run in group.runs]
+    logs = [run.name for run in runs if run.is_foreign]
+    if logs and len(logs) < len(runs):
+        notes.append(
+            f"{', '.join(logs)}: logged by other code on images of the same numbers and labels. "
+            "Data, samples, α and bound are not recorded there; make sure that they are the same "
+            "before you compare."
+        )
+    if any(run.summary.get("radius_is_lower_bound") for run in runs):
+        notes.append(
+            "Radii are lower bounds on a grid, and ACR with them: more samples would prove more."
+        )
+    for group in groups:
+        seeds = [run.seed for run in group.runs if not run.is_foreign]
+        if len(set(seeds)) < len(seeds):
+            notes.append(
+                f"{group.method} at σ = {group.sigma:g} has several runs of one seed "
+                f"({', '.join(run.name for run in group.runs)}) and no record of what they differ "
+                "in: its mean is not one over seeds."
+            )
+    return notes
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return {name: value for name, value in flat.items() if name not in IGNORED}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
