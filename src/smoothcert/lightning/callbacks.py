@@ -20,7 +20,7 @@ from smoothcert.certify import (
     certify_examples,
     weights_digest,
 )
-from smoothcert.data import ImageDataModule
+from smoothcert.data import ImageDataModule, write_thumbnails
 from smoothcert.data.base import SPLITS
 from smoothcert.errors import (
     InvalidArgumentError,
@@ -161,16 +161,20 @@ class CertificationCallback(pl.Callback):
             digest = weights_digest(model)[:8]
             name = f"epoch_{trainer.current_epoch:04d}_{digest}.tsv"
             path = self.folder / "certificates" / name
+        images = data.images(subset.split)
         certified = certify_examples(
             SmoothedClassifier(model, self.sigma, data.num_classes, self.execution),
             certifier,
-            data.images(subset.split),
+            images,
             subset,
             path,
             seed,
             self.configuration,
         )
         picture = path.with_name(path.stem.replace("certificates", "certified_accuracy") + ".png")
+        if not fitting:
+            chosen = subset.positions(len(images))
+            write_thumbnails(images, chosen, path.with_name("thumbnails.png"))
         if self.plot is not None:
             self.plot(certified.rows, certified.settings, picture)
         log_certificates(trainer.loggers, certified.rows, self.radii, picture, trainer.global_step)

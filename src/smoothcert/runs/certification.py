@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from smoothcert.certify import Certifier, SmoothedClassifier, Subset, certify_examples
-from smoothcert.data import ImageDataModule
+from smoothcert.data import ImageDataModule, write_thumbnails
 from smoothcert.errors import (
     InvalidArgumentError,
     MismatchError,
@@ -63,6 +63,8 @@ def certify(cfg: DictConfig) -> float:
     subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
     radii = list(cfg.radii) if cfg.radii else default_radii(subject.sigma)
     warn_of_few_samples(subject.certifier, subject.sigma, radii)
+    images = subject.data.images(cfg.split)
+    subset = Subset(cfg.split, cfg.skip, cfg.max_images, cfg.start)
     certified = certify_examples(
         SmoothedClassifier(
             subject.model.to(device_of(cfg.device)),
@@ -72,8 +74,8 @@ def certify(cfg: DictConfig) -> float:
             cfg.noise,
         ),
         subject.certifier,
-        subject.data.images(cfg.split),
-        Subset(cfg.split, cfg.skip, cfg.max_images, cfg.start),
+        images,
+        subset,
         folder / "certificates.tsv",
         seed=subject.seed,
         configuration={"data": subject.facts["data"]},
@@ -81,6 +83,7 @@ def certify(cfg: DictConfig) -> float:
     )
     if not certified.rows:
         raise SystemExit("Time is up before the first image was certified: raise max_hours")
+    write_thumbnails(images, subset.positions(len(images)), folder / "thumbnails.png")
     picture = folder / "certified_accuracy.png"
     plot_certified_accuracy(certified.rows, certified.settings, picture)
     summary = {
