@@ -20,6 +20,7 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.lightning.loggers import (
     ResumingCSVLogger,
     log_certificates,
+    log_noisy_examples,
     log_summary,
     wandb_logger,
 )
@@ -31,6 +32,9 @@ ROWS = [
 ]
 RADII = [0.0, 0.25, 0.5]
 SHARES = [0.5, 0.5, 0.0]
+THUMBNAIL = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+CAPTION = "left: images; right of it: under noise, sigma = 0.25, clipped to be shown"
+EXAMPLES = np.random.default_rng(2).uniform(-0.2, 1.2, (2, 3, 1, 4, 5))
 
 
 @pytest.fixture
@@ -296,11 +300,13 @@ def write_offline_run(folder, picture):
         "smoothcert",
         name="a run",
         group="a sweep",
+        job_type="train",
         tags=["digits"],
         configuration={"sigma": 0.25, "model": {"name": "small_cnn"}},
     )
     logger.log_metrics({"loss": 0.625}, step=4)
-    log_certificates([logger], ROWS, RADII, picture, step=4)
+    log_certificates([logger], ROWS, RADII, picture, step=4, thumbnails={8: THUMBNAIL})
+    log_noisy_examples([logger], EXAMPLES, sigma=0.25)
     log_summary([logger], {"acr": 0.2109, "certifier": "tight"})
     wandb.finish()
     # finish() may return before W&B's service has written its file; this waits for the service.
@@ -345,7 +351,7 @@ def test_an_offline_run_holds_its_names_and_configuration(offline):
     _, _, records = offline
     [run] = [record.run for record in records if record.HasField("run")]
     assert (run.project, run.display_name, run.run_group) == ("smoothcert", "a run", "a sweep")
-    assert list(run.tags) == ["digits"]
+    assert (run.job_type, list(run.tags)) == ("train", ["digits"])
     configuration = values(run.config.update)
     assert configuration["sigma"] == 0.25
     assert configuration["model"] == {"name": "small_cnn"}
@@ -369,8 +375,40 @@ def table(offline, name):
 
 def test_an_offline_run_holds_the_certificates(offline):
     certificates = table(offline, "certify/certificates")
-    assert certificates["columns"] == list(COLUMNS)
-    assert certificates["data"] == [list(astuple(row)) for row in ROWS]
+    assert certificates["columns"] == ["image", *COLUMNS]
+    # Those with a picture first.
+    rows = [list(astuple(row)) for row in reversed(ROWS)]
+    assert [cells[1:] for cells in certificates["data"]] == rows
+
+
+def artifact(offline, name):
+    """The files of the table that is shown online, by their paths in it."""
+    _, _, records = offline
+    [found] = [r.artifact for r in records if r.HasField("artifact") and name in r.artifact.name]
+    return {each.path: Path(each.local_path) for each in found.manifest.contents}
+
+
+def test_an_offline_run_holds_the_certificates_images(offline):
+    files = artifact(offline, "certifycertificates")
+    shown = json.loads(files["certify/certificates.table.json"].read_text())
+    (image, *first), (missing, *second) = shown["data"]
+    assert missing is None
+    assert [first, second] == [list(astuple(row)) for row in reversed(ROWS)]
+    np.testing.assert_array_equal(np.asarray(Image.open(files[image["path"]])), THUMBNAIL)
+
+
+def test_an_offline_run_holds_examples_under_noise(offline):
+    files, _, records = offline
+    logged = history(records)
+    assert logged["examples/under_noise/captions"] == [CAPTION]
+    [path] = logged["examples/under_noise/filenames"]
+    pixels = np.asarray(Image.open(files / path))
+    assert pixels.shape == (2 * 4, 3 * 5, 3)
+    for row in range(2):
+        for draw in range(3):
+            tile = pixels[4 * row : 4 * row + 4, 5 * draw : 5 * draw + 5, 0]
+            shown = np.round(255 * np.clip(EXAMPLES[row, draw, 0], 0, 1))
+            np.testing.assert_array_equal(tile, shown)
 
 
 def test_an_offline_run_holds_the_curve_and_how_to_draw_it(offline):
@@ -395,7 +433,7 @@ def test_everything_that_an_offline_run_shows_is_announced_for_its_upload(offlin
     files, _, records = offline
     announced = {file.path for record in records for file in record.files.files}
     media = {str(p.relative_to(files)) for p in Path(files, "media").rglob("*") if p.is_file()}
-    assert len(media) == 3
+    assert len(media) == 4
     assert media <= announced
 
 

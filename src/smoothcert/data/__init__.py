@@ -5,7 +5,7 @@ from smoothcert.data.cifar10 import CIFAR10DataModule
 from smoothcert.data.digits import DigitsDataModule
 from smoothcert.data.image_folder import ImageFolderDataModule
 from smoothcert.data.imagenet import ImageNetDataModule
-from smoothcert.data.thumbnails import write_thumbnails
+from smoothcert.data.thumbnails import thumbnails_of, write_thumbnails
 
 __all__ = [
     "CIFAR10DataModule",
@@ -13,5 +13,6 @@ __all__ = [
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageNetDataModule",
+    "thumbnails_of",
     "write_thumbnails",
 ]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -45,6 +46,20 @@ def write_thumbnails(images: ImageSet, positions: Sequence[int], path: Path) -> 
     temporary = path.with_name(f".{path.name}")
     sheet.save(temporary, format="PNG", pnginfo=text, optimize=True)
     temporary.replace(path)
+
+
+def thumbnails_of(images: ImageSet, positions: Sequence[int]) -> dict[int, np.ndarray]:
+    """Return thumbnails of images, uint8 (H, W, 3), by their indices in the data set.
+
+    Args:
+        images: where the images are.
+        positions: which of them.
+    """
+    found = {}
+    for position in positions:
+        image, _, index = images.example(position)
+        found[index] = np.asarray(_tile(image, *_size(image)))
+    return found
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -20,8 +21,9 @@ from smoothcert.certify import (
     certify_examples,
     weights_digest,
 )
-from smoothcert.data import ImageDataModule, write_thumbnails
+from smoothcert.data import ImageDataModule, thumbnails_of, write_thumbnails
 from smoothcert.data.base import SPLITS
+from smoothcert.data.datasets import ImageSet
 from smoothcert.errors import (
     InvalidArgumentError,
     MismatchError,
@@ -29,8 +31,9 @@ from smoothcert.errors import (
     require_count,
     require_positive,
 )
-from smoothcert.lightning.loggers import log_certificates
+from smoothcert.lightning.loggers import log_certificates, log_noisy_examples
 from smoothcert.lightning.metrics import AbstentionRate, AverageCertifiedRadius, CertifiedAccuracy
+from smoothcert.noise import draw_noise, generator
 from smoothcert.records import CertificateRow
 from smoothcert.stats import default_radii, largest_radius
 
@@ -39,6 +42,11 @@ SEEDS_APART = 1_000_003
 
 ONE_BATCH = 256
 """Samples of a certificate in `fast_dev_run`."""
+
+LOGGED_IMAGES = 100
+"""Thumbnails in a logger's table: each is a file of its own there."""
+LOGGED_EXAMPLES, LOGGED_DRAWS = 8, 3
+"""Images that are shown under noise, and noise draws of each."""
 
 Plot = Callable[[Sequence[CertificateRow], dict[str, Any], Path], None]
 
@@ -172,12 +180,18 @@ class CertificationCallback(pl.Callback):
             self.configuration,
         )
         picture = path.with_name(path.stem.replace("certificates", "certified_accuracy") + ".png")
+        thumbnails = {}
         if not fitting:
             chosen = subset.positions(len(images))
             write_thumbnails(images, chosen, path.with_name("thumbnails.png"))
+            thumbnails = thumbnails_of(images, chosen[:LOGGED_IMAGES])
+            noisy = _under_noise(images, chosen[:LOGGED_EXAMPLES], self.sigma, seed)
+            log_noisy_examples(trainer.loggers, noisy, self.sigma)
         if self.plot is not None:
             self.plot(certified.rows, certified.settings, picture)
-        log_certificates(trainer.loggers, certified.rows, self.radii, picture, trainer.global_step)
+        log_certificates(
+            trainer.loggers, certified.rows, self.radii, picture, trainer.global_step, thumbnails
+        )
         return certified
 
     def _figures(self, certified: Certified) -> dict[str, torch.Tensor | float]:
@@ -200,6 +214,13 @@ class CertificationCallback(pl.Callback):
         if certified.performance is not None:
             figures["images_per_second"] = certified.performance.images_per_second
         return figures
+
+
+def _under_noise(images: ImageSet, positions: Sequence[int], sigma: float, seed: int) -> np.ndarray:
+    """Return each image, then under some draws of noise, shape (N, 1 + draws, C, H, W)."""
+    clean = torch.stack([images.example(position)[0] for position in positions]).cpu()
+    noise = draw_noise(clean, sigma, LOGGED_DRAWS, generator("cpu", seed))
+    return torch.cat([clean[None], clean + noise]).transpose(0, 1).numpy()
 
 
 def _data_of(trainer: pl.Trainer) -> ImageDataModule:

@@ -4,7 +4,7 @@ import csv
 import io
 import netrc
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +96,7 @@ def wandb_logger(
     name: str | None = None,
     entity: str | None = None,
     group: str | None = None,
+    job_type: str | None = None,
     tags: Sequence[str] = (),
     mode: WandbMode | None = None,
     configuration: dict[str, Any] | None = None,
@@ -108,6 +109,7 @@ def wandb_logger(
         name: name of the run.
         entity: W&B user or team; the account's default unless given.
         group: group of runs, for a sweep.
+        job_type: kind of run.
         tags: tags of the run.
         mode: None: what WANDB_MODE or `wandb offline` says, else online where an API key is
             known, else offline. An offline run is sent later with `wandb sync`.
@@ -138,6 +140,7 @@ def wandb_logger(
         settings=settings,
         entity=entity,
         group=group,
+        job_type=job_type,
         tags=list(tags),
         config=configuration or {},
     )
@@ -152,6 +155,7 @@ def log_certificates(
     radii: Sequence[float],
     picture: Path,
     step: int,
+    thumbnails: Mapping[int, np.ndarray] | None = None,
 ) -> None:
     """Give the curve, its picture and the certificates to every logger that can show them.
 
@@ -161,11 +165,13 @@ def log_certificates(
         radii: radii of the curve.
         picture: a PNG of the curve; skipped where it does not exist.
         step: the training step that the certificates belong to.
+        thumbnails: small pictures of some of the images, uint8 (H, W, 3), by index.
     """
     shares = certified_accuracy([r.radius for r in rows], [r.correct for r in rows], radii)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            _to_wandb(logger, rows, list(zip(radii, shares.tolist(), strict=True)), picture, step)
+            curve = list(zip(radii, shares.tolist(), strict=True))
+            _to_wandb(logger, rows, curve, picture, step, thumbnails or {})
         elif isinstance(logger, TensorBoardLogger) and picture.is_file():
             logger.experiment.add_image(
                 "certify/certified_accuracy", _pixels(picture), step, dataformats="HWC"
@@ -190,6 +196,7 @@ def _to_wandb(
     curve: list[tuple[float, float]],
     picture: Path,
     step: int,
+    thumbnails: Mapping[int, np.ndarray],
 ) -> None:
     import wandb
 
@@ -198,13 +205,40 @@ def _to_wandb(
         "certify/curve": wandb.plot.line(
             points, "radius", "certified accuracy", title="Certified accuracy"
         ),
-        "certify/certificates": wandb.Table(
-            columns=list(COLUMNS), data=[list(astuple(row)) for row in rows]
-        ),
+        "certify/certificates": _certificates(rows, thumbnails),
     }
     if picture.is_file():
         charts["certify/certified_accuracy"] = wandb.Image(str(picture))
     logger.experiment.log({"trainer/global_step": step, **charts})
+
+
+def _certificates(rows: Sequence[CertificateRow], thumbnails: Mapping[int, np.ndarray]) -> Any:
+    """Return the certificates as W&B's table, those with a picture first."""
+    import wandb
+
+    pictures = {idx: wandb.Image(pixels) for idx, pixels in thumbnails.items()}
+    ordered = sorted(rows, key=lambda row: row.idx not in pictures)
+    data: list[Any] = [[pictures.get(row.idx), *astuple(row)] for row in ordered]
+    return wandb.Table(columns=["image", *COLUMNS], data=data)
+
+
+def log_noisy_examples(loggers: Iterable[Logger], examples: np.ndarray, sigma: float) -> None:
+    """Show images beside what the base classifier sees of them.
+
+    Args:
+        loggers: the run's loggers.
+        examples: pixels in [0, 1], shape (N, m, C, H, W): each image, then under noise.
+        sigma: standard deviation of the noise.
+    """
+    sheet = np.concatenate([np.concatenate(list(row), axis=-1) for row in examples], axis=-2)
+    pixels = (sheet.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    caption = f"left: images; right of it: under noise, sigma = {sigma:g}, clipped to be shown"
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("examples/under_noise", [pixels], caption=[caption])
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image("examples/under_noise", pixels, 0, dataformats="HWC")
 
 
 def _has_api_key() -> bool:

@@ -178,7 +178,17 @@ def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
     )
     configuration = OmegaConf.to_container(cfg, resolve=True)
     for each in trainer.loggers:
-        each.log_hyperparams({**names, "sigma": cfg.sigma, "seed": cfg.seed, "cfg": configuration})
+        each.log_hyperparams(
+            {
+                **names,
+                "method": " + ".join(
+                    names[part] for part in ("objective", "attack") if names[part] != "none"
+                ),
+                "sigma": cfg.sigma,
+                "seed": cfg.seed,
+                "cfg": configuration,
+            }
+        )
     return trainer
 
 

@@ -91,11 +91,29 @@ def path_name(path: str) -> str:
     return path.strip("/.").replace("/", "_")[-LONGEST_FOLDER_NAME:]
 
 
+def sweep_or(mode: object, folder: str, name: str) -> str:
+    """Return the name of the sweep that a run is a job of, or of its experiment.
+
+    Args:
+        mode: Hydra's mode.
+        folder: the run folder.
+        name: name of the experiment.
+
+    Example:
+        >>> sweep_or("RunMode.MULTIRUN", "outputs/sweeps/2026-01-31/0_sigma=0.5", "cifar_reg")
+        '2026-01-31'
+        >>> sweep_or(None, "outputs/cifar_reg/2026-01-31", "cifar_reg")
+        'cifar_reg'
+    """
+    return Path(folder).parent.name if str(mode).endswith("MULTIRUN") else name
+
+
 OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
 OmegaConf.register_new_resolver("epochs_within", epochs_within, replace=True)
 OmegaConf.register_new_resolver("path_name", path_name, replace=True)
 OmegaConf.register_new_resolver("suffix", suffix, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("sweep_or", sweep_or, replace=True)
 
 
 def check(cfg: DictConfig) -> None:

@@ -60,7 +60,17 @@ def _plain_errors() -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(cause, SmoothCertError):
             raise
+        if _in_a_sweep():
+            # An exit would end the whole sweep.
+            raise cause from None
         raise SystemExit(f"{type(cause).__name__}: {cause}") from error
+
+
+def _in_a_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager

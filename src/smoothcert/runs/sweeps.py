@@ -1,0 +1,58 @@
+"""What a sweep does when a job of it fails, and what it says at its end."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from smoothcert.errors import SmoothCertError
+from smoothcert.records import write_atomically
+from smoothcert.runs.commandline import quoted
+
+logger = logging.getLogger(__name__)
+
+ERROR = "error.txt"
+"""File of a job's folder that says why it failed."""
+
+
+class SweepEnd(Callback):
+    """Lets a sweep go on after a failed job, and says at its end what came of all of them.
+
+    A failed job leaves `error.txt` in its folder, whichever launcher ran it, and counts as NaN
+    for a sweeper that optimizes.
+    """
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Forget the error of an earlier attempt."""
+        (Path(config.hydra.runtime.output_dir) / ERROR).unlink(missing_ok=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Keep the error of a job of a sweep."""
+        if str(config.hydra.mode).endswith("MULTIRUN") and job_return.status is JobStatus.FAILED:
+            error = job_return._return_value
+            message = f"{type(error).__name__}: {error}"
+            logger.error(
+                "Job %s failed, the sweep goes on: %s",
+                config.hydra.job.num,
+                message,
+                # Errors about a user's input say all that there is to say.
+                exc_info=None if isinstance(error, SmoothCertError) else error,
+            )
+            write_atomically(Path(config.hydra.runtime.output_dir) / ERROR, f"{message}\n")
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Name the failed jobs, and the command that compares the others."""
+        folder = Path(config.hydra.sweep.dir)
+        failed = sorted(folder.glob(f"*/{ERROR}"))
+        jobs = [path for path in folder.iterdir() if (path / ".hydra").is_dir()]
+        logger.info("%d of %d jobs finished in %s", len(jobs) - len(failed), len(jobs), folder)
+        for path in failed:
+            logger.error("Failed: %s: %s", path.parent.name, path.read_text("utf-8").strip())
+        if len(failed) < len(jobs):
+            logger.info("Compare them: python -m src.report %s", quoted("runs", f"{folder}/**"))
+        if failed:
+            raise SystemExit(1)
