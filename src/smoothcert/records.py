@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -27,6 +28,8 @@ except ImportError:  # Windows
     fcntl = None
 
 DECIMALS = Decimal("0.000001")
+CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+PLAIN = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ def _parse_field(line: str, path: Path, number: int) -> CertificateRow:
     try:
         idx, label, predict, radius, correct, time = cells
         values = int(idx), int(label), int(predict), float(radius), int(correct), _seconds(time)
+        if not (0 <= values[3] < math.inf and values[4] in (0, 1)):
+            raise ValueError("expected a radius >= 0 and correct 0 or 1")
     except ValueError as error:
         raise RecordsError(f"{path}, line {number} is damaged: {line[:200]!r} ({error})") from error
     return CertificateRow(*values, math.nan, math.nan, 0, 0, 0, "")
@@ -174,10 +179,11 @@ def _parse_field(line: str, path: Path, number: int) -> CertificateRow:
 
 def _seconds(time: str) -> float:
     """Return the seconds of a number or of what Python prints for a time difference."""
-    days, _, clock = time.rpartition(" day")
-    hours, minutes, seconds = ["0", "0", *clock.lstrip("s, ").split(":")][-3:]
-    whole = int(days or 0) * 86_400 + int(hours) * 3600 + int(minutes) * 60
-    return whole + float(seconds)
+    match = CLOCK.fullmatch(time)
+    if match is None:
+        return float(Decimal(time) if PLAIN.fullmatch(time) else "no time")
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 86_400 * days + 3600 * hours + 60 * minutes + seconds
 
 
 class CertificateFile:

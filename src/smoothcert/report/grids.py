@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,8 @@ LATEX = str.maketrans(
         "…": r"\dots{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
-        '"': r"\textquotedbl{}",
+        '"': "''",
+        "`": "'",
     }
 )
 
@@ -155,25 +157,30 @@ def to_markdown(grid: Grid) -> str:
         _line([f"**{text}**" if cell.best else text for cell, text in _texts(grid, row, _escaped)])
         for row in grid.rows
     ]
-    return (
-        "\n".join([f"**{grid.title}**", "", *lines, *(f"\n{note}" for note in grid.notes)]) + "\n"
-    )
+    notes = [f"\n{_escaped(note)}" for note in grid.notes]
+    return "\n".join([f"**{_escaped(grid.title)}**", "", *lines, *notes]) + "\n"
 
 
 def to_csv(grid: Grid) -> str:
     """Return a table as CSV: numbers unrounded, their errors and intervals in columns beside."""
-    rows = [_flat(grid, row) for row in grid.rows]
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    parts = [_parts(grid, place) for place in range(len(grid.columns))]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        " ".join(filter(None, (column.name, part)))
+        for column, used in zip(grid.columns, parts, strict=True)
+        for part in used
+    )
+    for row in grid.rows:
+        pairs = zip(row.cells, parts, strict=True)
+        writer.writerow(_values(cell)[part] for cell, used in pairs for part in used)
     return text.getvalue()
 
 
 def to_latex(grid: Grid) -> str:
     """Return a table as LaTeX for the package booktabs, its best values bold."""
-    left = [all(isinstance(row.cells[k].value, str) for row in grid.rows) for k in _range(grid)]
+    places = range(len(grid.columns))
+    left = [all(isinstance(row.cells[k].value, str) for row in grid.rows) for k in places]
     lines = [
         "% \\usepackage{booktabs}",
         "\\begin{table}",
@@ -189,7 +196,9 @@ def to_latex(grid: Grid) -> str:
             rf"\textbf{{{text}}}" if cell.best else text
             for cell, text in _texts(grid, row, lambda text: text.translate(LATEX))
         ]
-        lines.append(" & ".join(texts) + r" \\")
+        line = " & ".join(texts) + r" \\"
+        # Right after a line break these would begin an argument of it.
+        lines.append("{}" + line if line.startswith(("[", "*")) else line)
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"\n\\smallskip\\footnotesize {note.translate(LATEX)}" for note in grid.notes]
     return "\n".join([*lines, "\\end{table}"]) + "\n"
@@ -200,21 +209,18 @@ def _texts(grid: Grid, row: Row, escape: Callable[[str], str]) -> list[tuple[Cel
     return [(cell, escape(shown(cell, column))) for cell, column in pairs]
 
 
-def _flat(grid: Grid, row: Row) -> dict[str, float | str | None]:
-    flat: dict[str, float | str | None] = {}
-    for cell, column in zip(row.cells, grid.columns, strict=True):
-        flat[column.name] = cell.value
-        if cell.error is not None:
-            flat[f"{column.name} standard error"] = cell.error
-        if cell.interval is not None:
-            flat[f"{column.name} lower"], flat[f"{column.name} upper"] = cell.interval
-        if cell.note:
-            flat[f"{column.name} note"] = cell.note
-    return flat
+def _values(cell: Cell) -> dict[str, float | str | None]:
+    """Return what a cell says, by the end of its column's name in CSV."""
+    lower, upper = cell.interval or (None, None)
+    beside = {"standard error": cell.error, "lower": lower, "upper": upper}
+    return {"": cell.value, **beside, "note": cell.note or None}
 
 
-def _range(grid: Grid) -> range:
-    return range(len(grid.columns))
+def _parts(grid: Grid, place: int) -> list[str]:
+    """Return the parts of a column's cells that any of them has."""
+    values = [_values(row.cells[place]) for row in grid.rows]
+    names = _values(Cell(None))
+    return [name for name in names if name == "" or any(v[name] is not None for v in values)]
 
 
 def _rounded(cell: Cell, column: Column) -> float | None:
@@ -227,12 +233,15 @@ def _number(value: float | str, column: Column) -> str:
     if isinstance(value, str):
         return value
     scaled = value * 100 if column.percent else value
-    text = f"{scaled:{'+' if column.sign else ''},.{column.digits}f}"
+    # Rounded first: what is shown as zero has no sign of its own.
+    rounded = round(scaled, column.digits) + 0.0
+    text = f"{rounded:{'+' if column.sign else ''},.{column.digits}f}"
     return text.replace("-", "−")
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+    escaped = re.sub(r"([\\`*_\[\]|])", r"\\\1", text.replace("\n", " "))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -23,12 +23,13 @@ from smoothcert.records import (
 from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
-IN_TRAINING = "certificates"
-"""Folder of the certificates of single epochs, which are no runs."""
 SIGMA = re.compile(r"[-_ ]?(?:sigma|noise)[-_= ]?(\d*\.\d+|\d+)", re.IGNORECASE)
-UNRECORDED = "not recorded"
-CONDITIONS = ("data", "split", "n0", "n", "alpha", "certifier", "precision", "noise", "target")
-"""What certificates must share, besides the images, to be compared."""
+ENDINGS = (".tsv", ".txt", ".log", ".csv")
+NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
+DEFAULTS = {"precision": "float32", "noise": "gaussian", "target": "selection"}
+"""What certificates of before these could be chosen were made with."""
+OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
+"""Settings that runs which are compared may differ in; the images themselves are compared."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class Run:
     @property
     def seed(self) -> int | None:
         """Seed of the training."""
-        return self.summary.get("training_seed", self.summary.get("seed"))
+        # Of a checkpoint file only the certification's own seed is known.
+        own = None if "ckpt" in self.summary else self.summary.get("seed")
+        return self.summary.get("training_seed", own)
 
     def value(self, key: str) -> Any:
         """Return what the summary, or the training's settings in it, say; None if nothing.
@@ -112,11 +115,8 @@ class Run:
         """What other runs must share to be compared; empty for a log of published code."""
         if self.is_foreign:
             return {}
-        said = {**self.settings, **self.summary}
-        return {
-            **{name: said.get(name) for name in CONDITIONS},
-            "examples": self.settings.get("examples"),
-        }
+        said = {**DEFAULTS, "data": self.summary.get("data"), **self.settings}
+        return {name: said[name] for name in sorted(said) if name not in OF_THE_RUN}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ def read_runs(paths: Iterable[Path]) -> Runs:
     Raises:
         RecordsError: if a certificate file, or what lies beside it, is damaged.
     """
-    files = sorted({found for path in paths if (found := _certificates_in(path)) is not None})
+    places = sorted({path.resolve() for path in paths})
+    files = [found for path in places if (found := _certificates_in(path)) is not None]
+    files = list(dict.fromkeys(files))
     names = _short(files)
     runs, notes = [], []
     for path, name in zip(files, names, strict=True):
@@ -153,13 +155,15 @@ def read_runs(paths: Iterable[Path]) -> Runs:
             runs.append(run)
         else:
             notes.append(run)
-    return Runs(_ours_once(runs, notes), notes)
+    return Runs(_once(runs, notes), notes)
 
 
 def _certificates_in(path: Path) -> Path | None:
+    if not path.exists():
+        raise RecordsError(f"Expected a run folder or a log, got {path}, which is not there")
     if path.is_dir():
         path = path / CERTIFICATES
-    if not path.is_file() or path.parent.name == IN_TRAINING:
+    if not path.is_file():
         return None
     return path if path.name == CERTIFICATES or is_field_log(path) else None
 
@@ -178,6 +182,9 @@ def _read_run(path: Path, name: str) -> Run | str:
             f"{name} is not finished: its {SUMMARY} speaks of {summary.get('images')} images, and "
             f"it has {len(rows)} certificates."
         )
+    lacking = [name for name in NEEDED if name not in settings]
+    if lacking:
+        raise RecordsError(f"{settings_path(path)} lacks {', '.join(lacking)}")
     return Run(name, path, rows, settings, summary)
 
 
@@ -196,15 +203,23 @@ def _short(files: Sequence[Path]) -> list[str]:
     places = [path.parent if path.name == CERTIFICATES else path for path in files]
     if len(places) < 2:
         return [place.name for place in places]
-    start = os.path.commonpath(places)
+    start = Path(os.path.commonpath(places))
+    # A run and what was certified of it lie in each other.
+    start = start.parent if start in places else start
     return [place.relative_to(start).as_posix() for place in places]
 
 
-def _ours_once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
-    """Leave out copies: the same weights, certified under the same settings."""
+def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
+    """Leave out copies: the same rows, certified under the same settings."""
     kept: dict[str, Run] = {}
     for run in runs:
-        key = run.name if run.is_foreign else json.dumps(run.settings, sort_keys=True)
+        key = repr(
+            (
+                sorted(run.settings.items()),
+                run.sigma,
+                [(r.idx, r.radius, r.predict) for r in run.rows],
+            )
+        )
         if key in kept:
             notes.append(f"{run.name} has the certificates of {kept[key].name} and is left out.")
         else:

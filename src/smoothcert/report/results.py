@@ -1,12 +1,14 @@
 """The tables of a section: runs, methods, their upper envelope over σ, and differences."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.report.grids import Cell, Column, Grid, Row, marked
 from smoothcert.report.reading import Run
-from smoothcert.report.sections import Group, Section
+from smoothcert.report.sections import Estimate, Group, Section
 from smoothcert.stats import (
     Difference,
     abstention_rate,
@@ -16,13 +18,16 @@ from smoothcert.stats import (
 )
 
 ACR_DIGITS = 3
+OTHERS = [Column("clean", 1, True), Column("abstained", 1, True), Column("samples an image")]
 
 
 def radii_of(section: Section) -> list[float]:
     """Return the radii of a section's tables: the usual ones, as far as any image reaches."""
     largest = max(float(run.radii_that_count.max()) for run in section.runs)
-    sigmas = [group.sigma for group in section.groups if group.sigma]
-    return [radius for radius in default_radii(max(sigmas, default=0.25)) if radius <= largest]
+    sigma = max((group.sigma for group in section.groups if group.sigma), default=0.25)
+    first, second, *_ = default_radii(sigma)
+    count = int(largest / (second - first) + 1e-9)
+    return [round(number * (second - first), 2) for number in range(count + 1)]
 
 
 def tables_of(section: Section, radii: Sequence[float], baseline: str | None = None) -> list[Grid]:
@@ -33,8 +38,12 @@ def tables_of(section: Section, radii: Sequence[float], baseline: str | None = N
         radii: radii of the certified accuracies.
         baseline: the method that others are compared with; None: Gaussian training if it is
             there, else the first one.
+
+    Raises:
+        InvalidArgumentError: if there is no such method.
     """
-    tables = [envelope(section, radii), methods(section, radii)]
+    several = any(len(groups) > 1 for groups in section.methods.values())
+    tables = [*([envelope(section, radii)] if several else []), methods(section, radii)]
     compared = differences(section, radii, baseline)
     return [*map(marked, tables), *([compared] if compared.rows else []), runs(section, radii)]
 
@@ -49,9 +58,10 @@ def envelope(section: Section, radii: Sequence[float]) -> Grid:
         for bound in _bounds(groups):
             best = [_best(groups, bound, radius) for radius in radii]
             top = max(groups, key=lambda group: group.acr(bound).value)
-            cells = [Cell(method), Cell(_sigmas(groups)), Cell(bound), *best]
+            cells = [Cell(method), Cell(_sigmas(groups)), _seeds(groups), Cell(bound), *best]
             rows.append(Row([*cells, Cell.of(top.acr(bound), _at(top, groups))], bound))
-    columns = [Column("method"), Column("σ"), Column("bound"), *_accuracies(radii), _acr()]
+    columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
+    columns += [*_accuracies(radii), _acr()]
     title = f"Upper envelope over σ: {section.title}"
     return Grid("envelope", title, columns, rows, [*_legend(section), *section.notes])
 
@@ -62,15 +72,15 @@ def methods(section: Section, radii: Sequence[float]) -> Grid:
     for group in section.groups:
         for bound in group.bounds:
             shares = [Cell.of(group.accuracy(bound, radius)) for radius in radii]
-            cells = [Cell(group.method), Cell(_sigma(group)), Cell(float(len(group.runs)))]
+            cells = [Cell(group.method), Cell(_sigma(group)), _seeds([group])]
             rows.append(
                 Row(
-                    [*cells, Cell(bound), *shares, Cell.of(group.acr(bound))],
+                    [*cells, Cell(bound), *shares, Cell.of(group.acr(bound)), *_over(group, bound)],
                     f"{bound} {group.sigma}",
                 )
             )
     columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
-    columns += [*_accuracies(radii), _acr()]
+    columns += [*_accuracies(radii), _acr(), *OTHERS]
     title = f"Methods by σ: {section.title}"
     return Grid("methods", title, columns, rows, [*_legend(section), *section.notes])
 
@@ -85,7 +95,7 @@ def runs(section: Section, radii: Sequence[float]) -> Grid:
             rows.append(Row([*cells, *shares, Cell(run.certified.acr), *_of_run(run)]))
     columns = [Column("run"), Column("method"), Column("σ"), Column("seed")]
     columns += [*_accuracies(radii, best=False), Column("ACR", ACR_DIGITS)]
-    columns += [Column("clean", 1, True), Column("abstained", 1, True), Column("samples an image")]
+    columns += OTHERS
     return Grid("runs", f"Runs: {section.title}", columns, rows, section.notes)
 
 
@@ -95,10 +105,9 @@ def differences(section: Section, radii: Sequence[float], baseline: str | None =
     Runs are paired by σ and seed; the 95 % intervals are over images, for these very networks:
     how trainings differ by their seeds shows between the rows.
     """
-    names = list(section.methods)
-    base = next((name for name in (baseline, "gaussian") if name in names), names[0])
+    base = _baseline(section, baseline)
     rows = [
-        Row([Cell(f"{group.method} − {base}"), Cell(_sigma(group)), _seed(run), *cells])
+        Row([Cell(f"{group.method} − {base}"), Cell(_sigma(group)), _against(run, other), *cells])
         for group in section.groups
         for run in group.runs
         if group.method != base and (other := _partner(section, base, group, run)) is not None
@@ -108,11 +117,20 @@ def differences(section: Section, radii: Sequence[float], baseline: str | None =
     columns += [Column(f"{radius:g}", 1, True, sign=True) for radius in radii]
     columns += [Column("ACR", ACR_DIGITS, sign=True)]
     notes = [
-        "Paired over the same images; 95 % intervals over images. One that holds 0 is no evidence "
-        "of a difference, and an interval says nothing of other trainings.",
+        "Paired over the same images; 95 % intervals over images, each by itself. One that holds 0 "
+        "is no evidence of a difference; bold ones lie above 0. They say nothing of other "
+        "trainings.",
     ]
     title = f"Paired differences: {section.title}"
     return Grid("differences", title, columns, rows, [*notes, *section.notes])
+
+
+def _baseline(section: Section, asked: str | None) -> str:
+    names = list(section.methods)
+    if asked is not None and asked not in names:
+        raise InvalidArgumentError(f"Expected `baseline` one of {', '.join(names)}; got {asked!r}")
+    gaussian = [name for name in names if re.match(r"gaussian\b(?! \+)", name)]
+    return asked or next(iter([*gaussian, *names]))
 
 
 def _differences(base: Run, run: Run, radii: Sequence[float]) -> list[Cell]:
@@ -174,6 +192,30 @@ def _seed(run: Run) -> Cell:
     return Cell(None if run.seed is None else str(run.seed))
 
 
+def _seeds(groups: Sequence[Group]) -> Cell:
+    """Return how many trainings stand behind a row."""
+    counts = sorted({len(group.runs) for group in groups})
+    return Cell("–".join(str(count) for count in (counts[0], counts[-1])[: len(counts)]))
+
+
+def _against(run: Run, other: Run) -> Cell:
+    seed = _seed(run)
+    return seed if other.seed == run.seed else Cell(f"{seed.value} against seed {other.seed}")
+
+
+def _over(group: Group, bound: str) -> list[Cell]:
+    """Return clean accuracy, abstentions and samples over a group's runs, as it was certified."""
+    if bound != group.bounds[0]:
+        return [Cell(None)] * len(OTHERS)
+    columns = zip(*(_of_run(run) for run in group.runs), strict=True)
+    return [_mean([cell.value for cell in cells]) for cells in columns]
+
+
+def _mean(values: Sequence[float | str | None]) -> Cell:
+    numbers = [float(value) for value in values if value is not None]
+    return Cell.of(Estimate.over(numbers)) if len(numbers) == len(values) else Cell(None)
+
+
 def _of_run(run: Run) -> list[Cell]:
     tested = [row.predict for row in run.rows if row.stop != "wrong"]
     samples = run.summary.get("mean_samples_per_image")
@@ -193,5 +235,5 @@ def _legend(section: Section) -> list[str]:
     several = any(len(group.runs) > 1 for group in section.groups)
     over = "; mean ± standard error over seeds" if several else ""
     ours = any(len(group.bounds) > 1 for group in section.groups)
-    same = " `cohen` reads the same votes under Cohen's bound." if ours else ""
+    same = " cohen reads the same votes under Cohen's bound." if ours else ""
     return [f"Certified accuracy in % by ℓ2 radius{over}. The best under each bound is bold.{same}"]

@@ -1,14 +1,13 @@
 """Runs that may stand in one table, and the methods that they are runs of."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from smoothcert.report.reading import SIGMA, Run
-from smoothcert.report.summary import Reading
+from smoothcert.report.reading import ENDINGS, SIGMA, Run
+from smoothcert.report.summary import Reading, certifier_name
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
 """Settings of a training that do not make it another method."""
@@ -130,13 +129,9 @@ def sections_of(runs: Sequence[Run], group_by: Sequence[str]) -> list[Section]:
         for images in dict.fromkeys(run.images for run in alone)
     ]
     parts.sort(key=lambda part: -len(part))
-    titles = [_title(part) for part in parts]
-    for place, part in enumerate(parts):
-        if titles.count(_title(part)) > 1:
-            titles[place] += f", images {part[0].images[:6]}"
     return [
         Section(title, groups := _groups(part, group_by), _notes(groups))
-        for title, part in zip(titles, parts, strict=True)
+        for title, part in zip(_titles(parts), parts, strict=True)
     ]
 
 
@@ -148,9 +143,17 @@ def method_of(run: Run, group_by: Sequence[str]) -> str:
         group_by: keys of `Run.value`; `none` and what is not known are left out.
     """
     if run.is_foreign:
-        return re.sub(SIGMA, "", run.name).strip("/_- .") or run.name
+        return _log_name(run)
     values = [run.value(key) for key in group_by]
     return " + ".join(_text(value) for value in values if value not in (None, "none")) or run.name
+
+
+def _log_name(run: Run) -> str:
+    """Return a log's path without the σ that it was certified at: the last one that it names."""
+    name = next((run.name.removesuffix(end) for end in ENDINGS if run.name.endswith(end)), run.name)
+    *_, last = [None, *SIGMA.finditer(name)]
+    rest = name if last is None else name[: last.start()] + name[last.end() :]
+    return rest.strip("/_- .") or run.path.parent.name
 
 
 def settings_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -169,41 +172,71 @@ def settings_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
-    methods = dict(zip((id(run) for run in runs), _methods(runs, group_by), strict=True))
-    keys = dict.fromkeys((methods[id(run)], run.sigma) for run in runs)
+    methods = _methods(runs, group_by)
+    keyed = [
+        ((run.is_foreign, method, run.sigma), run)
+        for method, run in zip(methods, runs, strict=True)
+    ]
     groups = [
-        Group(method, sigma, [r for r in runs if (methods[id(r)], r.sigma) == (method, sigma)])
-        for method, sigma in keys
+        Group(method, sigma, [run for other, run in keyed if other == (foreign, method, sigma)])
+        for foreign, method, sigma in dict.fromkeys(key for key, _ in keyed)
     ]
     return sorted(groups, key=lambda group: (group.is_foreign, group.method, group.sigma or 0.0))
 
 
 def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
-    """Return the runs' methods; one with several runs of a seed is told apart by settings."""
+    """Return the runs' methods; what differs by more than its seed is told apart by settings."""
     names = [method_of(run, group_by) for run in runs]
-    for name in dict.fromkeys(names):
-        places = [place for place, other in enumerate(names) if other == name]
-        same = [runs[place] for place in places]
-        apart = _apart_at_one_seed(same)
-        for place, run in zip(places, same, strict=True):
-            said = [
-                f"{key}={_text(value)}" for key in apart if (value := run.value(key)) is not None
-            ]
-            names[place] = ", ".join([name, *said])
-    return names
+    pairs = list(zip(names, runs, strict=True))
+    return [
+        _told_apart(run, name, [other for same, other in pairs if same == name])
+        for name, run in pairs
+    ]
 
 
-def _apart_at_one_seed(runs: Sequence[Run]) -> list[str]:
+def _told_apart(run: Run, name: str, namesakes: Sequence[Run]) -> str:
+    ours = [other for other in namesakes if not other.is_foreign]
+    if run.is_foreign:
+        twice = sum(other.is_foreign and other.sigma == run.sigma for other in namesakes) > 1
+        return (run.name if twice else name) + (" (log)" if ours else "")
+    values = [(key, run.value(key)) for key in _settings_apart_at_one_sigma(ours)]
+    return ", ".join([name, *(f"{key}={_text(v)}" for key, v in values if v is not None)])
+
+
+def _settings_apart_at_one_sigma(runs: Sequence[Run]) -> list[str]:
+    """Return what runs at an equal σ differ in: papers let some settings follow σ."""
     names: dict[str, None] = {}
-    for key in dict.fromkeys((run.sigma, run.seed) for run in runs):
-        alike = [run for run in runs if (run.sigma, run.seed) == key and not run.is_foreign]
+    for sigma in dict.fromkeys(run.sigma for run in runs):
+        alike = [run for run in runs if run.sigma == sigma and run.summary.get("training")]
         if len(alike) > 1:
             names.update(dict.fromkeys(settings_apart(alike)))
-    return [name for name in names if name not in IGNORED]
+    return list(names)
 
 
 def _key(run: Run) -> str:
     return repr((run.images, run.conditions))
+
+
+def _titles(parts: Sequence[Sequence[Run]]) -> list[str]:
+    """Return the parts' titles; of equal ones, with what they differ in."""
+    titles = [_title(part) for part in parts]
+    named = []
+    for title, part in zip(titles, parts, strict=True):
+        alike = [other for name, other in zip(titles, parts, strict=True) if name == title]
+        named.append(", ".join([title, *_differences(part[0], [other[0] for other in alike])]))
+    return named
+
+
+def _differences(run: Run, others: Sequence[Run]) -> list[str]:
+    """Return the conditions in which a run differs from any of the others."""
+    conditions = {"images": run.images, **run.conditions}
+    names = [
+        name
+        for name in dict.fromkeys(name for other in others for name in other.conditions)
+        if any(other.conditions.get(name) != conditions.get(name) for other in others)
+    ]
+    images = ["images"] if any(other.images != run.images for other in others) else []
+    return [f"{name} {_text(conditions.get(name))}" for name in [*images, *names]]
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -215,7 +248,7 @@ def _title(runs: Sequence[Run]) -> str:
     parts = [
         f"{said['data']}",
         f"{images} {said['split']} images",
-        f"{said['certifier']}",
+        certifier_name(first.settings),
         f"n0 = {said['n0']:,}",
         f"n = {said['n']:,}",
         f"α = {said['alpha']:g}",

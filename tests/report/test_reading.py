@@ -1,0 +1,298 @@
+"""Run folders and published logs as runs."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand, write_log, write_run
+
+from smoothcert.errors import RecordsError
+from smoothcert.records import CertificateFile, settings_path
+from smoothcert.report.reading import Run, read_runs
+
+OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75, 0.0]
+
+
+def names(paths):
+    return [run.name for run in read_runs(paths).runs]
+
+
+def written(folder, name, **values):
+    return write_run(folder / name, run_by_hand(OUTCOMES, name, **values))
+
+
+def test_a_run_folder_is_read_as_it_was_written(tmp_path):
+    expected = run_by_hand(OUTCOMES, seed=3, sigma=0.25, objective="adre")
+    read = read_runs([write_run(tmp_path / "run", expected)])
+    [run] = read.runs
+    assert run.rows == expected.rows
+    assert (run.settings, run.summary) == (expected.settings, expected.summary)
+    assert (run.name, run.seed, run.sigma, run.is_foreign) == ("run", 3, 0.25, False)
+    assert not read.notes
+
+
+def test_a_log_is_a_run_of_which_only_the_rows_are_known(tmp_path):
+    [run] = read_runs([write_log(tmp_path / "noise_0.25", rows_of(OUTCOMES))]).runs
+    assert (run.sigma, run.seed, run.conditions, run.is_foreign) == (0.25, None, {}, True)
+    assert run.radii_that_count.tolist() == [0.25, 0, 0, 0.75, 0]
+    assert run.certified.correct.tolist() == [True, False, False, True, True]
+    assert [reading.name for reading in run.bounds] == ["as logged"]
+
+
+def test_a_log_may_have_the_name_of_our_own_certificates(tmp_path):
+    path = write_log(tmp_path / "sigma_0.5" / "certificates.tsv", rows_of(OUTCOMES))
+    for given in (path, path.parent):
+        [run] = read_runs([given]).runs
+        assert run.is_foreign
+
+
+def test_a_folder_and_its_file_are_one_run(tmp_path):
+    folder = written(tmp_path, "run")
+    read = read_runs([folder, folder / "certificates.tsv", folder / "summary.json", folder])
+    assert len(read.runs) == 1
+    assert not read.notes
+
+
+def test_the_order_of_the_paths_makes_no_difference(tmp_path):
+    paths = [written(tmp_path, "b"), written(tmp_path, "a", seed=1)]
+    paths.append(write_run(tmp_path / "c", run_by_hand(OUTCOMES, "b")))  # a copy of b
+    paths.append(write_log(tmp_path / "logs" / "sigma_0.5", rows_of(OUTCOMES)))
+    with CertificateFile(tmp_path / "0" / "certificates.tsv", {"sigma": 1}):
+        paths.append(tmp_path / "0")
+    first, *others = [read_runs(order) for order in itertools.permutations(paths)]
+    assert [run.name for run in first.runs] == ["a", "b", "logs/sigma_0.5"]
+    assert len(first.notes) == 2
+    assert all(other == first for other in others)
+
+
+def test_names_are_as_short_as_tells_them_apart(tmp_path):
+    long = tmp_path / "outputs" / "sweeps"
+    assert names([written(long, "a/0"), written(long, "b/0", seed=1)]) == ["a/0", "b/0"]
+    assert names([written(long, "a/1"), written(long, "a/2", seed=1)]) == ["1", "2"]
+    assert names([long / "a" / "1"]) == ["1"]
+    logs = [write_log(long / "x" / f"sigma_{sigma}", rows_of(OUTCOMES)) for sigma in (0.25, 1)]
+    assert names(logs) == ["sigma_0.25", "sigma_1"]
+
+
+def test_what_is_no_run_is_passed_over(tmp_path):
+    folder = written(tmp_path, "run")
+    (folder / "metrics.csv").write_text("epoch,loss\n1,0.5\n")
+    (folder / "plot.png").write_bytes(b"\x89PNG\r\n")
+    (folder / "empty").touch()
+    (tmp_path / "checkpoints").mkdir()
+    read = read_runs([*folder.iterdir(), *tmp_path.iterdir()])
+    assert [run.name for run in read.runs] == ["run"]
+    assert not read.notes
+    assert read_runs([]).runs == []
+
+
+def test_certificates_of_single_epochs_are_no_runs(tmp_path):
+    folder = written(tmp_path, "run")
+    (folder / "certificates").mkdir()
+    epoch = (folder / "certificates.tsv").read_bytes()
+    (folder / "certificates" / "epoch_0001_1a2b3c4d.tsv").write_bytes(epoch)
+    read = read_runs(sorted(folder.rglob("*")))
+    assert [run.name for run in read.runs] == ["run"]
+    assert not read.notes
+
+
+def test_a_run_without_a_summary_is_named_and_not_read(tmp_path):
+    folders = [written(tmp_path, "done"), written(tmp_path, "cut", seed=1)]
+    (folders[1] / "summary.json").unlink()
+    read = read_runs(folders)
+    assert [run.name for run in read.runs] == ["done"]
+    [note] = read.notes
+    assert note.startswith("cut is not finished")
+    assert f"{len(OUTCOMES)} certificates" in note
+
+
+@pytest.mark.parametrize("images", [4, 6, 500, None])
+def test_a_run_whose_summary_speaks_of_other_images_is_named_and_not_read(tmp_path, images):
+    folders = [written(tmp_path, "done"), written(tmp_path, "more", summary={"images": images})]
+    read = read_runs(folders)
+    assert [run.name for run in read.runs] == ["done"]
+    [note] = read.notes
+    assert note.startswith("more is not finished")
+    assert str(images) in note
+    assert "5 certificates" in note
+
+
+def test_an_empty_log_is_named(tmp_path):
+    read = read_runs([write_log(tmp_path / "sigma_0.5", [])])
+    assert not read.runs
+    assert read.notes == ["sigma_0.5 is an empty log."]
+
+
+def test_copies_are_left_out_and_named(tmp_path):
+    run = run_by_hand(OUTCOMES, "run")
+    read = read_runs([write_run(tmp_path / name, run) for name in ("one", "two", "three")])
+    assert [run.name for run in read.runs] == ["one"]
+    assert len(read.notes) == 2
+    for name, note in zip(("three", "two"), read.notes, strict=True):
+        assert note.startswith(f"{name} ")
+        assert "one" in note
+        assert "left out" in note
+
+
+@pytest.mark.parametrize(
+    "changed", [{"sigma": 0.25}, {"weights": "other"}, {"alpha": 0.01}, {"seed": 1}]
+)
+def test_runs_that_differ_in_anything_are_no_copies(tmp_path, changed):
+    first = write_run(tmp_path / "a", run_by_hand(OUTCOMES))
+    second = write_run(tmp_path / "b", run_by_hand(OUTCOMES, **changed))
+    read = read_runs([first, second])
+    assert len(read.runs) == 2
+    assert not read.notes
+
+
+def test_a_damaged_line_is_named_with_its_file(tmp_path):
+    path = written(tmp_path, "run") / "certificates.tsv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], lines[3].replace("\t", " "), *lines[4:]]) + "\n")
+    with pytest.raises(RecordsError, match=f"{path}, line 4 is damaged"):
+        read_runs([path])
+    log = write_log(tmp_path / "sigma_1", rows_of(OUTCOMES))
+    log.write_text(log.read_text().replace("\t0.75\t", "\tmuch\t"))
+    with pytest.raises(RecordsError, match=f"{log}, line 5 is damaged"):
+        read_runs([log])
+
+
+@pytest.mark.parametrize("name", ["summary.json", "certificates.settings.json"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "3", b"\xff\xfe"])
+def test_what_lies_beside_is_named_where_it_is_damaged(tmp_path, name, text):
+    damaged = written(tmp_path, "run") / name
+    damaged.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RecordsError, match=str(damaged)):
+        read_runs([damaged.parent])
+
+
+def test_missing_settings_are_named(tmp_path):
+    folder = written(tmp_path, "run")
+    path = settings_path(folder / "certificates.tsv")
+    path.unlink()
+    with pytest.raises(RecordsError, match=str(path)):
+        read_runs([folder])
+
+
+@pytest.mark.parametrize(
+    ("name", "sigma"),
+    [
+        ("cohen/noise_0.25/test/sigma_0.50", 0.5),
+        ("resnet110_noise_0.25", 0.25),
+        ("sigma=1", 1.0),
+        ("macer/sigma1.00", 1.0),
+        ("SIGMA-.12", 0.12),
+        ("smoothadv/noise 0.5.tsv", 0.5),
+        ("certified_test", None),
+        ("resnet110/2019", None),
+    ],
+)
+def test_sigma_of_a_log_is_what_its_path_says(name, sigma):
+    assert log_by_hand([0.5], name).sigma == sigma
+
+
+def test_sigma_of_a_log_may_stand_in_the_folders_above():
+    assert Run("test", Path("/x/noise_0.25/test"), rows_of([0.5])).sigma == 0.25
+    assert Run("a/sigma_1", Path("/x/noise_0.25/a/sigma_1"), rows_of([0.5])).sigma == 1
+
+
+def test_images_are_told_by_numbers_and_labels_whatever_their_order():
+    rows = rows_of([0.25, WRONG, ABSTAINED, 0.5])
+    run = run_by_hand(rows)
+    assert run_by_hand(rows[::-1]).images == run.images == log_by_hand(rows[2:] + rows[:2]).images
+    assert run_by_hand(rows_of([WRONG, 0.1, 0.2, 0.3])).images == run.images
+    first = rows[0]
+    others = [
+        rows[:3],
+        [type(first)(**{**vars(first), "idx": 1}), *rows[1:]],
+        [type(first)(**{**vars(first), "label": 2}), *rows[1:]],
+    ]
+    assert len({run.images, *(run_by_hand(each).images for each in others)}) == 4
+
+
+def test_what_counts_is_the_radius_of_the_images_that_are_right():
+    run = run_by_hand([0.25, WRONG, ABSTAINED, 0.75, 0.0])
+    np.testing.assert_array_equal(run.radii_that_count, [0.25, 0, 0, 0.75, 0])
+
+
+def test_values_stand_in_the_summary_or_in_the_training():
+    training = {"objective": {"name": "adre", "weight": 0.3}, "epochs": 40, "seed": 0}
+    run = run_by_hand([0.5], objective="adre", training=training)
+    assert run.value("objective") == "adre"
+    assert run.value("objective.weight") == 0.3
+    assert run.value("training.objective.weight") == 0.3
+    assert run.value("epochs") == 40
+    assert run.value("seed") == 0
+    for unknown in ("nothing", "objective.weight.more", "objective.floor", "", "."):
+        assert run.value(unknown) is None
+    assert run_by_hand([0.5]).value("objective.weight") is None
+    assert log_by_hand([0.5]).value("objective") is None
+
+
+def test_a_run_that_was_trained_before_seeds_were_recorded_has_that_of_its_summary():
+    run = run_by_hand([0.5], seed=4)
+    old = {key: value for key, value in run.summary.items() if key != "training_seed"}
+    assert Run("old", run.path, run.rows, run.settings, {**old, "seed": 7}).seed == 7
+    assert run.seed == 4
+
+
+# What does not hold yet.
+
+
+def test_a_run_that_holds_another_still_has_a_name(tmp_path):
+    """`python -m src.certify` writes below the run that it certifies."""
+    outer = written(tmp_path, "demo")
+    inner = write_run(outer / "certify" / "val", run_by_hand(OUTCOMES, "inner"))
+    found = names([outer, inner])
+    assert len(set(found)) == 2
+    assert not {"", "."} & set(found)
+
+
+def test_relative_and_absolute_paths_may_be_mixed(tmp_path, monkeypatch):
+    written(tmp_path, "a")
+    other = written(tmp_path, "b", seed=1)
+    monkeypatch.chdir(tmp_path)
+    assert len(read_runs([Path("a"), other]).runs) == 2
+
+
+def test_one_folder_named_in_two_ways_is_one_run(tmp_path, monkeypatch):
+    written(tmp_path, "a")
+    other = written(tmp_path, "b", seed=1)
+    monkeypatch.chdir(tmp_path)
+    read = read_runs([other, other / ".." / "a", other.parent / "a"])
+    assert (len(read.runs), read.notes) == (2, [])
+
+
+def test_the_folder_in_which_one_stands_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(written(tmp_path, "mine"))
+    assert names([Path()]) == ["mine"]
+
+
+@pytest.mark.parametrize("lost", ["sigma", "certifier", "alpha", None])
+def test_settings_that_say_too_little_are_named(tmp_path, lost):
+    """Without any, the run passes for a published log."""
+    folder = written(tmp_path, "run", certifier="TightCertifier")
+    path = settings_path(folder / "certificates.tsv")
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key != lost}
+    path.write_text(json.dumps(kept if lost else {}))
+    with pytest.raises(RecordsError, match=str(path)):
+        _ = [(run.sigma, run.bounds, run.is_foreign) for run in read_runs([folder]).runs]
+
+
+def test_copies_of_a_log_are_left_out_and_named(tmp_path):
+    logs = [write_log(tmp_path / name / "sigma_0.5", rows_of(OUTCOMES)) for name in ("a", "b")]
+    read = read_runs(logs)
+    assert [run.name for run in read.runs] == ["a/sigma_0.5"]
+    assert "b/sigma_0.5" in " ".join(read.notes)
+
+
+def test_a_path_that_does_not_exist_is_not_silently_nothing(tmp_path):
+    missing = tmp_path / "outpust"
+    said = ""
+    try:
+        said = " ".join(read_runs([missing]).notes)
+    except RecordsError as refusal:
+        said = str(refusal)
+    assert missing.name in said

@@ -1,0 +1,94 @@
+"""Runs and published logs by hand, in memory and on the disk."""
+
+import json
+from pathlib import Path
+
+from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
+from smoothcert.report.reading import Run
+
+WRONG, ABSTAINED = "wrong", "abstained"
+SETTINGS = {
+    "certifier": "CohenCertifier",
+    "n0": 100,
+    "n": 10_000,
+    "alpha": 0.001,
+    "target": "selection",
+    "stop_when_wrong": False,
+    "seed": 0,
+    "split": "test",
+    "noise": "gaussian",
+    "precision": "float32",
+    "examples": "5b125ba3fe2d071a",
+    "data": "digits",
+}
+OF_SUMMARY = ("n0", "n", "alpha", "split", "noise", "precision", "target", "data", "sigma")
+
+
+def rows_of(outcomes, n=10_000):
+    """Return a row an image: right with the radius given, wrong with radius .3, or abstained."""
+    rows = []
+    for place, outcome in enumerate(outcomes):
+        label = place % 3
+        predict = {WRONG: (label + 1) % 3, ABSTAINED: -1}.get(outcome, label)
+        radius = {WRONG: 0.3, ABSTAINED: 0.0}.get(outcome, outcome)
+        first = (label, predict, radius, int(predict == label), 0.5)
+        idx = 7 * place + 2
+        rows.append(CertificateRow(idx, *first, 0.9, 0.1, n * 9 // 10, n // 50, n, "fixed"))
+    return rows
+
+
+def run_by_hand(
+    outcomes,
+    name="run",
+    *,
+    objective="gaussian",
+    attack="none",
+    seed=0,
+    sigma=0.5,
+    training=None,
+    summary=None,
+    **settings,
+):
+    """Return a run of ours; further settings replace those that the certificates depend on."""
+    rows = rows_of(outcomes) if not isinstance(outcomes[0], CertificateRow) else outcomes
+    weights = f"{name}, {objective}, {attack}, {seed}"
+    used = {**SETTINGS, "sigma": sigma, "weights": weights, **settings}
+    facts = {
+        **{key: used[key] for key in OF_SUMMARY if key in used},
+        "certifier": used["certifier"].removesuffix("Certifier").lower(),
+        "objective": objective,
+        "attack": attack,
+        "images": len(rows),
+        "seed": 0,
+        "training_seed": seed,
+        "mean_samples_per_image": 10_100.0,
+        **({"training": training} if training is not None else {}),
+        **(summary or {}),
+    }
+    return Run(name, Path(name, "certificates.tsv"), rows, used, facts)
+
+
+def log_by_hand(outcomes, name="cohen/sigma_0.5"):
+    """Return a published log."""
+    rows = rows_of(outcomes) if not isinstance(outcomes[0], CertificateRow) else outcomes
+    return Run(name, Path("/published", name), rows)
+
+
+def write_run(folder, run):
+    """Write a run as a finished certification leaves it, and return its folder."""
+    with CertificateFile(folder / "certificates.tsv", run.settings) as file:
+        for row in run.rows:
+            file.append(row)
+    (folder / "summary.json").write_text(json.dumps(run.summary))
+    return folder
+
+
+def write_log(path, rows, time="0:00:01.500000"):
+    """Write a log as published code prints it, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["\t".join(FIELD_COLUMNS)]
+    for row in rows:
+        cells = (row.idx, row.label, row.predict, f"{row.radius:.3}", row.correct, time)
+        lines.append("\t".join(map(str, cells)))
+    path.write_text("\n".join(lines) + "\n")
+    return path
