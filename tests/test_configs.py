@@ -1,11 +1,12 @@
 """Every option of every group composes, resolves, and fits what it configures."""
 
 import inspect
+from itertools import product
 
 import pytest
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
-from support import CONF, composed
+from support import CONF, ROOT, composed
 
 from smoothcert.certify import Execution
 from smoothcert.runs.build import OF_ANY_MODEL
@@ -149,3 +150,17 @@ def test_no_default_points_outside_the_project(tmp_path):
     for path in CONF.rglob("*.yaml"):
         assert "../" not in path.read_text()
         assert not any(word in path.read_text() for word in (": /", "shared"))
+
+
+def test_the_sweep_for_wandb_asks_for_what_there_is(tmp_path):
+    """Each of its commands, as W&B's agent would write it."""
+    asked = OmegaConf.load(CONF / "wandb" / "sweep.yaml")
+    values = {
+        name: part.get("values", [part.get("value")]) for name, part in asked.parameters.items()
+    }
+    assert (ROOT / asked.program).is_file()
+    for choice in product(*values.values()):
+        overrides = [f"{name}={value}" for name, value in zip(values, choice, strict=True)]
+        with composed(tmp_path, overrides) as cfg:
+            assert cfg.logger.wandb.group == asked.name
+            assert cfg.sigma in values["sigma"]

@@ -153,7 +153,7 @@ def _log_name(run: Run) -> str:
     name = next((run.name.removesuffix(end) for end in ENDINGS if run.name.endswith(end)), run.name)
     *_, last = [None, *SIGMA.finditer(name)]
     rest = name if last is None else name[: last.start()] + name[last.end() :]
-    return rest.strip("/_- .") or run.path.parent.name
+    return rest.replace("//", "/").strip("/_- .") or run.path.parent.name
 
 
 def settings_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:

@@ -1,0 +1,407 @@
+"""Figures of runs that can be compared, drawn without any global state of matplotlib."""
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from smoothcert.report.plots import INCHES, LABELS
+from smoothcert.report.sections import Group, Section
+from smoothcert.report.summary import Reading
+from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
+
+# Okabe and Ito's colours without yellow, which is lost on white, and three of Tol's.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7"),
+    *("#56B4E9", "#E69F00", "#882255", "#999933", "#777777"),
+)
+# Marks and gaps in line widths, all different: prints in grey keep the methods apart.
+DASHES = (
+    *((), (5, 1.5), (1.2, 1.2), (6, 1.5, 1.2, 1.5), (10, 2.5), (1.2, 3)),
+    *((2.5, 2.5), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 1.5, 2.5, 1.5), (3, 1.2, 1.2, 1.2)),
+)
+GREY = "#777777"
+BOUND_DASHES = ("-", "--")
+FEW = 4
+"""With more methods than this, bands and curves of single σ would hide each other."""
+BINS, BINS_OF_MANY = 25, 12
+NAME_LENGTH, LINE_LENGTH, COLUMN_LENGTH = 34, 84, 30
+"""Characters of a method's name, of a title's line, and of half the figure's width in a legend."""
+POINTS = 7
+RADIUS = r"$\ell_2$ radius $r$ (pixel values in [0, 1])"
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+}
+"""Nothing of the time or of matplotlib's version: equal figures are equal files."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A falling step curve.
+
+    Attributes:
+        edges: where it may fall, increasing from 0, shape (K + 1,).
+        heights: what it is above `edges[k]`, up to and with `edges[k + 1]`, shape (K,). The first
+            step is from 0 to 0, and as high as the curve is at 0.
+    """
+
+    edges: np.ndarray
+    heights: np.ndarray
+
+
+def draw_figures(section: Section, folder: Path) -> list[Path]:
+    """Draw the figures of a section, each as PNG and as PDF, one column of a paper wide.
+
+    `certified_accuracy` and `radii` are always drawn; `bounds` where votes are read under two
+    bounds, and `samples` where images took different numbers of samples.
+
+    Args:
+        section: runs that can be compared.
+        folder: where the files are written; it is made where it does not exist.
+
+    Returns:
+        The files. Drawn again they are the same to the byte.
+    """
+    drawn = {
+        "certified_accuracy": accuracy_figure(section),
+        "bounds": bounds_figure(section),
+        "radii": radii_figure(section),
+        "samples": samples_figure(section),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in drawn.items():
+        for kind, metadata in METADATA.items() if figure else ():
+            paths.append(folder / f"{name}.{kind}")
+            figure.savefig(paths[-1], dpi=300, metadata=metadata)
+    return paths
+
+
+def accuracy_figure(section: Section) -> Figure:
+    """Draw certified accuracy against the radius: each method's upper envelope over σ.
+
+    Curves are exact; those of a single σ stand thin behind. The band is the pointwise 95 %
+    interval (Clopper–Pearson) over images, for these very networks and the σ that is best at
+    each radius: it says nothing of other trainings.
+
+    Args:
+        section: runs that can be compared.
+    """
+    styles, few = _styles(section), len(section.methods) <= FEW
+    several = any(len(groups) > 1 for groups in section.methods.values())
+    thin = [_line("at a single σ", color=GREY, linewidth=0.5)] if several and few else []
+    shade = [Patch(color=GREY, alpha=0.3, linewidth=0, label="95 % interval over images")]
+    handles = [*_lines(section), *thin, *(shade if few else [])]
+    figure, [axes] = _figure(section, 1, handles)
+    limit = _limit([run.certified for run in section.runs])
+    for number, (method, groups) in enumerate(section.methods.items()):
+        curve = envelope(groups, limit)
+        if few:
+            _backdrop(axes, groups, curve, styles[method]["color"])
+        # The first methods of the legend lie on top.
+        _draw(axes, curve, **styles[method], zorder=4 - number / len(section.methods))
+    axes.set(xlim=(0, limit), ylim=(0, 1.02))
+    panels = _by_sigma(section.groups)
+    title = f"upper envelope{_sigmas(panels, 'over')}" if len(panels) > 1 else _sigma(*panels)
+    _finish([axes], [title], RADIUS, "certified accuracy")
+    return figure
+
+
+def _backdrop(axes: Axes, groups: Sequence[Group], curve: Steps, colour: str) -> None:
+    """Draw the band of an envelope, and the curves that it envelops where there are several."""
+    for group in groups if len(groups) > 1 else ():
+        single = envelope([group], curve.edges[-1])
+        _draw(axes, single, color=colour, linewidth=0.5, alpha=0.6)
+    low, high = band(curve, len(groups[0].runs[0].rows))
+    # Certified accuracy falls just after each radius that an image reaches.
+    area = {"step": "pre", "alpha": 0.13, "linewidth": 0}
+    axes.fill_between(curve.edges[1:], low, high, color=colour, **area)
+
+
+def envelope(groups: Sequence[Group], limit: float) -> Steps:
+    """Return the largest certified accuracy over σ at each radius, of means over trainings.
+
+    Args:
+        groups: of one method.
+        limit: where the curve ends.
+    """
+    return _highest([[run.certified for run in group.runs] for group in groups], limit)
+
+
+def _highest(groups: Sequence[Sequence[Reading]], limit: float) -> Steps:
+    reached = [each.radius[each.correct] for readings in groups for each in readings]
+    radii = np.unique(np.concatenate([[0.0], *reached, [limit]]))
+    means = [np.mean([_shares(each, radii) for each in readings], axis=0) for readings in groups]
+    return Steps(np.concatenate([[0.0], radii]), np.max(means, axis=0))
+
+
+def _shares(reading: Reading, radii: np.ndarray) -> np.ndarray:
+    """Return certified accuracies, in little memory for thousands of images at their own radii."""
+    reached = np.sort(reading.radius[reading.correct])
+    return (len(reached) - np.searchsorted(reached, radii)) / len(reading.radius)
+
+
+def band(curve: Steps, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the 95 % interval over images (Clopper–Pearson) at each step.
+
+    Args:
+        curve: shares of images; a mean over trainings counts as the nearest number of images.
+        images: how many images there are.
+    """
+    right = np.round(curve.heights * images)
+    return clopper_pearson_lower(right, images, 0.025), clopper_pearson_upper(right, images, 0.025)
+
+
+def bounds_figure(section: Section) -> Figure | None:
+    """Draw certified accuracy by σ as it was certified, and under Cohen's bound on those votes.
+
+    Args:
+        section: runs that can be compared.
+
+    Returns:
+        None where no method's votes are read under two bounds.
+    """
+    groups = [group for group in section.groups if len(group.bounds) > 1]
+    if not groups:
+        return None
+    styles = {name: {**style, "linestyle": "-"} for name, style in _styles(section).items()}
+    lines = [
+        _line(LABELS.get(bound, bound), color=GREY, linestyle=dash)
+        for bound, dash in zip(groups[0].bounds, BOUND_DASHES, strict=False)
+    ]
+    panels, drawn = _by_sigma(groups), dict.fromkeys((group.method for group in groups), "")
+    figure, every = _figure(section, len(panels), [*_lines(section, drawn, styles), *lines])
+    for axes, same in zip(every, panels.values(), strict=True):
+        limit = _limit([each for group in same for run in group.runs for each in run.bounds])
+        for group in same:
+            for bound, dash in zip(group.bounds, BOUND_DASHES, strict=False):
+                style = {**styles[group.method], "linestyle": dash, "linewidth": 0.9}
+                _draw(axes, _highest([group.readings(bound)], limit), **style)
+        axes.set(xlim=(0, limit), ylim=(0, 1.02))
+    _finish(every, [*map(_sigma, panels)], RADIUS, "certified accuracy")
+    return figure
+
+
+def radii_figure(section: Section) -> Figure:
+    """Draw histograms of certified radii by σ; the legend says how many images count 0.
+
+    Methods share the bins of a panel.
+
+    Args:
+        section: runs that can be compared.
+    """
+    panels, styles = _by_sigma(section.groups), _styles(section)
+    bins = BINS if len(styles) <= FEW else BINS_OF_MANY
+    zeros = _by_method(section.groups, lambda group: float(np.mean(_radii(group) <= 0)))
+    title = "images that count 0 (wrong or abstained)" + _sigmas(panels)
+    figure, every = _figure(section, len(panels), _lines(section, zeros), title)
+    for axes, groups in zip(every, panels.values(), strict=True):
+        limit = _limit([run.certified for group in groups for run in group.runs])
+        edges = np.linspace(0, limit, bins + 1)
+        for group in groups:
+            axes.stairs(histogram(group, edges), edges, **{**styles[group.method], "linewidth": 1})
+        axes.set(xlim=(0, limit))
+    every[0].set_ylim(bottom=0)
+    _finish(every, [*map(_sigma, panels)], RADIUS, "share of images")
+    return figure
+
+
+def histogram(group: Group, edges: np.ndarray) -> np.ndarray:
+    """Return the share of images with a certified radius in each bin: a mean over trainings.
+
+    Args:
+        group: trainings of one method.
+        edges: ends of the bins. Images that count 0 are in none.
+    """
+    radii = _radii(group)
+    return np.histogram(radii[radii > 0], edges)[0] / len(radii)
+
+
+def samples_figure(section: Section) -> Figure | None:
+    """Draw by σ which share of the images was done after how many estimation samples.
+
+    A curve begins at the share of the images that took none. Published logs record no samples.
+
+    Args:
+        section: runs that can be compared.
+
+    Returns:
+        None where all images took the same number.
+    """
+    groups = [group for group in section.groups if len(_samples(group))]
+    taken = np.concatenate([[], *map(_samples, groups)])
+    if len(np.unique(taken)) < 2:
+        return None
+    panels, styles = _by_sigma(groups), _styles(section)
+    zeros = _by_method(groups, lambda group: float(np.mean(_samples(group) == 0)))
+    title = "images given up without a sample" + _sigmas(panels)
+    figure, every = _figure(section, len(panels), _lines(section, zeros), title)
+    limits = taken[taken > 0].min() / 1.5, taken.max() * 1.5
+    for axes, same in zip(every, panels.values(), strict=True):
+        for group in same:
+            counts, shares = cumulative(group)
+            edges = [limits[0], *counts, limits[1]]
+            axes.stairs(shares, edges, baseline=None, **styles[group.method])
+        axes.set(xscale="log", xlim=limits, ylim=(0, 1.02))
+    _finish(
+        every,
+        [*map(_sigma, panels)],
+        "estimation samples spent on an image, at most",
+        "share of images",
+    )
+    return figure
+
+
+def cumulative(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cumulative distribution of the estimation samples that images took.
+
+    Args:
+        group: trainings of one method.
+
+    Returns:
+        The numbers that occur, increasing and without 0, shape (K,); and the share of the images
+        that took fewer than the first, and at most each of them, shape (K + 1,).
+    """
+    taken = np.sort(_samples(group))
+    counts = np.unique(taken[taken > 0])
+    return counts, np.searchsorted(taken, [0, *counts], side="right") / len(taken)
+
+
+def _samples(group: Group) -> np.ndarray:
+    runs = [run for run in group.runs if not run.is_foreign]
+    return np.array([row.n_samples for run in runs for row in run.rows])
+
+
+def _radii(group: Group) -> np.ndarray:
+    return np.concatenate([run.radii_that_count for run in group.runs])
+
+
+def _by_sigma(groups: Sequence[Group]) -> dict[float | None, list[Group]]:
+    sigmas = dict.fromkeys(group.sigma for group in groups)
+    order = sorted(sigmas, key=lambda sigma: (sigma is None, sigma or 0.0))
+    return {sigma: [group for group in groups if group.sigma == sigma] for sigma in order}
+
+
+def _by_method(groups: Sequence[Group], share: Callable[[Group], float]) -> dict[str, str]:
+    """Return each method's shares by σ, as a legend says them."""
+    panels = _by_sigma(groups).values()
+    texts: dict[str, str] = {}
+    for method in dict.fromkeys(group.method for group in groups):
+        own = [next((g for g in panel if g.method == method), None) for panel in panels]
+        shares = ["–" if group is None else f"{100 * share(group):.1f}" for group in own]
+        texts[method] = f": {', '.join(shares)} %"
+    return texts
+
+
+def _sigma(sigma: float | None) -> str:
+    return "σ not recorded" if sigma is None else f"σ = {sigma:g}"
+
+
+def _sigmas(panels: Mapping[float | None, Any], word: str = "at") -> str:
+    sigmas = ["not recorded" if sigma is None else f"{sigma:g}" for sigma in panels]
+    return f" {word} σ = {', '.join(sigmas)}" if len(panels) > 1 else ""
+
+
+def _limit(readings: Sequence[Reading]) -> float:
+    """Return where the axis of radii ends: right of every image's, or at 1 without any."""
+    largest = max(float(each.radius[each.correct].max(initial=0.0)) for each in readings)
+    return largest * 1.05 or 1.0
+
+
+def _styles(section: Section) -> dict[str, dict[str, Any]]:
+    """Return the same colour and dashes for a method in every figure."""
+    styles = {}
+    for number, method in enumerate(section.methods):
+        # An eleventh method has the first one's colour, and other dashes.
+        dashes = DASHES[(number + number // len(COLOURS)) % len(DASHES)]
+        line = (0, dashes) if dashes else "-"
+        colour = COLOURS[number % len(COLOURS)]
+        styles[method] = {"color": colour, "linestyle": line, "linewidth": 1.2}
+    return styles
+
+
+def _lines(
+    section: Section,
+    said: Mapping[str, str] | None = None,
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Line2D]:
+    """Return a legend's lines of the methods, or of those of which something is said."""
+    names, styles = _names(list(section.methods)), styles or _styles(section)
+    said = dict.fromkeys(names, "") if said is None else said
+    labels = {name: names[name] + said[name] for name in names if name in said}
+    return [_line(label, **styles[name]) for name, label in labels.items()]
+
+
+def _names(methods: Sequence[str]) -> dict[str, str]:
+    """Return short names: the middle is left out, since the ends tell settings apart."""
+    head, tail = NAME_LENGTH - NAME_LENGTH // 3 - 1, NAME_LENGTH // 3
+    short = {
+        name: f"{name[:head]}…{name[-tail:]}" if len(name) > NAME_LENGTH else name
+        for name in methods
+    }
+    if len(set(short.values())) < len(short):
+        # What is left out is all that they differ in.
+        short = {name: textwrap.fill(name, LINE_LENGTH - 20) for name in methods}
+    return short
+
+
+def _line(label: str, **style: Any) -> Line2D:
+    return Line2D([], [], label=_plain(label), **style)
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib neither reads as a formula nor leaves out of a legend."""
+    return text.replace("$", r"\$").removeprefix("_")
+
+
+def _draw(axes: Axes, curve: Steps, **style: Any) -> None:
+    axes.stairs(curve.heights, curve.edges, baseline=None, **style)
+
+
+def _figure(
+    section: Section, panels: int, handles: Sequence[Artist], legend_title: str | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, with a title above and a legend below them."""
+    many = len(section.methods) > FEW
+    rows = panels if many else math.ceil(panels / 3)
+    labels = [str(handle.get_label()) for handle in handles]
+    columns = 2 if max(map(len, labels)) <= COLUMN_LENGTH else 1
+    lines = math.ceil(sum(1 + label.count("\n") for label in labels) / columns)
+    # Panels are as large with a long legend as with a short one.
+    height = (INCHES[1] - 0.7 if panels == 1 else 1.6 * rows) + 0.15 * (lines + 5)
+    figure = Figure(figsize=(INCHES[0], height), layout="constrained")
+    figure.suptitle(_plain(textwrap.fill(section.title, LINE_LENGTH)), fontsize=POINTS)
+    style = {"fontsize": POINTS, "title_fontsize": POINTS, "handlelength": 3.5, "frameon": False}
+    place = "outside lower center"
+    figure.legend(handles=handles, title=legend_title, loc=place, ncols=columns, **style)
+    # Names of axes that panels share would lie on the legend, were they the figure's own.
+    inside = figure.add_subfigure(figure.add_gridspec()[0])
+    every = inside.subplots(rows, math.ceil(panels / rows), sharey=True, squeeze=False)
+    for spare in every.flat[panels:]:
+        spare.remove()
+    return figure, list(every.flat[:panels])
+
+
+def _finish(axes: Sequence[Axes], titles: Sequence[str], x: str, y: str) -> None:
+    """Name panels and their axes."""
+    for panel, title in zip(axes, titles, strict=True):
+        panel.set_title(title, fontsize=POINTS)
+        panel.grid(alpha=0.3, linewidth=0.5)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=POINTS)
+    if len(axes) == 1:
+        axes[0].set_xlabel(x, fontsize=POINTS + 1)
+        axes[0].set_ylabel(y, fontsize=POINTS + 1)
+    else:
+        axes[0].figure.supxlabel(x, fontsize=POINTS + 1)
+        axes[0].figure.supylabel(y, fontsize=POINTS + 1)
