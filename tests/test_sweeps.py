@@ -1,0 +1,97 @@
+"""The end of a sweep: failed jobs are named, and the others are compared."""
+
+import json
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from test_entry_points import QUICK, run
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.runs.sweeps import SweepEnd
+
+
+def job(folder, mode=RunMode.MULTIRUN, number=0):
+    """Return a job's configuration, its folder made as Hydra makes it."""
+    (folder / ".hydra").mkdir(parents=True)
+    hydra = {
+        "mode": mode,
+        "sweep": {"dir": str(folder.parent)},
+        "job": {"num": number},
+        "runtime": {"output_dir": str(folder)},
+    }
+    return OmegaConf.create({"hydra": hydra})
+
+
+def ended(error=None):
+    status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
+    return JobReturn(status=status, _return_value=error if error is not None else 0.5)
+
+
+def test_a_failed_job_of_a_sweep_keeps_its_error_and_stops_nothing(tmp_path, caplog):
+    result = ended(InvalidArgumentError("Expected `sigma` > 0, got 0"))
+    SweepEnd().on_job_end(job(tmp_path / "1_sigma=0", number=1), result)
+    said = (tmp_path / "1_sigma=0" / "error.txt").read_text()
+    assert said == "InvalidArgumentError: Expected `sigma` > 0, got 0\n"
+    assert result.return_value != result.return_value  # NaN, for sweepers that optimize
+    assert "Job 1 failed, the sweep goes on" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_an_error_that_says_little_is_logged_with_its_trace(tmp_path, caplog):
+    try:
+        {}["key"]
+    except KeyError as error:
+        result = ended(error)
+    SweepEnd().on_job_end(job(tmp_path / "0"), result)
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("mode", [RunMode.RUN, None])
+def test_a_single_run_fails_as_it_would(tmp_path, mode):
+    result = ended(InvalidArgumentError("no"))
+    SweepEnd().on_job_end(job(tmp_path / "run", mode), result)
+    assert not (tmp_path / "run" / "error.txt").exists()
+    with pytest.raises(InvalidArgumentError):
+        _ = result.return_value
+
+
+def test_a_job_that_is_tried_again_forgets_its_error(tmp_path):
+    cfg = job(tmp_path / "0")
+    SweepEnd().on_job_end(cfg, ended(InvalidArgumentError("no")))
+    SweepEnd().on_job_start(cfg)
+    assert not (tmp_path / "0" / "error.txt").exists()
+
+
+def test_the_end_names_the_failed_and_the_command_for_the_others(tmp_path, caplog):
+    caplog.set_level("INFO")
+    cfg = job(tmp_path / "0_sigma=0.5")
+    other = job(tmp_path / "1_sigma=0", number=1)
+    SweepEnd().on_job_end(other, ended(InvalidArgumentError("no")))
+    with pytest.raises(SystemExit) as exit_code:
+        SweepEnd().on_multirun_end(cfg)
+    assert exit_code.value.code == 1
+    assert f"1 of 2 jobs finished in {tmp_path}" in caplog.text
+    assert "Failed: 1_sigma=0: InvalidArgumentError: no" in caplog.text
+    assert f"python -m src.report runs='{tmp_path}/**'" in caplog.text
+
+
+def test_a_sweep_without_failures_ends_well(tmp_path, caplog):
+    caplog.set_level("INFO")
+    SweepEnd().on_multirun_end(job(tmp_path / "0"))
+    assert "1 of 1 jobs finished" in caplog.text
+    assert "Failed" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_sweep_with_a_bad_value_finishes_the_others_and_its_report_opens(tmp_path):
+    sweep = tmp_path / "sweep"
+    process = run("train", "-m", *QUICK, "sigma=0.25,0,0.5", f"hydra.sweep.dir={sweep}")
+    assert process.returncode == 1
+    assert "2 of 3 jobs finished" in process.stdout_text + process.stderr_text
+    sigmas = {json.loads(path.read_text())["sigma"] for path in sweep.glob("*/summary.json")}
+    assert sigmas == {0.25, 0.5}
+    made = run("report", f"runs={sweep}/**", f"out={tmp_path}/report")
+    assert made.returncode == 0, made.stderr_text
+    assert (tmp_path / "report" / "index.html").is_file()
