@@ -1,4 +1,4 @@
-"""Compare runs: `python -m src.report runs='outputs/*/*' [table=<experiments that begin so>]`."""
+"""Compare runs: `python -m src.report runs='outputs/sweeps/*/*' [group_by=objective,attack]`."""
 
 import sys
 
@@ -10,7 +10,7 @@ from smoothcert import runs
 
 @hydra.main(config_path="../conf", config_name="report", version_base="1.3")
 def report(cfg: DictConfig) -> None:
-    """Make one table."""
+    """Make one report."""
     runs.report(cfg)
 
 
