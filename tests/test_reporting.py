@@ -1,5 +1,6 @@
 """`python -m src.report`: runs of two seeds that are trained, certified and put in a table."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -39,7 +40,10 @@ def summary_of(folder):
 
 
 def reported(own, *overrides):
+    """Make one table."""
     own.mkdir(exist_ok=True)
+    if not any(override.startswith("table=") for override in overrides):
+        overrides = (*overrides, "table=''")
     with composed(own, overrides, "report") as cfg:
         runs.report(cfg)
 
@@ -115,13 +119,18 @@ def test_runs_themselves_can_be_reported_too(finished, tmp_path):
 
 def test_the_command_runs_from_the_shell_on_a_glob(finished, tmp_path):
     """The seeds' folders have equals signs in their names, and so has the glob."""
-    command = ["src.report", f"runs={finished}/seed=*/certify/*", f"hydra.run.dir={tmp_path}/own"]
+    command = ["src.report", f"runs={finished}/seed=*/certify/*", f"out={tmp_path}/own"]
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "tiny_reg" in done.stdout
-    assert "4, 5" in (tmp_path / "own" / "table.md").read_text()
+    assert "adre" in done.stdout
+    assert "index.html" in done.stdout
+    assert {path.name for path in (tmp_path / "own").iterdir()} == {
+        "index.html",
+        "tables",
+        "figures",
+    }
 
 
 def test_reporting_needs_no_torch(tmp_path):
@@ -129,7 +138,8 @@ def test_reporting_needs_no_torch(tmp_path):
     source = (
         "import sys; sys.path[:0] = ['tests', 'src']; from support import composed; "
         "from smoothcert import runs\n"
-        f"with composed('{tmp_path}', ['runs={tmp_path}/run'], 'report') as cfg: runs.report(cfg)\n"
+        f"asked = ['runs={tmp_path}/run', 'table=']\n"
+        f"with composed('{tmp_path}', asked, 'report') as cfg: runs.report(cfg)\n"
         "print(*sys.modules)"
     )
     done = subprocess.run(
@@ -241,3 +251,79 @@ def test_a_list_of_globs_reaches_the_command_as_a_list(by_hand):
 def test_a_page_that_does_not_exist_is_answered(by_hand):
     with pytest.raises(SystemExit, match="nowhere"):
         reported(by_hand / "own", f"runs={by_hand}/run*", f"readme={by_hand}/nowhere.md")
+
+
+# --- The whole report -----------------------------------------------------------------------------
+
+
+def report_all(own, *overrides):
+    with composed(own, overrides, "report") as cfg:
+        runs.report(cfg)
+    return {path.relative_to(own).as_posix(): path for path in own.rglob("*") if path.is_file()}
+
+
+def test_a_report_holds_a_page_tables_and_figures(finished, tmp_path, capsys):
+    files = report_all(tmp_path, f"runs='{finished}/*/certify/*'")
+    tables = {
+        f"tables/{name}.{end}" for name in ("methods", "runs") for end in ("md", "csv", "tex")
+    }
+    figures = {
+        f"figures/{name}.{end}"
+        for name in ("certified_accuracy", "bounds", "radii")
+        for end in ("png", "pdf")
+    }
+    assert set(files) == {"index.html"} | tables | figures
+    assert str(tmp_path / "index.html") in capsys.readouterr().out
+    with files["tables/methods.csv"].open(newline="") as file:
+        [tight, _] = csv.DictReader(file)
+    said = [summary_of(finished / f"seed={seed}" / "certify" / "own") for seed in SEEDS]
+    assert float(tight["ACR"]) == pytest.approx(mean(each["acr"] for each in said))
+    assert tight["seeds"] == "2"
+
+
+def test_the_same_runs_give_the_same_files(finished, tmp_path):
+    first, second = (
+        report_all(tmp_path / name, f"runs='{finished}/*/certify/*'") for name in ("a", "b")
+    )
+    assert set(first) == set(second)
+    assert [n for n in first if first[n].read_bytes() != second[n].read_bytes()] == []
+
+
+def test_what_cannot_be_compared_is_kept_apart(finished, tmp_path):
+    """Validation images of the runs, and test images of their certifications."""
+    files = report_all(tmp_path, f"runs='{finished}/**'")
+    assert {name.partition("/")[0] for name in files} == {"index.html", "part_1", "part_2"}
+    splits = [files[f"part_{part}/tables/runs.md"].read_text() for part in (1, 2)]
+    assert sorted("val images" in text for text in splits) == [False, True]
+
+
+def test_a_published_log_stands_beside_our_runs(finished, tmp_path):
+    ours = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
+    lines = [line.split("\t")[:6] for line in ours.read_text().splitlines()]
+    log = tmp_path / "cohen" / "sigma_0.25"
+    log.parent.mkdir()
+    log.write_text("".join("\t".join(cells) + "\n" for cells in lines))
+    patterns = f"runs=['{finished}/*/certify/*','{log}']"
+    files = report_all(tmp_path / "own", patterns)
+    with files["tables/methods.csv"].open(newline="") as file:
+        [logged] = [row for row in csv.DictReader(file) if row["bound"] == "as logged"]
+    assert logged["method"].endswith("cohen")
+    assert logged["σ"] == "0.25"
+    assert float(logged["ACR"]) == pytest.approx(summary_of(ours.parent)["acr"])
+    assert "not recorded" in files["tables/methods.md"].read_text()
+
+
+def test_methods_are_made_by_what_is_asked_for(finished, tmp_path):
+    grouping = "group_by='objective,model'"
+    files = report_all(tmp_path, f"runs='{finished}/*/certify/*'", grouping)
+    assert "adre + small\\_cnn" in files["tables/methods.md"].read_text()
+
+
+def test_a_baseline_that_no_run_has_is_named(finished, tmp_path):
+    with pytest.raises(SystemExit, match="Expected `baseline` one of adre; got 'gausian'"):
+        report_all(tmp_path, f"runs='{finished}/*/certify/*'", "baseline=gausian")
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(SystemExit, match=r"Expected runs or published logs by .*nothing"):
+        report_all(tmp_path, f"runs='{tmp_path}/nothing/**'")

@@ -199,8 +199,10 @@ def _seeds(groups: Sequence[Group]) -> Cell:
 
 
 def _against(run: Run, other: Run) -> Cell:
-    seed = _seed(run)
-    return seed if other.seed == run.seed else Cell(f"{seed.value} against seed {other.seed}")
+    if other.seed == run.seed:
+        return _seed(run)
+    own = "not recorded" if run.seed is None else run.seed
+    return Cell(f"{own} against seed {other.seed}")
 
 
 def _over(group: Group, bound: str) -> list[Cell]:

@@ -1,6 +1,5 @@
 """What `python -m src.report` does: no torch, no Lightning, so it answers at once."""
 
-import logging
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -19,8 +18,6 @@ from smoothcert.report.page import write_page
 from smoothcert.report.reading import read_runs
 from smoothcert.report.results import radii_of, tables_of
 from smoothcert.report.sections import Section, sections_of
-
-logger = logging.getLogger(__name__)
 
 WIDTH = 200
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
@@ -51,8 +48,9 @@ def _report_all(cfg: DictConfig) -> None:
         _print(to_markdown(tables[0]))
     write_page(sections, found.notes, folder / "index.html", cfg.baseline)
     for note in found.notes:
-        logger.warning(note)
-    _say(f"  {len(found.runs)} runs in {len(sections)} parts that can be compared")
+        _say(f"  note   {note}")
+    parts = "one part" if len(sections) == 1 else f"{len(sections)} parts, each comparable"
+    _say(f"  runs   {len(found.runs)}, in {parts}")
     _say(f"  page   {folder / 'index.html'}")
 
 
@@ -125,4 +123,5 @@ def _paths(patterns: str | Sequence[str]) -> list[Path]:
     patterns = [patterns] if isinstance(patterns, str) else patterns
     # Of absolute paths too, which `Path.glob` refuses.
     found = (path for pattern in patterns for path in glob(pattern, recursive=True))  # noqa: PTH207
-    return sorted(map(Path, set(found)))
+    # Of a folder that is not there, `folder/**` names the folder.
+    return sorted(path for path in map(Path, set(found)) if path.exists())
