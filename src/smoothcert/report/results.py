@@ -45,7 +45,7 @@ def tables_of(section: Section, radii: Sequence[float], baseline: str | None = N
     several = any(len(groups) > 1 for groups in section.methods.values())
     tables = [*([envelope(section, radii)] if several else []), methods(section, radii)]
     compared = differences(section, radii, baseline)
-    return [*map(marked, tables), *([compared] if compared.rows else []), runs(section, radii)]
+    return [*tables, *([compared] if compared.rows else []), runs(section, radii)]
 
 
 def envelope(section: Section, radii: Sequence[float]) -> Grid:
@@ -63,7 +63,7 @@ def envelope(section: Section, radii: Sequence[float]) -> Grid:
     columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
     columns += [*_accuracies(radii), _acr()]
     title = f"Upper envelope over σ: {section.title}"
-    return Grid("envelope", title, columns, rows, [*_legend(section), *section.notes])
+    return marked(Grid("envelope", title, columns, rows, [*_legend(section), *section.notes]))
 
 
 def methods(section: Section, radii: Sequence[float]) -> Grid:
@@ -82,7 +82,7 @@ def methods(section: Section, radii: Sequence[float]) -> Grid:
     columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
     columns += [*_accuracies(radii), _acr(), *OTHERS]
     title = f"Methods by σ: {section.title}"
-    return Grid("methods", title, columns, rows, [*_legend(section), *section.notes])
+    return marked(Grid("methods", title, columns, rows, [*_legend(section), *section.notes]))
 
 
 def runs(section: Section, radii: Sequence[float]) -> Grid:

@@ -1,5 +1,6 @@
 """What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,19 @@ def sweep_or(mode: object, folder: str, name: str) -> str:
     return Path(folder).parent.name if str(mode).endswith("MULTIRUN") else name
 
 
+def bar_every(terminal: int, file: int) -> int:
+    """Return how many steps a progress bar moves at: a log file gets fewer lines than a terminal.
+
+    Args:
+        terminal: steps, where a person looks on.
+        file: steps, where the output goes elsewhere.
+    """
+    return terminal if sys.stdout.isatty() else file
+
+
 OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
 OmegaConf.register_new_resolver("epochs_within", epochs_within, replace=True)
+OmegaConf.register_new_resolver("bar_every", bar_every, replace=True)
 OmegaConf.register_new_resolver("path_name", path_name, replace=True)
 OmegaConf.register_new_resolver("suffix", suffix, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
