@@ -141,12 +141,15 @@ def test_neither_our_certificates_nor_pictures_are_logs(tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
-        "",
         "7\t3",
         GOOD + "\t9",
         GOOD.replace("7\t", "seven\t"),
         GOOD.replace("0.41", ""),
         GOOD.replace("0.41", "0.4.1"),
+        GOOD.replace("0.41", "nan"),
+        # Not certified, and said to be.
+        GOOD.replace("7\t3\t3", "7\t3\t5"),
+        GOOD.replace("7\t3\t3", "7\t3\t-1"),
         GOOD.replace("\t1\t", "\tyes\t"),
         GOOD.replace("0:00:12.500000", "soon"),
         GOOD.replace("0:00:12.500000", "0::12"),

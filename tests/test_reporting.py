@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -294,7 +295,7 @@ def test_what_cannot_be_compared_is_kept_apart(finished, tmp_path):
     files = report_all(tmp_path, f"runs='{finished}/**'")
     assert {name.partition("/")[0] for name in files} == {"index.html", "part_1", "part_2"}
     splits = [files[f"part_{part}/tables/runs.md"].read_text() for part in (1, 2)]
-    assert sorted("val images" in text for text in splits) == [False, True]
+    assert sorted("val image" in text for text in splits) == [False, True]
 
 
 def test_a_published_log_stands_beside_our_runs(finished, tmp_path):
@@ -327,3 +328,49 @@ def test_a_baseline_that_no_run_has_is_named(finished, tmp_path):
 def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(SystemExit, match=r"Expected runs or published logs by .*nothing"):
         report_all(tmp_path, f"runs='{tmp_path}/nothing/**'")
+
+
+def test_an_earlier_report_in_the_folder_is_replaced(finished, tmp_path):
+    """Nothing of it may stand beside the new one, as if it were of the same runs."""
+    own = tmp_path / "own"
+    before = report_all(own, f"runs='{finished}/**'")
+    after = report_all(own, f"runs='{finished}/*/certify/*'")
+    assert "part_1/tables/runs.md" in before
+    assert {name.partition("/")[0] for name in after} == {"index.html", "tables", "figures"}
+
+
+def test_the_radii_that_are_asked_for_stand_in_the_tables_and_on_the_page(finished, tmp_path):
+    files = report_all(tmp_path, f"runs='{finished}/*/certify/*'", "radii=[0.1,0.3]")
+    with files["tables/runs.csv"].open(newline="") as file:
+        assert {"0.1", "0.3"} <= set(next(csv.reader(file)))
+    head = re.findall(r'<button type="button">([0-9.]+)</button>', files["index.html"].read_text())
+    assert set(head) == {"0.1", "0.3"}
+
+
+@pytest.mark.parametrize("radii", ["0.5", "[]", "[a]", "[.inf]", "[-1,0]", "[0.25,0.25]"])
+def test_radii_that_make_no_table_are_refused(finished, tmp_path, radii):
+    with pytest.raises(SystemExit, match=r"Expected .*radii"):
+        report_all(tmp_path, f"runs='{finished}/*/certify/*'", f"radii={radii}")
+    assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize("keys", ["objctive", "''", "'objective,nonsense'"])
+def test_methods_of_keys_that_no_run_has_are_refused(finished, tmp_path, keys):
+    with pytest.raises(SystemExit, match="Expected `group_by`"):
+        report_all(tmp_path, f"runs='{finished}/*/certify/*'", f"group_by={keys}")
+
+
+def test_a_damaged_run_among_many_is_named_and_left_out(finished, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    shutil.copytree(finished / "seed=4" / "certify" / "own", bad)
+    (bad / "summary.json").write_text("{")
+    missing = tmp_path / "nowhere"
+    report_all(tmp_path / "own", f"runs=['{finished}/*/certify/*','{bad}','{missing}']")
+    said = capsys.readouterr().out
+    assert "bad is left out" in said
+    assert f"Nothing is at {missing}" in said
+
+
+def test_a_title_belongs_to_a_table(finished, tmp_path):
+    with pytest.raises(SystemExit, match="Expected table=<experiments> with title="):
+        report_all(tmp_path, f"runs='{finished}/*/certify/*'", "title=Digits")

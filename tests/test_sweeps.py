@@ -15,6 +15,8 @@ from smoothcert.runs.sweeps import SweepEnd
 def job(folder, mode=RunMode.MULTIRUN, number=0):
     """Return a job's configuration, its folder made as Hydra makes it."""
     (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").touch()
+    (folder / "certificates.tsv").touch()
     hydra = {
         "mode": mode,
         "sweep": {"dir": str(folder.parent)},

@@ -160,7 +160,11 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
     """
     path = Path(path)
     lines = _finished_bytes(path).decode("utf-8", errors="replace").splitlines()
-    rows = [_parse_field(line, path, number) for number, line in enumerate(lines[1:], start=2)]
+    rows = [
+        _parse_field(line, path, number)
+        for number, line in enumerate(lines[1:], start=2)
+        if line.strip()
+    ]
     _check_unique(rows, path)
     return rows
 
@@ -170,11 +174,11 @@ def _parse_field(line: str, path: Path, number: int) -> CertificateRow:
     try:
         idx, label, predict, radius, correct, time = cells
         values = int(idx), int(label), int(predict), float(radius), int(correct), _seconds(time)
-        if not (0 <= values[3] < math.inf and values[4] in (0, 1)):
-            raise ValueError("expected a radius >= 0 and correct 0 or 1")
+        row = CertificateRow(*values, math.nan, math.nan, 0, 0, 0, "")
+        _check_sense(row)
     except ValueError as error:
         raise RecordsError(f"{path}, line {number} is damaged: {line[:200]!r} ({error})") from error
-    return CertificateRow(*values, math.nan, math.nan, 0, 0, 0, "")
+    return row
 
 
 def _seconds(time: str) -> float:
@@ -352,11 +356,21 @@ def _finished_bytes(path: Path) -> bytes:
 def _parse(line: str, path: Path, number: int) -> CertificateRow:
     cells = line.split("\t")
     try:
-        return CertificateRow(
+        row = CertificateRow(
             *(parse(cell) for parse, cell in zip(_PARSERS, cells, strict=True))  # pyright: ignore[reportArgumentType]
         )
+        _check_sense(row)
     except ValueError as error:
         raise RecordsError(f"{path}, line {number} is damaged: {line[:200]!r} ({error})") from error
+    return row
+
+
+def _check_sense(row: CertificateRow) -> None:
+    """Refuse what no certification writes, and what would count as certified in a table."""
+    if not 0 <= row.radius < math.inf:
+        raise ValueError("expected a radius >= 0")
+    if row.correct != int(row.predict == row.label) or (row.predict < 0 and row.radius > 0):
+        raise ValueError("expected correct to say whether predict is the label, radius 0 with -1")
 
 
 def _check_unique(rows: list[CertificateRow], path: Path) -> None:

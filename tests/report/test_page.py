@@ -231,7 +231,8 @@ def evil_page(root, path):
     folder = root / "<b>run&amp;"
     rows = certificates()
     run_folder(folder, rows, objective=EVIL, class_names=["0", EVIL, EVIL], **{EVIL: [EVIL]})
-    run_folder(root / "other", rows, sigma=0.5, objective=EVIL, class_names=["<i>"])
+    other = {"objective": EVIL, "class_names": ["<i>"], EVIL: [EVIL]}
+    run_folder(root / "other", rows, sigma=0.5, **other)
     return page_of(root, path, [EVIL])
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +297,28 @@ def test_a_path_that_does_not_exist_is_not_silently_nothing(tmp_path):
     except RecordsError as refusal:
         said = str(refusal)
     assert missing.name in said
+
+
+@pytest.mark.parametrize(
+    ("name", "sigma"),
+    [
+        ("noise_0.50/sigma_0.25", 0.25),
+        ("sigma_0.25_noise_100000.tsv", 0.25),
+        ("noise_1.00/test", 1.0),
+        ("noise2noise/cohen.tsv", None),
+        ("sigma_0,25.tsv", None),
+        ("sigma_0p50.tsv", None),
+        ("designoise_0.25x", None),
+    ],
+)
+def test_sigma_is_what_a_path_says_plainly_or_not_recorded(name, sigma):
+    assert log_by_hand(OUTCOMES, name).sigma == sigma
+
+
+def test_equal_certificates_of_two_logs_are_no_copies_if_their_times_differ(tmp_path):
+    """Two classifiers that abstain everywhere have the same rows."""
+    rows = rows_of([ABSTAINED, ABSTAINED])
+    write_log(tmp_path / "a" / "sigma_0.25", rows)
+    write_log(tmp_path / "b" / "sigma_0.25", [replace(row, time=row.time + 1) for row in rows])
+    read = read_runs([tmp_path / name / "sigma_0.25" for name in "ab"])
+    assert len(read.runs) == 2

@@ -385,3 +385,9 @@ def test_another_seed_of_the_baseline_is_named():
 def test_seeds_are_counted_as_whole_numbers():
     [row] = table(methods(section_of(*seeds([GOOD, BAD])), RADII))
     assert row["seeds"] == "2"
+
+
+def test_a_radius_in_other_units_makes_no_thousand_columns():
+    radii = radii_of(section_of(log_by_hand([1e5, 0.5], "pixels/sigma_0.5")))
+    assert 10 <= len(radii) <= 21
+    assert max(radii) <= 1e5

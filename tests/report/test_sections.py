@@ -326,3 +326,41 @@ def test_logs_of_other_kinds_of_files_have_their_method_and_not_their_ending():
     """One log a σ in one folder, as text files."""
     for name in ("sigma_0.25.tsv", "sigma_0.5.txt"):
         assert method_of(log_by_hand([0.5], name), KEYS) not in ("tsv", "txt")
+
+
+def test_networks_that_differ_across_sigma_are_no_one_method():
+    """An envelope over them would be of no method that anyone can train."""
+    small, large = ({"model": {"depth": depth}} for depth in (20, 110))
+    made = [
+        run_by_hand(OUTCOMES, "a", sigma=0.25, training=small),
+        run_by_hand(OUTCOMES, "b", sigma=0.5, training=large),
+    ]
+    [section] = sections(*made)
+    assert set(section.methods) == {"gaussian, model.depth=20", "gaussian, model.depth=110"}
+
+
+def test_what_papers_let_follow_sigma_is_one_method():
+    made = [
+        run_by_hand(OUTCOMES, str(weight), sigma=sigma, training={"objective": {"weight": weight}})
+        for sigma, weight in ((0.25, 20.0), (0.5, 10.0))
+    ]
+    [section] = sections(*made)
+    assert list(section.methods) == ["gaussian"]
+
+
+def test_summaries_alone_tell_trainings_apart():
+    made = [
+        run_by_hand(OUTCOMES, name, seed=seed, summary={"model": name})
+        for seed, name in enumerate(("resnet20", "resnet110"))
+    ]
+    [section] = sections(*made)
+    assert len(section.methods) == 2
+
+
+def test_a_training_without_a_record_beside_one_with_it_is_noted():
+    made = [
+        run_by_hand(OUTCOMES, "with", training={"objective": {"weight": 1.0}}),
+        run_by_hand(OUTCOMES, "without", seed=1),
+    ]
+    [section] = sections(*made)
+    assert any("without are not recorded" in note for note in section.notes)

@@ -9,7 +9,7 @@ import struct
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -28,16 +28,14 @@ from smoothcert.records import CertificateRow, write_atomically
 from smoothcert.report.grids import Cell, Column, Grid, Row, shown
 from smoothcert.report.reading import Run
 from smoothcert.report.results import radii_of, tables_of
-from smoothcert.report.sections import Group, Section
+from smoothcert.report.sections import UNRECORDED, Group, Section
 from smoothcert.report.summary import Reading
 
-POINTS = 200
-"""Points of a curve, at most; further ones could not be told apart on a screen."""
+POINTS = 500
+"""Points of a curve, at most; between them it shows up to 1/500 less than is certified."""
 LONGEST = 300
 """Characters of a setting that are shown."""
 THUMBNAILS = "thumbnails.png"
-UNRECORDED = "not recorded"
-"""What tables say where a published log does not tell its σ."""
 OF_RUN = (
     *("sigma", "training_seed", "seed", "name", "data", "model", "objective", "attack", "ckpt"),
     *("normalization", "epochs", "batch_size", "training_images", "seconds_training"),
@@ -79,7 +77,11 @@ class Thumbnails:
 
 
 def write_page(
-    sections: Sequence[Section], notes: Sequence[str], path: Path, baseline: str | None = None
+    sections: Sequence[Section],
+    notes: Sequence[str],
+    path: Path,
+    baseline: str | None = None,
+    radii: Sequence[float] | None = None,
 ) -> None:
     """Write a page that shows runs side by side, as a file that needs no network.
 
@@ -90,7 +92,9 @@ def write_page(
         notes: what a reader should know of what was left out, in sentences.
         path: the HTML file to write; its folder is made where it does not exist.
         baseline: the method that others are compared with; see `tables_of`.
+        radii: radii of the tables; None: those of `radii_of` for each section.
     """
+    chosen = [radii_of(section) if radii is None else list(radii) for section in sections]
     runs = list({id(run): run for section in sections for run in section.runs}.values())
     methods = list(dict.fromkeys(name for section in sections for name in section.methods))
     pictures = [_thumbnails(run) for run in runs]
@@ -100,10 +104,11 @@ def write_page(
         notes=_listed(notes),
         contents=_contents(sections),
         sections="\n".join(
-            _section(section, number, baseline) for number, section in enumerate(sections, 1)
+            _section(section, number, own, baseline)
+            for number, (section, own) in enumerate(zip(sections, chosen, strict=True), 1)
         ),
         version=html.escape(__version__),
-        data="\n".join(_data(sections, runs, methods, pictures)),
+        data="\n".join(_data(sections, chosen, runs, methods, pictures)),
         vega=_vega(),
         script=_part("page.js"),
     )
@@ -153,9 +158,9 @@ def _contents(sections: Sequence[Section]) -> str:
     return "".join(items)
 
 
-def _section(section: Section, number: int, baseline: str | None) -> str:
+def _section(section: Section, number: int, radii: Sequence[float], baseline: str | None) -> str:
     name, place = f"section-{number}", number - 1
-    grids = tables_of(section, radii_of(section), baseline)
+    grids = tables_of(section, radii, baseline if baseline in section.methods else None)
     tables = "\n".join(_table(grid, section, f"{name}-{grid.name}") for grid in grids)
     return "\n".join(
         [
@@ -236,6 +241,7 @@ def _is_number(value: Any) -> bool:
 
 def _data(
     sections: Sequence[Section],
+    radii: Sequence[Sequence[float]],
     runs: Sequence[Run],
     methods: Sequence[str],
     pictures: Sequence[Thumbnails | None],
@@ -244,7 +250,7 @@ def _data(
     for place, section in enumerate(sections):
         mine = [numbers[id(run)] for run in section.runs]
         seen = [pictures[number] for number in mine]
-        yield _script(f"curves-{place}", _curves(section, methods))
+        yield _script(f"curves-{place}", _curves(section, methods, radii[place]))
         yield _script(f"settings-{place}", _settings(section))
         yield _script(f"gallery-{place}", _gallery(section, mine, seen))
     for number, run in enumerate(runs):
@@ -259,9 +265,8 @@ def _script(name: str, data: Any) -> str:
     return f'<script type="application/json" id="{name}">{text.translate(IN_SCRIPT)}</script>'
 
 
-def _curves(section: Section, methods: Sequence[str]) -> dict[str, Any]:
+def _curves(section: Section, methods: Sequence[str], radii: Sequence[float]) -> dict[str, Any]:
     """Return every curve of a section: of each method, of each σ and of each run."""
-    radii = radii_of(section)
     sigmas = sorted({group.sigma for group in section.groups}, key=lambda sigma: sigma or 0.0)
     largest = max(float(run.radii_that_count.max()) for run in section.runs)
     ours = next((run for run in section.runs if len(run.bounds) > 1), section.runs[0])
@@ -469,9 +474,9 @@ def _certificates(rows: Sequence[CertificateRow]) -> dict[str, Any]:
         "label": _packed([row.label for row in rows]),
         "predicted": _packed([row.predict for row in rows]),
         "outcome": _packed([_outcome(row) for row in rows]),
-        "radius": _packed([_number(row.radius) for row in rows]),
-        "lower": _packed([_number(row.p_a_lower) for row in rows]),
-        "upper": _packed([_number(row.p_b_upper) for row in rows]),
+        "radius": _packed([_number(row.radius, math.floor) for row in rows]),
+        "lower": _packed([_number(row.p_a_lower, math.floor) for row in rows]),
+        "upper": _packed([_number(row.p_b_upper, math.ceil) for row in rows]),
         "samples": _packed([row.n_samples if row.stop else None for row in rows]),
     }
 
@@ -484,8 +489,12 @@ def _outcome(row: CertificateRow) -> int:
     return ABSTAINED if row.predict < 0 else WRONG
 
 
-def _number(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
+def _number(value: float, towards: Callable[[float], int]) -> float | None:
+    """Return a number with six decimals, on the safe side where it has more."""
+    if not math.isfinite(value):
+        return None
+    short = round(value, 6)
+    return short if short == value else towards(value * 1e6) / 1e6
 
 
 def _packed(values: list[Any]) -> Any:

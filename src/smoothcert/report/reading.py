@@ -23,13 +23,34 @@ from smoothcert.records import (
 from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
-SIGMA = re.compile(r"[-_ ]?(?:sigma|noise)[-_= ]?(\d*\.\d+|\d+)", re.IGNORECASE)
+SIGMA = re.compile(
+    r"(?<![A-Za-z])[-_ ]?(?P<what>sigma|noise)[-_= ]?(?P<value>\d*\.\d+|\d+)"
+    r"(?=$|[/\\_, -]|\.[a-z]+$)",
+    re.IGNORECASE,
+)
+LARGEST_SIGMA = 10
+"""Larger numbers in a path are no σ of pixels in [0, 1]."""
 ENDINGS = (".tsv", ".txt", ".log", ".csv")
 NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
 DEFAULTS = {"precision": "float32", "noise": "gaussian", "target": "selection"}
 """What certificates of before these could be chosen were made with."""
 OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
 """Settings that runs which are compared may differ in; the images themselves are compared."""
+
+
+def sigma_in(path: str) -> re.Match[str] | None:
+    """Return where a path names the σ of its log: the last `sigma…`, else the last `noise…`.
+
+    Args:
+        path: such as `noise_0.50/sigma_0.25`.
+
+    Example:
+        >>> sigma_in("models/noise_0.50/sigma_0.25.tsv")["value"], sigma_in("noise2noise")
+        ('0.25', None)
+    """
+    found = [each for each in SIGMA.finditer(path) if 0 < float(each["value"]) <= LARGEST_SIGMA]
+    named = [each for each in found if each["what"].lower() == "sigma"]
+    return next(iter((named or found)[::-1]), None)
 
 
 @dataclass(frozen=True)
@@ -60,8 +81,8 @@ class Run:
         """σ of the noise; of a published log as its path says it, None where it does not."""
         if self.settings:
             return float(self.settings["sigma"])
-        found = SIGMA.findall(self.name) or SIGMA.findall(str(self.path))
-        return float(found[-1]) if found else None
+        found = sigma_in(self.name) or sigma_in(self.path.parent.name)
+        return float(found["value"]) if found else None
 
     @property
     def seed(self) -> int | None:
@@ -132,7 +153,7 @@ class Runs:
     notes: Sequence[str]
 
 
-def read_runs(paths: Iterable[Path]) -> Runs:
+def read_runs(paths: Iterable[Path], skip_damaged: bool = False) -> Runs:
     """Read the runs among files and folders.
 
     A run is a folder with certificates and a summary, or a log in the field's six columns,
@@ -140,9 +161,11 @@ def read_runs(paths: Iterable[Path]) -> Runs:
 
     Args:
         paths: files and folders.
+        skip_damaged: leave out damaged runs with a note, where many are read.
 
     Raises:
-        RecordsError: if a certificate file, or what lies beside it, is damaged.
+        RecordsError: if a path is not there, or a certificate file or what lies beside it is
+            damaged.
     """
     places = sorted({path.resolve() for path in paths})
     files = [found for path in places if (found := _certificates_in(path)) is not None]
@@ -150,7 +173,12 @@ def read_runs(paths: Iterable[Path]) -> Runs:
     names = _short(files)
     runs, notes = [], []
     for path, name in zip(files, names, strict=True):
-        run = _read_run(path, name)
+        try:
+            run = _read_run(path, name)
+        except (RecordsError, OSError) as error:
+            if not skip_damaged:
+                raise
+            run = f"{name} is left out: {error}".replace(f"{path.parent}{os.sep}", "")
         if isinstance(run, Run):
             runs.append(run)
         else:

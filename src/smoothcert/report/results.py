@@ -8,7 +8,7 @@ import numpy as np
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.report.grids import Cell, Column, Grid, Row, marked
 from smoothcert.report.reading import Run
-from smoothcert.report.sections import Estimate, Group, Section
+from smoothcert.report.sections import UNRECORDED, Estimate, Group, Section
 from smoothcert.stats import (
     Difference,
     abstention_rate,
@@ -18,6 +18,8 @@ from smoothcert.stats import (
 )
 
 ACR_DIGITS = 3
+MOST_RADII = 20
+"""Columns of a table: a log in other units would fill pages."""
 OTHERS = [Column("clean", 1, True), Column("abstained", 1, True), Column("samples an image")]
 
 
@@ -26,8 +28,11 @@ def radii_of(section: Section) -> list[float]:
     largest = max(float(run.radii_that_count.max()) for run in section.runs)
     sigma = max((group.sigma for group in section.groups if group.sigma), default=0.25)
     first, second, *_ = default_radii(sigma)
-    count = int(largest / (second - first) + 1e-9)
-    return [round(number * (second - first), 2) for number in range(count + 1)]
+    step = second - first
+    while largest / step > MOST_RADII:
+        step *= 2
+    count = int(largest / step + 1e-9)
+    return [round(number * step, 2) for number in range(count + 1)]
 
 
 def tables_of(section: Section, radii: Sequence[float], baseline: str | None = None) -> list[Grid]:
@@ -162,7 +167,7 @@ def _partner(section: Section, base: str, group: Group, run: Run) -> Run | None:
 
 def _cell(difference: Difference) -> Cell:
     ends = (difference.lower, difference.upper)
-    return Cell(difference.value, interval=ends, best=difference.lower > 0)
+    return Cell(difference.value, interval=ends, best=difference.is_clear and difference.value > 0)
 
 
 def _best(groups: Sequence[Group], bound: str, radius: float) -> Cell:
@@ -181,7 +186,7 @@ def _bounds(groups: Sequence[Group]) -> list[str]:
 
 
 def _sigma(group: Group) -> str:
-    return "not recorded" if group.sigma is None else f"{group.sigma:g}"
+    return UNRECORDED if group.sigma is None else f"{group.sigma:g}"
 
 
 def _sigmas(groups: Sequence[Group]) -> str:
@@ -201,8 +206,8 @@ def _seeds(groups: Sequence[Group]) -> Cell:
 def _against(run: Run, other: Run) -> Cell:
     if other.seed == run.seed:
         return _seed(run)
-    own = "not recorded" if run.seed is None else run.seed
-    return Cell(f"{own} against seed {other.seed}")
+    own, others = (UNRECORDED if each.seed is None else each.seed for each in (run, other))
+    return Cell(f"{own} against seed {others}")
 
 
 def _over(group: Group, bound: str) -> list[Cell]:

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from smoothcert.report.reading import ENDINGS, SIGMA, Run
+from smoothcert.report.reading import ENDINGS, Run, sigma_in
 from smoothcert.report.summary import Reading, certifier_name
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
 """Settings of a training that do not make it another method."""
+FACTS = ("model", "epochs", "training_images")
+"""What summaries say of a training, those without its settings too."""
+FOLLOW_SIGMA = ("objective.", "attack.", "data.batch_size")
+"""Settings that papers give for each σ; the last follows the number of noise draws."""
+UNRECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def method_of(run: Run, group_by: Sequence[str]) -> str:
 def _log_name(run: Run) -> str:
     """Return a log's path without the σ that it was certified at: the last one that it names."""
     name = next((run.name.removesuffix(end) for end in ENDINGS if run.name.endswith(end)), run.name)
-    *_, last = [None, *SIGMA.finditer(name)]
+    last = sigma_in(name)
     rest = name if last is None else name[: last.start()] + name[last.end() :]
     return rest.replace("//", "/").strip("/_- .") or run.path.parent.name
 
@@ -165,10 +170,16 @@ def settings_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
     Returns:
         Values by dotted name, in the order of the runs; None where a run does not have one.
     """
-    flat = [_flat(run.summary.get("training", {})) for run in runs]
+    flat = [_of_training(run) for run in runs]
     names = dict.fromkeys(name for each in flat for name in each)
     values = {name: [each.get(name) for each in flat] for name in names}
     return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
+
+
+def _of_training(run: Run) -> dict[str, Any]:
+    """Return a training's settings, with what its summary says beside them."""
+    facts = {name: run.summary[name] for name in FACTS if name in run.summary}
+    return {**facts, **_flat(run.summary.get("training", {}))}
 
 
 def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
@@ -199,18 +210,20 @@ def _told_apart(run: Run, name: str, namesakes: Sequence[Run]) -> str:
     if run.is_foreign:
         twice = sum(other.is_foreign and other.sigma == run.sigma for other in namesakes) > 1
         return (run.name if twice else name) + (" (log)" if ours else "")
-    values = [(key, run.value(key)) for key in _settings_apart_at_one_sigma(ours)]
+    values = [(key, run.value(key)) for key in _apart(ours)]
     return ", ".join([name, *(f"{key}={_text(v)}" for key, v in values if v is not None)])
 
 
-def _settings_apart_at_one_sigma(runs: Sequence[Run]) -> list[str]:
-    """Return what runs at an equal σ differ in: papers let some settings follow σ."""
-    names: dict[str, None] = {}
-    for sigma in dict.fromkeys(run.sigma for run in runs):
-        alike = [run for run in runs if run.sigma == sigma and run.summary.get("training")]
-        if len(alike) > 1:
-            names.update(dict.fromkeys(settings_apart(alike)))
-    return list(names)
+def _apart(runs: Sequence[Run]) -> list[str]:
+    """Return what trainings differ in, beyond what papers let follow σ; where it is recorded."""
+    recorded = [run for run in runs if run.summary.get("training")]
+    every = settings_apart(recorded) if recorded else {}
+    names = {name: None for name in every if not name.startswith(FOLLOW_SIGMA)}
+    for sigma in dict.fromkeys(run.sigma for run in recorded):
+        names.update(dict.fromkeys(settings_apart([r for r in recorded if r.sigma == sigma])))
+    unrecorded = [run for run in runs if not run.summary.get("training")]
+    facts = settings_apart(runs) if unrecorded else {}
+    return [*names, *(name for name in FACTS if name in facts and name not in names)]
 
 
 def _key(run: Run) -> str:
@@ -230,24 +243,28 @@ def _titles(parts: Sequence[Sequence[Run]]) -> list[str]:
 def _differences(run: Run, others: Sequence[Run]) -> list[str]:
     """Return the conditions in which a run differs from any of the others."""
     conditions = {"images": run.images, **run.conditions}
+    elsewhere = any(other.images != run.images for other in others)
     names = [
         name
         for name in dict.fromkeys(name for other in others for name in other.conditions)
         if any(other.conditions.get(name) != conditions.get(name) for other in others)
+        # Other images have other pixels.
+        and not (elsewhere and name == "examples")
     ]
-    images = ["images"] if any(other.images != run.images for other in others) else []
-    return [f"{name} {_text(conditions.get(name))}" for name in [*images, *names]]
+    named = ["images", *names] if elsewhere else names
+    return [f"{name} {_text(conditions.get(name))}" for name in named]
 
 
 def _title(runs: Sequence[Run]) -> str:
     first = runs[0]
     images = f"{len(first.rows):,}"
+    noun = "image" if len(first.rows) == 1 else "images"
     if first.is_foreign:
-        return f"{images} images of published logs; data, n and α are not recorded"
+        return f"{images} {noun} of published logs; data, n and α are not recorded"
     said = first.conditions
     parts = [
         f"{said['data']}",
-        f"{images} {said['split']} images",
+        f"{images} {said['split']} {noun}",
         certifier_name(first.settings),
         f"n0 = {said['n0']:,}",
         f"n = {said['n']:,}",
@@ -265,7 +282,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     logs = [run.name for run in runs if run.is_foreign]
     if logs and len(logs) < len(runs):
         notes.append(
-            f"{', '.join(logs)}: logged by other code on images of the same numbers and labels. "
+            f"{_some(logs)}: logged by other code on images of the same numbers and labels. "
             "Data, samples, α and bound are not recorded there; make sure that they are the same "
             "before you compare."
         )
@@ -273,15 +290,27 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append(
             "Radii are lower bounds on a grid, and ACR with them: more samples would prove more."
         )
+    bare = [run.name for run in runs if not run.is_foreign and not run.summary.get("training")]
+    if 0 < len(bare) < len(runs) - len(logs):
+        notes.append(
+            f"The settings of the training of {_some(bare)} are not recorded: they may differ from "
+            "those of the runs that they stand beside."
+        )
     for group in groups:
         seeds = [run.seed for run in group.runs if not run.is_foreign]
         if len(set(seeds)) < len(seeds):
             notes.append(
                 f"{group.method} at σ = {group.sigma:g} has several runs of one seed "
-                f"({', '.join(run.name for run in group.runs)}) and no record of what they differ "
+                f"({_some([run.name for run in group.runs])}) and no record of what they differ "
                 "in: its mean is not one over seeds."
             )
     return notes
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """Return names as a list that ends before it gets long."""
+    rest = [f"{len(names) - most} others"] if len(names) > most else []
+    return ", ".join([*names[:most], *rest])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -181,7 +181,7 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
 
 def _is_path(argument: str) -> bool:
     # A list is Hydra's to read.
-    return argument.startswith(PATHS) and "=[" not in argument
+    return argument.startswith(PATHS) and not argument.partition("=")[2].startswith("[")
 
 
 def require_run(arguments: Sequence[str]) -> None:

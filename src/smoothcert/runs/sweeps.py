@@ -1,6 +1,8 @@
 """What a sweep does when a job of it fails, and what it says at its end."""
 
 import logging
+import time
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,13 @@ class SweepEnd(Callback):
     for a sweeper that optimizes.
     """
 
+    def __init__(self) -> None:
+        self.began = 0.0
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
+        """Remember when: a folder that is used again holds jobs of other sweeps."""
+        self.began = time.time()
+
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Forget the error of an earlier attempt."""
         (Path(config.hydra.runtime.output_dir) / ERROR).unlink(missing_ok=True)
@@ -47,12 +56,18 @@ class SweepEnd(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Name the failed jobs, and the command that compares the others."""
         folder = Path(config.hydra.sweep.dir)
-        failed = sorted(folder.glob(f"*/{ERROR}"))
-        jobs = [path for path in folder.iterdir() if (path / ".hydra").is_dir()]
+        jobs = [path for path in sorted(folder.iterdir()) if self._is_ours(path)]
+        failed = [path for path in jobs if (path / ERROR).is_file()]
         logger.info("%d of %d jobs finished in %s", len(jobs) - len(failed), len(jobs), folder)
         for path in failed:
-            logger.error("Failed: %s: %s", path.parent.name, path.read_text("utf-8").strip())
-        if len(failed) < len(jobs):
-            logger.info("Compare them: python -m src.report %s", quoted("runs", f"{folder}/**"))
+            logger.error("Failed: %s: %s", path.name, (path / ERROR).read_text("utf-8").strip())
+        if any((path / "certificates.tsv").is_file() for path in jobs):
+            pattern = quoted("runs", f"{escape(str(folder))}/**")
+            logger.info("Compare them: python -m src.report %s", pattern)
         if failed:
             raise SystemExit(1)
+
+    def _is_ours(self, folder: Path) -> bool:
+        overrides = folder / ".hydra" / "overrides.yaml"
+        # A file system's clock may be coarser than ours.
+        return overrides.is_file() and overrides.stat().st_mtime >= self.began - 2

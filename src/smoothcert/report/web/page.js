@@ -159,7 +159,7 @@
       this.list = made("ul", { class: "lines" });
       this.note = made("p", { class: "quiet" });
       const chart = made("div", { class: "chart" }, this.canvas, this.tip);
-      const side = made("fieldset", {}, made("legend", {}, "Shown, with the accuracy at the radius"), this.reader(), this.everything(), this.list);
+      const side = made("fieldset", {}, made("legend", {}, "Shown, with the accuracy at the radius, or up to 0.2 points less"), this.reader(), this.everything(), this.list);
       place.append(made("div", { class: "controls" }, ...this.switches()), this.note, made("div", { class: "drawn" }, chart, side));
     }
 
@@ -252,7 +252,7 @@
     move(radius) {
       this.radius = radius;
       this.slider.value = radius;
-      this.output.textContent = radius.toFixed(2);
+      this.output.textContent = radius.toFixed(3);
       for (const [number, { label, value }] of this.entries) {
         const on = this.isOn(this.lines[number]);
         label.classList.toggle("off", !on);
