@@ -126,14 +126,14 @@ def test_fast_experiments_get_an_equal_number_of_passes(experiment, tmp_path):
     with composed(tmp_path, [f"experiment={experiment}", "sigma=0.5"]) as cfg:
         objective, attack = instantiate(cfg.objective), instantiate(cfg.attack)
         passes = count_passes(objective, attack, 0.5).forward
-        assert cfg.passes == 12
-        assert cfg.trainer.max_epochs == 12 // passes
-        assert cfg.model.width == 64
+        assert cfg.passes == 18
+        assert cfg.trainer.max_epochs == 18 // passes
+        assert cfg.model.width == 32
 
 
 def test_the_size_decides_the_network_and_the_number_of_passes(tmp_path):
     with composed(tmp_path, ["experiment=cifar_fast_reg", "size=gpu"]) as cfg:
-        assert (cfg.model.width, cfg.model.blocks, cfg.trainer.max_epochs) == (128, 2, 120)
+        assert (cfg.model.width, cfg.model.blocks, cfg.trainer.max_epochs) == (128, 2, 240)
 
 
 PUBLISHED = {

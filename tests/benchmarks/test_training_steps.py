@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from drawing import draw_alike
 from torch import nn
 
-from smoothcert import noise
 from smoothcert.attacks import PGD, NoAttack
 from smoothcert.benchmarks import (
     PLAIN,
@@ -66,14 +66,7 @@ def started(form, seed=0, base=None, channels=3, attack=None, objective=None, ra
 @pytest.fixture
 def same_noise(monkeypatch):
     """Give both memory formats the same values of noise."""
-
-    def draw(pixels, sigma, draws, source):
-        values = noise.draw_noise(pixels.contiguous(), sigma, draws, source)
-        if pixels.is_contiguous():
-            return values
-        return values.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-
-    monkeypatch.setattr(training, "draw_noise", draw)
+    monkeypatch.setattr(training, "draw_noise", draw_alike)
 
 
 @pytest.mark.usefixtures("same_noise")

@@ -6,13 +6,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from drawing import draw_alike
 from omegaconf import OmegaConf
 from support import composed
 from test_methods import QUICK, names
 from test_module import SGD, STEP, fit, logged, weights
 from torch import nn
 
-from smoothcert import noise, runs
+from smoothcert import runs
 from smoothcert.attacks import PGD, NoAttack
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule
@@ -68,14 +69,7 @@ def training(attack=None, **options):
 @pytest.fixture
 def same_noise(monkeypatch):
     """Give both memory formats the same values of noise."""
-
-    def draw(images, sigma, draws, source):
-        values = noise.draw_noise(images.contiguous(), sigma, draws, source)
-        if images.is_contiguous():
-            return values
-        return values.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-
-    monkeypatch.setattr("smoothcert.lightning.module.draw_noise", draw)
+    monkeypatch.setattr("smoothcert.lightning.module.draw_noise", draw_alike)
 
 
 @pytest.mark.usefixtures("same_noise")

@@ -15,7 +15,7 @@ def randomized(network: nn.Module) -> nn.Module:
     """Give BatchNorm statistics and weights that a fresh network does not have."""
     source = torch.Generator().manual_seed(0)
     for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             assert part.running_mean is not None
             assert part.running_var is not None
             for values in (part.running_var, part.weight):
@@ -48,6 +48,21 @@ def test_logits_and_gradients_are_the_networks(name: str) -> None:
     weights = torch.randn_like(expected)
     gradients = [torch.autograd.grad((x * weights).sum(), images)[0] for x in (expected, got)]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "norm", "dimensions"),
+    [(nn.Conv1d, nn.BatchNorm1d, 1), (nn.Conv3d, nn.BatchNorm3d, 3)],
+)
+def test_signals_and_volumes_are_folded_too(
+    convolution: type[nn.Conv1d | nn.Conv3d],
+    norm: type[nn.BatchNorm1d | nn.BatchNorm3d],
+    dimensions: int,
+) -> None:
+    network = randomized(nn.Sequential(convolution(2, 4, 3), norm(4), nn.ReLU()))
+    inputs = torch.rand(3, 2, *[6] * dimensions, dtype=torch.float64)
+    assert len(list(folded(network).children())) == 2
+    torch.testing.assert_close(folded(network)(inputs), network(inputs), rtol=1e-9, atol=1e-9)
 
 
 def test_it_follows_the_weights_and_leaves_them_alone() -> None:

@@ -195,7 +195,7 @@ def test_a_summary_that_is_no_mapping_is_named(tmp_path, text):
 def test_seeds_that_were_certified_under_other_bounds_are_refused():
     other = summary(seed=1)
     del other["bounds"]["tight"]
-    with pytest.raises(RecordsError):
+    with pytest.raises(RecordsError, match=r"same bounds, got .*tight, cohen"):
         comparison_markdown(grouped([summary(), other]), RADII)
 
 
@@ -216,5 +216,24 @@ def test_runs_that_were_certified_under_other_noise_are_refused():
 
 def test_runs_that_were_certified_on_other_images_are_refused():
     every = [{"examples": digest} for digest in ("every fifth", "the first")]
-    with pytest.raises(RecordsError):
+    with pytest.raises(RecordsError, match="got images every fifth, the first"):
         grouped([summary(seed=s, certifier_settings=each) for s, each in enumerate(every)])
+
+
+def test_runs_whose_certifiers_had_other_settings_are_refused():
+    every = [{"examples": "all", "split": split} for split in ("selection", "paper")]
+    with pytest.raises(RecordsError, match="split of the certifier paper, selection"):
+        grouped([summary(seed=s, certifier_settings=each) for s, each in enumerate(every)])
+
+
+@pytest.mark.parametrize("sigmas", [(0.25, 0.5), (0.25, 0.25)])
+def test_the_grid_of_radii_may_differ_between_sigmas_only(sigmas):
+    every = [
+        summary(seed=s, sigma=sigma, certifier_settings={"examples": "all", "radii": [0.0, s]})
+        for s, sigma in enumerate(sigmas)
+    ]
+    if len(set(sigmas)) == 2:
+        assert len(grouped(every)) == 2
+    else:
+        with pytest.raises(RecordsError, match="radii of the certifier"):
+            grouped(every)

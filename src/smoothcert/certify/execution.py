@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothcert.errors import InvalidArgumentError, SmoothCertWarning, require_count
+from smoothcert.models import Folding
 
 logger = logging.getLogger(__name__)
 
@@ -323,22 +324,11 @@ def _check_independent(classifier: nn.Module) -> None:
 @torch.no_grad()
 def _folded(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return the network with BatchNorm folded into convolutions, if that leaves its logits."""
-    from torch import fx
-    from torch.fx.experimental.optimization import fuse
-
     probe = torch.rand((PROBES, *shape), generator=torch.Generator().manual_seed(0))
     parameter = next(network.parameters(), None)
     probe = probe if parameter is None else probe.to(parameter)
     try:
-        calls = [
-            node.target
-            for node in fx.symbolic_trace(network).graph.nodes
-            if node.op == "call_module"
-        ]
-        # One that is called twice cannot take up two BatchNorms.
-        if len(set(calls)) < len(calls):
-            return network
-        folded = fuse(network)
+        folded = Folding(network).refreshed()
         same = _alike(folded(probe), network(probe))
     except Exception as error:
         # Not every forward pass can be traced; it runs as it is then.

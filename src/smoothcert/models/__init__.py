@@ -2,7 +2,7 @@
 
 from smoothcert.models.checkpoints import load_weights, read_checkpoint
 from smoothcert.models.fast_resnet import FastResNet, fast_resnet
-from smoothcert.models.folding import folded
+from smoothcert.models.folding import Folding, folded
 from smoothcert.models.modes import evaluating, frozen
 from smoothcert.models.normalization import Normalize, normalized, with_normalization
 from smoothcert.models.parts import parts_of
@@ -15,6 +15,7 @@ from smoothcert.models.wide_resnet import WideResNet, wide_resnet
 __all__ = [
     "CifarResNet",
     "FastResNet",
+    "Folding",
     "Normalize",
     "SmallCNN",
     "WideResNet",

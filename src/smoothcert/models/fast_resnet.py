@@ -1,4 +1,4 @@
-"""A small residual network that trains in minutes: wide, shallow, at half the resolution."""
+"""A small residual network that trains in minutes: shallow, at half the resolution."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,8 @@ from smoothcert.models.resnet_cifar import ThreeStages
 class FastResNet(ThreeStages):
     """ResNet of basic blocks behind one convolution that halves the image.
 
-    Noise of the usual σ hides what is finer than two pixels, and the layers behind that
-    convolution cost a quarter: width, which a processor multiplies well, buys more there than
-    depth and resolution do.
+    Behind that convolution a layer costs a quarter, so that there is time for more epochs. README
+    says which widths were tried.
 
     Args:
         num_classes: number of logits.

@@ -15,11 +15,23 @@ PURE = ("smoothcert", "timm", "torch", "torchvision")
 or writes, tracing would fix."""
 
 
+KINDS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
+"""Which BatchNorm a convolution can take up."""
+
+
 class Folding:
     """A network's own parts, with each BatchNorm behind a convolution taken up by it.
 
+    A layer that is called twice, or whose output something else sees, is left as it is.
+
     Args:
-        network: shares every other part with the result; must be traceable by torch.fx.
+        network: shares every other part with the result; must be traceable by torch.fx, or what
+            tracing raises is raised.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> len(Folding(network).parts)
+        1
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -111,7 +123,6 @@ def _pairs(traced: fx.GraphModule) -> list[tuple[str, fx.Node]]:
         alone = len(before.users) == 1 and all(
             targets.count(at.target) == 1 for at in (before, node)
         )
-        kinds = type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d
-        if alone and kinds and norm.track_running_stats:
+        if alone and KINDS.get(type(convolution)) is type(norm) and norm.track_running_stats:
             pairs.append((str(before.target), node))
     return pairs

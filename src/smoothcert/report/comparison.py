@@ -10,7 +10,9 @@ from typing import Any
 from smoothcert.errors import RecordsError
 
 SAME = ("data", "split", "images", "n0", "n", "alpha", "precision", "certifier", "noise")
-"""What certificates must share to stand in one table; and the images themselves."""
+"""What runs in one table share, beside the images and the certifier's settings."""
+OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
+"""Settings in which they may differ; the images themselves are compared."""
 NEEDED = (
     *("name", "sigma", "bounds", "certifier_settings", "model"),
     *("clean_smoothed_accuracy", "training_seed", "epochs", "seconds_training", "training_images"),
@@ -94,10 +96,10 @@ def grouped(summaries: Sequence[Mapping[str, Any]]) -> list[Group]:
             raise RecordsError(
                 f"Expected runs that were certified alike, got {name} {', '.join(sorted(values))}"
             )
-    if len({tuple(summary["bounds"]) for summary in summaries}) > 1:
-        raise RecordsError("Expected runs with the same bounds")
-    if len({summary["certifier_settings"].get("examples") for summary in summaries}) > 1:
-        raise RecordsError("Expected runs that were certified on the same images")
+    bounds = {", ".join(summary["bounds"]) for summary in summaries}
+    if len(bounds) > 1:
+        raise RecordsError(f"Expected runs with the same bounds, got {' and '.join(bounds)}")
+    _check_settings(summaries)
     keys = sorted({(summary["sigma"], summary["name"]) for summary in summaries})
     groups = [
         Group(name, sigma, [s for s in summaries if (s["sigma"], s["name"]) == (sigma, name)])
@@ -111,6 +113,22 @@ def grouped(summaries: Sequence[Mapping[str, Any]]) -> list[Group]:
                 f"{', '.join(summary['folder'] for summary in group.summaries)}"
             )
     return groups
+
+
+def _check_settings(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse certifiers with other settings; the grid of radii may follow σ."""
+    values: dict[tuple[str, Any], set[str]] = {}
+    names = {name for summary in summaries for name in summary["certifier_settings"]}
+    for summary in summaries:
+        for name in names.difference(OF_THE_RUN):
+            key = name, summary["sigma"] if name == "radii" else None
+            values.setdefault(key, set()).add(str(summary["certifier_settings"].get(name)))
+    for (name, _), found in sorted(values.items(), key=str):
+        if len(found) > 1:
+            what = "images" if name == "examples" else f"{name} of the certifier"
+            raise RecordsError(
+                f"Expected runs that were certified alike, got {what} {', '.join(sorted(found))}"
+            )
 
 
 def comparison_markdown(groups: Sequence[Group], radii: Sequence[float], title: str = "") -> str:
