@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -101,13 +102,27 @@ def test_line_ends_of_windows_change_nothing():
     assert [(row.idx, row.radius, row.time) for row in read_field_log(path)] == expected
 
 
-def test_a_log_cut_at_any_byte_keeps_its_finished_lines():
-    whole = log(GOOD, "9\t0\t-1\t0.0\t0\t0:00:01", "2\t5\t4\t1.25\t0\t1.5").read_bytes()
-    path = log()
-    for length in range(len(HEADER) + 1, len(whole) + 1):
-        path.write_bytes(whole[:length])
-        finished = whole[:length].count(b"\n") - 1
-        assert [row.idx for row in read_field_log(path)] == [7, 9, 2][:finished]
+def test_a_log_cut_at_any_byte_keeps_what_is_whole():
+    path = log(GOOD, "9\t0\t-1\t0.0\t0\t0:00:01", "2\t5\t4\t1.25\t0\t1.5")
+    whole, content = read_field_log(path), path.read_bytes()
+    counts = set()
+    for length in range(len(HEADER) + 1, len(content) + 1):
+        path.write_bytes(content[:length])
+        rows = read_field_log(path)
+        finished = content[:length].count(b"\n") - 1
+        assert finished <= len(rows) <= finished + 1
+        assert [replace(row, time=0.0) for row in rows] == [
+            replace(row, time=0.0) for row in whole[: len(rows)]
+        ]
+        counts.add(len(rows) - finished)
+    assert counts == {0, 1}
+
+
+def test_a_last_line_by_hand_needs_no_line_break():
+    path = log(GOOD, "2\t5\t4\t1.25\t0\t1.5")
+    whole = read_field_log(path)
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert read_field_log(path) == whole
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ it. Beside it lies `<name>.settings.json`: which configuration the rows belong t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -142,7 +143,8 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
     r"""Return the rows of a log in the field's six-column format (Cohen et al., 2019).
 
     What it does not record is NaN (bounds), 0 (counts) or empty (why sampling ended). Times are
-    seconds or `H:MM:SS.ffffff`, as Python prints them.
+    seconds or `H:MM:SS.ffffff`, as Python prints them. A last line without its line break counts
+    where it reaches to its time: all that stands before is whole then.
 
     Args:
         path: a file of `idx label predict radius correct time`, tab-separated, with a header.
@@ -159,12 +161,16 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
         [(7, 0.41, 12.5)]
     """
     path = Path(path)
-    lines = _finished_bytes(path).decode("utf-8", errors="replace").splitlines()
+    finished = _finished_bytes(path)
+    lines = finished.decode("utf-8", errors="replace").splitlines()
     rows = [
         _parse_field(line, path, number)
         for number, line in enumerate(lines[1:], start=2)
         if line.strip()
     ]
+    rest = path.read_bytes()[len(finished) :].decode("utf-8", errors="replace")
+    with contextlib.suppress(RecordsError):
+        rows += [_parse_field(rest, path, len(lines) + 1)]
     _check_unique(rows, path)
     return rows
 
