@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from smoothcert.report.plots import INCHES, LABELS
 from smoothcert.report.sections import Group, Section
-from smoothcert.report.summary import Reading
+from smoothcert.report.summary import Reading, upper_envelope
 from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
 
 # Okabe and Ito's colours without yellow, which is lost on white, and three of Tol's.
@@ -139,16 +139,8 @@ def envelope(groups: Sequence[Group], limit: float) -> Steps:
 
 
 def _highest(groups: Sequence[Sequence[Reading]], limit: float) -> Steps:
-    reached = [each.radius[each.correct] for readings in groups for each in readings]
-    radii = np.unique(np.concatenate([[0.0], *reached, [limit]]))
-    means = [np.mean([_shares(each, radii) for each in readings], axis=0) for readings in groups]
-    return Steps(np.concatenate([[0.0], radii]), np.max(means, axis=0))
-
-
-def _shares(reading: Reading, radii: np.ndarray) -> np.ndarray:
-    """Return certified accuracies, in little memory for thousands of images at their own radii."""
-    reached = np.sort(reading.radius[reading.correct])
-    return (len(reached) - np.searchsorted(reached, radii)) / len(reading.radius)
+    radii, shares = upper_envelope(groups, [limit])
+    return Steps(np.concatenate([[0.0], radii]), shares)
 
 
 def band(curve: Steps, images: int) -> tuple[np.ndarray, np.ndarray]:

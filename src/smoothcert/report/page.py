@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from importlib import resources
@@ -29,7 +29,7 @@ from smoothcert.report.grids import Cell, Column, Grid, Row, shown
 from smoothcert.report.reading import Run
 from smoothcert.report.results import radii_of, tables_of
 from smoothcert.report.sections import UNRECORDED, Group, Section
-from smoothcert.report.summary import Reading
+from smoothcert.report.summary import Reading, upper_envelope
 
 POINTS = 500
 """Points of a curve, at most; between them it shows up to 1/500 less than is certified."""
@@ -320,26 +320,15 @@ def _curve(groups: Sequence[Sequence[Reading]], radii: Sequence[float]) -> Curve
     A pair of `radius` and `share` says that the share holds from the radius before, which does
     not belong to it, up to its own, which does.
     """
-    ends = [[_ends(reading) for reading in group] for group in groups]
-    steps = np.unique(np.concatenate([[0.0], *(each for group in ends for each in group)]))
-    steps = np.union1d(steps, [radius for radius in radii if radius <= steps[-1]])
-    means = [_mean(*pair, steps) for pair in zip(groups, ends, strict=True)]
-    shares = np.max(means, axis=0)
+    digits = [[_with_digits_of_a_file(reading) for reading in group] for group in groups]
+    largest = max(float((each.radius * each.correct).max()) for group in digits for each in group)
+    steps, shares = upper_envelope(digits, [radius for radius in radii if radius <= largest])
     chosen = thinned(shares, np.flatnonzero(np.isin(steps, radii)))
     return {"radius": steps[chosen].tolist(), "share": _floored(shares[chosen]).tolist()}
 
 
-def _ends(reading: Reading) -> np.ndarray:
-    """Return the radii at which the accuracy falls, sorted, with the digits of a file."""
-    return np.sort(_floored(reading.radius[reading.correct]))
-
-
-def _mean(group: Sequence[Reading], ends: Sequence[np.ndarray], steps: np.ndarray) -> np.ndarray:
-    shares = [
-        (len(each) - np.searchsorted(each, steps)) / len(reading.radius)
-        for reading, each in zip(group, ends, strict=True)
-    ]
-    return np.mean(shares, axis=0)
+def _with_digits_of_a_file(reading: Reading) -> Reading:
+    return replace(reading, radius=_floored(reading.radius))
 
 
 def _floored(values: np.ndarray) -> np.ndarray:
