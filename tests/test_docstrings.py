@@ -1,13 +1,11 @@
-"""Examples in docstrings and in the README run, and public functions have docstrings."""
+"""Examples in docstrings run, and public functions have docstrings."""
 
 import doctest
 import inspect
 import pkgutil
-import re
 from importlib import import_module
 
 import pytest
-from support import ROOT
 
 import smoothcert
 
@@ -41,19 +39,3 @@ def test_public_names_can_be_imported():
     assert all(getattr(smoothcert, name) is not None for name in smoothcert.__all__)
     with pytest.raises(AttributeError, match="no attribute 'certfy'"):
         smoothcert.certfy  # noqa: B018
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-@pytest.mark.parametrize("block", blocks("python"))
-def test_readme_examples_run(block, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
-
-
-def test_every_experiment_that_the_readme_names_exists():
-    named = set(re.findall(r"experiment=([a-z_0-9,]+)", (ROOT / "README.md").read_text()))
-    experiments = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
-    assert {name for names in named for name in names.split(",")} <= experiments
