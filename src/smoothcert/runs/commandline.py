@@ -16,8 +16,9 @@ from smoothcert.errors import (
 
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
-PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=")
-"""Settings whose values are taken as they are: folders of a sweep have commas in their names."""
+PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=", "title=")
+"""Settings whose values are taken as they are: folders of a sweep have commas in their names, and
+titles have parentheses."""
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
