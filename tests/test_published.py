@@ -10,9 +10,9 @@ from support import ROOT
 from smoothcert.records import read_certificates
 from smoothcert.report.comparison import comparison_markdown, grouped, read_summaries
 from smoothcert.report.markdown import marks
-from smoothcert.runs.reporting import RADII
 
 PUBLISHED = ROOT / "outputs" / "published"
+RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 RUNS = sorted(path.parent for path in PUBLISHED.glob("*/*/summary.json"))
 README = (ROOT / "README.md").read_text()
 
