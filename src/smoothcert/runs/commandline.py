@@ -17,9 +17,9 @@ from smoothcert.errors import (
 
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
-PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=", "out=", "group_by=")
-"""Settings whose values are taken as they are: folders of a sweep have commas in their names, and
-so have lists."""
+PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=", "out=", "group_by=", "title=")
+"""Settings whose values are taken as they are: folders of a sweep have commas in their names, lists
+too, and titles have parentheses."""
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
