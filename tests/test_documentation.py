@@ -12,10 +12,13 @@ COMMAND = re.compile(r"^\$ python -m src\.(\w+) (.*)$", re.MULTILINE)
 
 
 def blocks(language):
-    for page in PAGES:
-        found = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
-        for number, block in enumerate(found):
-            yield pytest.param(block, id=f"{page.stem}-{number}")
+    return [
+        pytest.param(block, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, block in enumerate(
+            re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+        )
+    ]
 
 
 def commands():
@@ -29,7 +32,7 @@ def commands():
                 yield pytest.param(name, overrides, id=f"{name} {' '.join(overrides)}")
 
 
-@pytest.mark.parametrize("block", list(blocks("python")))
+@pytest.mark.parametrize("block", blocks("python"))
 def test_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {"__name__": "example"})

@@ -11,7 +11,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from support import CONF, ROOT, TINY, composed
-from test_docstrings import blocks
+from test_documentation import blocks
 
 from smoothcert import runs
 from smoothcert.benchmarks import count_passes
@@ -208,7 +208,8 @@ def test_an_objective_that_returns_a_tensor_is_told_what_to_return(tmp_path):
 
 def test_the_readmes_own_objective_trains_from_the_command_line(tmp_path):
     """A file of at most 20 lines of code, outside of the package."""
-    [code] = [block for block in blocks("python") if block.startswith("# my_objective.py")]
+    codes = [block.values[0] for block in blocks("python")]
+    [code] = [code for code in codes if code.startswith("# my_objective.py")]
     assert len([line for line in code.splitlines() if line.strip()]) <= 21
     (tmp_path / "my_objective.py").write_text(code)
     arguments = ["objective=custom", "objective._target_=my_objective.HardDraws"]
