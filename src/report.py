@@ -15,5 +15,6 @@ def report(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    runs.require_runs(sys.argv)
     sys.argv = runs.quote_paths(sys.argv)
     report()

@@ -241,8 +241,12 @@ def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """Leave out copies: the same rows, certified under the same settings."""
     kept: dict[str, Run] = {}
     for run in runs:
-        # With the times: constant classifiers have equal certificates, and were certified apart.
-        rows = [(row.idx, row.predict, row.radius, row.time) for row in run.rows]
+        # Ours name their weights: a run that was repeated says nothing new. Of logs the times tell
+        # copies from classifiers with equal certificates, such as constant ones.
+        rows = [
+            (row.idx, row.predict, row.radius, row.time if run.is_foreign else None)
+            for row in run.rows
+        ]
         key = repr((sorted(run.settings.items()), run.sigma, rows))
         if key in kept:
             notes.append(f"{run.name} has the certificates of {kept[key].name} and is left out.")

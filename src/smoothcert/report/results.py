@@ -63,10 +63,10 @@ def envelope(section: Section, radii: Sequence[float]) -> Grid:
         for bound in _bounds(groups):
             best = [_best(groups, bound, radius) for radius in radii]
             top = max(groups, key=lambda group: group.acr(bound).value)
-            cells = [Cell(method), Cell(_sigmas(groups)), _seeds(groups), Cell(bound), *best]
-            rows.append(Row([*cells, Cell.of(top.acr(bound), _at(top, groups))], bound))
+            cells = [Cell(method), Cell(_sigmas(groups)), _seeds(groups), Cell(bound)]
+            rows.append(Row([*cells, Cell.of(top.acr(bound), _at(top, groups)), *best], bound))
     columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
-    columns += [*_accuracies(radii), _acr()]
+    columns += [_acr(), *_accuracies(radii)]
     title = f"Upper envelope over σ: {section.title}"
     return marked(Grid("envelope", title, columns, rows, [*_legend(section), *section.notes]))
 
@@ -80,12 +80,12 @@ def methods(section: Section, radii: Sequence[float]) -> Grid:
             cells = [Cell(group.method), Cell(_sigma(group)), _seeds([group])]
             rows.append(
                 Row(
-                    [*cells, Cell(bound), *shares, Cell.of(group.acr(bound)), *_over(group, bound)],
+                    [*cells, Cell(bound), Cell.of(group.acr(bound)), *shares, *_over(group, bound)],
                     f"{bound} {group.sigma}",
                 )
             )
     columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
-    columns += [*_accuracies(radii), _acr(), *OTHERS]
+    columns += [_acr(), *_accuracies(radii), *OTHERS]
     title = f"Methods by σ: {section.title}"
     return marked(Grid("methods", title, columns, rows, [*_legend(section), *section.notes]))
 
@@ -97,10 +97,9 @@ def runs(section: Section, radii: Sequence[float]) -> Grid:
         for run in group.runs:
             cells = [Cell(run.name), Cell(group.method), Cell(_sigma(group)), _seed(run)]
             shares = [Cell(share) for share in run.certified.accuracy(radii)]
-            rows.append(Row([*cells, *shares, Cell(run.certified.acr), *_of_run(run)]))
+            rows.append(Row([*cells, Cell(run.certified.acr), *shares, *_of_run(run)]))
     columns = [Column("run"), Column("method"), Column("σ"), Column("seed")]
-    columns += [*_accuracies(radii, best=False), Column("ACR", ACR_DIGITS)]
-    columns += OTHERS
+    columns += [Column("ACR", ACR_DIGITS), *_accuracies(radii, best=False), *OTHERS]
     return Grid("runs", f"Runs: {section.title}", columns, rows, section.notes)
 
 
@@ -119,8 +118,8 @@ def differences(section: Section, radii: Sequence[float], baseline: str | None =
         for cells in [_differences(other, run, radii)]
     ]
     columns = [Column("difference"), Column("σ"), Column("seed")]
-    columns += [Column(f"{radius:g}", 1, True, sign=True) for radius in radii]
     columns += [Column("ACR", ACR_DIGITS, sign=True)]
+    columns += [Column(f"{radius:g}", 1, True, sign=True) for radius in radii]
     notes = [
         "Paired over the same images; 95 % intervals over images, each by itself. One that holds 0 "
         "is no evidence of a difference; bold ones lie above 0. They say nothing of other "
@@ -146,7 +145,7 @@ def _differences(base: Run, run: Run, radii: Sequence[float]) -> list[Cell]:
         for radius in radii
     ]
     acr = [_cell(difference_of_means(first, second))] if len(first) > 1 else [Cell(None)]
-    return [*cells, *acr]
+    return [*acr, *cells]
 
 
 def _by_image(run: Run, correct: bool = False) -> np.ndarray:
@@ -243,4 +242,7 @@ def _legend(section: Section) -> list[str]:
     over = "; mean ± standard error over seeds" if several else ""
     ours = any(len(group.bounds) > 1 for group in section.groups)
     same = " cohen reads the same votes under Cohen's bound." if ours else ""
-    return [f"Certified accuracy in % by ℓ2 radius{over}. The best under each bound is bold.{same}"]
+    compared = len(section.methods) > 1
+    chance = " The paired differences say which are more than chance." if compared else ""
+    best = "The best under each bound is bold."
+    return [f"Certified accuracy in % by ℓ2 radius{over}. {best}{chance}{same}"]

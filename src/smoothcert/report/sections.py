@@ -15,6 +15,7 @@ FACTS = ("model", "epochs", "training_images")
 """What summaries say of a training, those without its settings too."""
 FOLLOW_SIGMA = ("objective.", "attack.", "data.batch_size")
 """Settings that papers give for each σ; the last follows the number of noise draws."""
+FOLLOW_EPOCHS = ("scheduler.max_epochs", "scheduler.T_max", "scheduler.total_steps")
 UNRECORDED = "not recorded"
 
 
@@ -211,7 +212,11 @@ def _told_apart(run: Run, name: str, namesakes: Sequence[Run]) -> str:
         twice = sum(other.is_foreign and other.sigma == run.sigma for other in namesakes) > 1
         return (run.name if twice else name) + (" (log)" if ours else "")
     values = [(key, run.value(key)) for key in _apart(ours)]
-    return ", ".join([name, *(f"{key}={_text(v)}" for key, v in values if v is not None)])
+    parts = [f"{key}={_text(value)}" for key, value in values if value is not None]
+    same = [other for other in ours if all(other.value(key) == value for key, value in values)]
+    # What differs in nothing that is recorded is not averaged either.
+    alike = [other for other in same if (other.sigma, other.seed) == (run.sigma, run.seed)]
+    return ", ".join([name, *parts, *([run.name] if len(alike) > 1 else [])])
 
 
 def _apart(runs: Sequence[Run]) -> list[str]:
@@ -223,7 +228,9 @@ def _apart(runs: Sequence[Run]) -> list[str]:
         names.update(dict.fromkeys(settings_apart([r for r in recorded if r.sigma == sigma])))
     unrecorded = [run for run in runs if not run.summary.get("training")]
     facts = settings_apart(runs) if unrecorded else {}
-    return [*names, *(name for name in FACTS if name in facts and name not in names)]
+    named = [*names, *(name for name in FACTS if name in facts and name not in names)]
+    # These follow from the number of epochs, which says it in fewer words.
+    return [name for name in named if name not in FOLLOW_EPOCHS or "epochs" not in named]
 
 
 def _key(run: Run) -> str:
@@ -296,14 +303,6 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             f"The settings of the training of {_some(bare)} are not recorded: they may differ from "
             "those of the runs that they stand beside."
         )
-    for group in groups:
-        seeds = [run.seed for run in group.runs if not run.is_foreign]
-        if len(set(seeds)) < len(seeds):
-            notes.append(
-                f"{group.method} at σ = {group.sigma:g} has several runs of one seed "
-                f"({_some([run.name for run in group.runs])}) and no record of what they differ "
-                "in: its mean is not one over seeds."
-            )
     return notes
 
 

@@ -64,7 +64,7 @@ def _samples(summary: Mapping[str, Any]) -> str:
 def _subject(summary: Mapping[str, Any]) -> str:
     if "ckpt" in summary:
         return f"{summary['model']} of {Path(summary['ckpt']).name}"
-    return f"{summary['objective']} + {summary['attack']}"
+    return " + ".join(summary[part] for part in ("objective", "attack") if summary[part] != "none")
 
 
 def _accuracies(summary: Mapping[str, Any]) -> Table:

@@ -14,6 +14,7 @@ from smoothcert.runs.commandline import (
     names_checkpoint,
     quote_paths,
     require_run,
+    require_runs,
     suffix,
 )
 from smoothcert.runs.shell import command
@@ -29,6 +30,7 @@ __all__ = [
     "quote_paths",
     "report",
     "require_run",
+    "require_runs",
     "suffix",
     "train",
 ]

@@ -144,12 +144,17 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
         seed=cfg.seed,
         configuration={
             **{name: resolved[name] for name in TRAINED_BY},
+            **({"ema": resolved["callbacks"]["ema"]} if _averages(cfg) else {}),
             "class_names": list(data.class_names),
         },
         scheduler_interval=cfg.scheduler_interval,
         channels_last=cfg.speed.channels_last,
         compile_model=_compiled(cfg.speed.compile, cfg.trainer.accelerator),
     )
+
+
+def _averages(cfg: DictConfig) -> bool:
+    return bool(cfg.callbacks) and cfg.callbacks.get("ema") is not None
 
 
 def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:

@@ -215,6 +215,23 @@ def require_run(arguments: Sequence[str]) -> None:
         )
 
 
+def require_runs(arguments: Sequence[str]) -> None:
+    """Refuse a command line that names nothing to report on.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        SystemExit: with what was expected.
+
+    Example:
+        >>> require_runs(["src/report.py", "runs=outputs/sweeps/**"])
+    """
+    asked = any(argument.startswith(("runs=", "-")) for argument in arguments[1:])
+    if not asked:
+        raise SystemExit("Expected runs='<folders>', for example runs='outputs/sweeps/**'")
+
+
 def names_checkpoint(arguments: Sequence[str]) -> bool:
     """Return whether a command line is about a checkpoint file, not about a run.
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.records import write_atomically
+from smoothcert.records import FIELD_COLUMNS, write_atomically
 from smoothcert.report.comparison import comparison_markdown, grouped, read_summaries
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
@@ -44,7 +44,8 @@ def _report_all(cfg: DictConfig) -> None:
     notes = [*_unmatched(cfg.runs), *found.notes]
     if not found.runs:
         raise InvalidArgumentError(
-            f"Expected runs or published logs by {cfg.runs}, got none. {' '.join(notes)}"
+            f"Expected finished runs, or logs of the six columns {' '.join(FIELD_COLUMNS)}, by "
+            f"{cfg.runs}, got none. {' '.join(notes)}"
         )
     sections = sections_of(found.runs, _keys(cfg.group_by, found.runs))
     radii = None if cfg.radii is None else _radii(cfg.radii)
@@ -186,7 +187,12 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _unmatched(patterns: str | Sequence[str]) -> list[str]:
-    return [f"Nothing is at {each}." for each in _listed(patterns) if not _matches(each)]
+    hint = " Several globs are a list: 'runs=[first/**,second/**]'."
+    return [
+        f"Nothing is at {each}.{hint if ',' in each else ''}"
+        for each in _listed(patterns)
+        if not _matches(each)
+    ]
 
 
 def _listed(patterns: str | Sequence[str]) -> list[str]:
