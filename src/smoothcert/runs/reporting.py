@@ -29,7 +29,7 @@ def report(cfg: DictConfig) -> None:
     path = Path(cfg.paths.run) / f"{cfg.table or 'table'}.md"
     write_atomically(path, table)
     if cfg.readme is not None:
-        command = f"python -m src.report table={cfg.table}"
+        command = f"python -m src.report runs=… table={cfg.table}"
         replace_part(Path(cfg.readme), marks(cfg.table, command), table)
     console = Console()
     console.width = max(console.width, WIDTH)
