@@ -21,7 +21,7 @@ def test_the_table_is_that_of_the_published_runs():
     folders = [folder for folder in RUNS if folder.parent.name == "cifar_fast"]
     assert len(folders) == 24
     table = comparison_markdown(grouped(read_summaries(folders)), RADII, "CIFAR-10 (JPEG copy)")
-    start, end = marks("cifar_fast", "python -m src.report table=cifar_fast")
+    start, end = marks("cifar_fast", "python -m src.report runs=… table=cifar_fast")
     assert PAGES.partition(start)[2].partition(end)[0].strip() == table.strip()
 
 

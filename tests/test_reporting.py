@@ -93,7 +93,7 @@ def test_the_seed_of_a_certification_is_not_that_of_the_training(finished, tmp_p
 
 def test_the_table_holds_what_the_summaries_say(finished, tmp_path, capsys):
     page = tmp_path / "page.md"
-    between = marks("tiny", "python -m src.report table=tiny")
+    between = marks("tiny", "python -m src.report runs=… table=tiny")
     page.write_text(f"before\n{between[0]}\nold\n{between[1]}\nafter\n")
     asked = ["table=tiny", "radii=[0.25,0.5]", "title='Small digits'", f"readme={page}"]
     reported(tmp_path / "own", f"runs='{finished}/*/certify/*'", *asked)
@@ -103,9 +103,9 @@ def test_the_table_holds_what_the_summaries_say(finished, tmp_path, capsys):
     acrs = [each["bounds"]["tight"]["acr"] for each in said]
     clean = [100 * each["clean_smoothed_accuracy"] for each in said]
     assert cells[:4] == ["`tiny_reg`", "0.25", "4, 5", "1"]
-    assert cells[5] == f"{mean(clean):.1f} ± {stdev(clean):.1f}"
+    assert cells[5] == f"{mean(clean):.1f} ± {stdev(clean) / 2**0.5:.1f}"
     assert cells[6] == "tight"
-    assert cells[-1] == f"{mean(acrs):.3f} ± {stdev(acrs):.3f}"
+    assert cells[-1] == f"{mean(acrs):.3f} ± {stdev(acrs) / 2**0.5:.3f}"
     assert "Small digits; small_cnn, trained on 1,078 images; 10 test images" in table
     assert page.read_text() == f"before\n{between[0]}\n\n{table}\n{between[1]}\nafter\n"
     printed = capsys.readouterr().out

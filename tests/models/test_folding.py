@@ -167,3 +167,47 @@ def test_modes_inside_and_after() -> None:
     with evaluating(network):
         assert folded(network) is not network
     assert all(part.training for part in network.modules())
+
+
+class Shifted(nn.Sequential):
+    """Reads a tensor of its own beside its layers."""
+
+    def __init__(self) -> None:
+        super().__init__(*layers())
+        self.register_buffer("shift", torch.ones(1))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input + self.shift)
+
+
+def test_a_replaced_tensor_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "PURE", (*folding.PURE, __name__))
+    network, images = Shifted().eval(), torch.rand(2, 3, 8, 8)
+    assert folded(network) is not network
+    network.shift = torch.zeros(1)
+    torch.testing.assert_close(folded(network)(images), network(images))
+    torch.testing.assert_close(folded(network.double())(images.double()), network(images.double()))
+
+
+def test_a_network_whose_gradients_are_listened_to_is_left_as_it_is() -> None:
+    network = nn.Sequential(*layers()).eval()
+    handle = network.register_full_backward_hook(lambda *_: None)
+    assert folded(network) is network
+    handle.remove()
+
+
+def test_a_network_that_trains_is_left_as_it_is() -> None:
+    network = nn.Sequential(*layers()).eval()
+    assert folded(network) is not network
+    network[1].train()
+    assert folded(network) is network
+
+
+def test_what_cannot_be_traced_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "PURE", (*folding.PURE, __name__))
+    tried = []
+    monkeypatch.setattr(folding.fx, "symbolic_trace", lambda network: tried.append(1) or 1 / 0)
+    network = Peeks().eval()
+    for _ in range(3):
+        assert folded(network) is network
+    assert tried == [1]

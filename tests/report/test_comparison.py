@@ -4,6 +4,7 @@ import statistics
 
 import numpy as np
 import pytest
+import scipy.stats
 from summaries import summary, written
 
 from smoothcert.errors import RecordsError
@@ -39,10 +40,10 @@ def four_seeds():
 
 
 def spread(values, digits):
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {scipy.stats.sem(values):.{digits}f}"
 
 
-def test_figures_are_means_and_sample_deviations_over_seeds():
+def test_figures_are_means_and_standard_errors_over_seeds():
     first, second = rows(four_seeds())
     assert (first["bound"], second["bound"]) == ("tight", "cohen")
     assert first["ACR"] == spread(ACRS, 3)
@@ -53,14 +54,13 @@ def test_figures_are_means_and_sample_deviations_over_seeds():
         assert row["0"] == spread(percent * share, 1)
         assert row["0.25"] == spread(percent * share / 2, 1)
         assert row["0.5"] == spread(percent * share / 4, 1)
-        assert row["minutes"] == spread(np.array(SECONDS) / 60, 1)
+        assert row["training, minutes"] == spread(np.array(SECONDS) / 60, 1)
         assert (row["seeds"], row["epochs"]) == ("0, 1, 2, 3", "20")
 
 
-def test_the_deviation_is_that_of_a_sample_and_not_of_a_population():
+def test_the_error_is_that_of_a_mean_over_a_sample():
     [row, _] = rows([summary(acr=0.3), summary(seed=1, acr=0.4)])
-    assert row["ACR"] == f"0.350 ± {statistics.stdev([0.3, 0.4]):.3f}"
-    assert f"{statistics.pstdev([0.3, 0.4]):.3f}" not in row["ACR"]
+    assert row["ACR"] == f"0.350 ± {statistics.stdev([0.3, 0.4]) / 2**0.5:.3f}"
 
 
 def test_one_seed_has_no_deviation():
@@ -95,9 +95,30 @@ def test_seeds_are_sorted_as_numbers():
     assert rows([summary(seed=seed) for seed in (10, 9, 2)])[0]["seeds"] == "2, 9, 10"
 
 
-def test_runs_of_different_lengths_say_so():
-    table = rows([summary(), summary(seed=1, epochs=5)])
-    assert table[0]["epochs"] == "5–20"
+def trained(**settings):
+    return {"training": {"seed": 3, "data": {"seed": 3, "batch_size": 64}, **settings}}
+
+
+def test_trainings_of_one_method_differ_by_their_seeds_alone():
+    first, second = summary(**trained()), summary(seed=1, **trained(seed=7))
+    second["training"]["data"] = {"seed": 7, "batch_size": 64}
+    [group] = grouped([first, second])
+    assert group.seeds == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"epochs": 5}, "epochs 20 and 5"),
+        ({"model": "resnet110"}, "model small_cnn and resnet110"),
+        (trained(optimizer={"lr": 0.5}), r"optimizer None and \{'lr': 0.5\}"),
+        (trained(data={"batch_size": 32}), "data .*64.* and .*32"),
+    ],
+)
+def test_other_trainings_are_not_averaged(other, said):
+    first = {**summary(**trained()), "training_seed": 0}
+    with pytest.raises(RecordsError, match=said):
+        grouped([first, {**summary(seed=1, **trained()), **other}])
 
 
 def test_a_radius_beyond_all_that_were_recorded_has_no_figure():

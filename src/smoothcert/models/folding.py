@@ -1,7 +1,8 @@
 """BatchNorm folded into convolutions while a network is in eval mode."""
 
 import logging
-from typing import cast
+import operator
+from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -17,6 +18,9 @@ or writes, tracing would fix."""
 
 KINDS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 """Which BatchNorm a convolution can take up."""
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Folding:
@@ -35,7 +39,6 @@ class Folding:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.modules = list(map(ref, network.modules()))
         self.traced = fx.symbolic_trace(network)
         pairs = _pairs(self.traced)
         self.parts = [
@@ -52,10 +55,6 @@ class Folding:
         self.traced.delete_all_unused_submodules()
         self.traced.recompile()
 
-    def is_of(self, network: nn.Module) -> bool:
-        """Return whether the network still has the modules that it was made of."""
-        return [module() for module in self.modules] == list(network.modules())
-
     def refreshed(self) -> nn.Module:
         """Return the folded network at the weights and statistics that the network has now."""
         for name, convolution, norm in self.parts:
@@ -63,7 +62,30 @@ class Folding:
         return self.traced
 
 
-_foldings: WeakKeyDictionary[nn.Module, Folding] = WeakKeyDictionary()
+class _Known:
+    """What is known of a network while it has the modules and tensors that it has now.
+
+    Attributes:
+        folding: None where there is nothing to fold, or the forward pass cannot be traced.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._parts = [ref(part) for part in _modules_and_tensors(network)]
+        self.folding: Folding | None = None
+        try:
+            folding = Folding(network)
+        except Exception as error:
+            # Not every forward pass can be traced; it runs as it is then.
+            logger.debug("BatchNorm is not folded: %s", error)
+        else:
+            self.folding = folding if folding.parts else None
+
+    def holds_for(self, network: nn.Module) -> bool:
+        then, now = [part() for part in self._parts], _modules_and_tensors(network)
+        return len(then) == len(now) and all(map(operator.is_, then, now))
+
+
+_known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -72,7 +94,7 @@ def folded(network: nn.Module) -> nn.Module:
 
     For the passes of an attack, which spends a third of its time in BatchNorm where layers are
     thin. Folding is exact up to rounding errors. The network comes back as it is where it has
-    modules of other packages than `PURE`, cannot be traced, is compiled or has hooks.
+    modules of other packages than `PURE`, cannot be traced, is compiled or has hooks, or trains.
 
     Args:
         network: in eval mode; neither it nor its parts are changed.
@@ -88,23 +110,22 @@ def folded(network: nn.Module) -> nn.Module:
     """
     if not _is_plain(network):
         return network
-    if network not in _foldings or not _foldings[network].is_of(network):
-        try:
-            _foldings[network] = Folding(network)
-        except Exception as error:
-            # Not every forward pass can be traced; it runs as it is then.
-            logger.debug("BatchNorm is not folded: %s", error)
-            return network
-    folding = _foldings[network]
-    return folding.refreshed() if folding.parts else network
+    if network not in _known or not _known[network].holds_for(network):
+        _known[network] = _Known(network)
+    folding = _known[network].folding
+    return network if folding is None else folding.refreshed()
+
+
+def _modules_and_tensors(network: nn.Module) -> list[Any]:
+    return [*network.modules(), *network.parameters(), *network.buffers()]
 
 
 def _is_plain(network: nn.Module) -> bool:
     """Return whether tracing sees all that a forward pass does, and nothing listens to it."""
     return network._compiled_call_impl is None and not any(
         type(part).__module__.partition(".")[0] not in PURE
-        or part._forward_hooks
-        or part._forward_pre_hooks
+        or any(getattr(part, hooks) for hooks in HOOKS)
+        or part.training
         or "forward" in vars(part)
         for part in network.modules()
     )

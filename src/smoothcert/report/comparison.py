@@ -1,6 +1,7 @@
 """Runs beside each other: one row a method and a bound, means over seeds."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ def grouped(summaries: Sequence[Mapping[str, Any]]) -> list[Group]:
         for sigma, name in keys
     ]
     for group in groups:
+        _check_trainings(group)
         if len(set(group.seeds)) < len(group.seeds):
             raise RecordsError(
                 f"Expected one run a seed of {group.name} at sigma={group.sigma}, got seeds "
@@ -131,6 +133,35 @@ def _check_settings(summaries: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
+def _check_trainings(group: Group) -> None:
+    """Refuse a mean over trainings that differ by more than their seed."""
+    first, *others = ({**_training(summary), **_facts(summary)} for summary in group.summaries)
+    for other in others:
+        different = [
+            f"{name} {first.get(name)} and {other.get(name)}"
+            for name in sorted(first.keys() | other.keys())
+            if first.get(name) != other.get(name)
+        ]
+        if different:
+            raise RecordsError(
+                f"Expected trainings of {group.name} at sigma={group.sigma} that differ by their "
+                f"seeds alone, got {', '.join(different)}"
+            )
+
+
+def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: summary[name] for name in ("model", "epochs", "training_images")}
+
+
+def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training without its seeds; of an older one none are recorded."""
+    recorded = summary.get("training", {})
+    parts = {name: value for name, value in recorded.items() if name != "seed"}
+    if "data" in parts:
+        parts["data"] = {name: each for name, each in parts["data"].items() if name != "seed"}
+    return parts
+
+
 def comparison_markdown(groups: Sequence[Group], radii: Sequence[float], title: str = "") -> str:
     """Return the groups as a Markdown table, with the conditions that they share below it.
 
@@ -139,7 +170,7 @@ def comparison_markdown(groups: Sequence[Group], radii: Sequence[float], title: 
         radii: radii of the certified accuracies.
         title: what to say of the data first.
     """
-    head = ["experiment", "σ", "seeds", "epochs", "minutes", "clean", "bound"]
+    head = ["experiment", "σ", "seeds", "epochs", "training, minutes", "clean", "bound"]
     head += [*(f"{radius:g}" for radius in radii), "ACR"]
     lines = [_line(head), _line(["---"] * len(head))]
     for group in groups:
@@ -163,7 +194,7 @@ def conditions(groups: Sequence[Group], title: str = "") -> str:
         f"{first['images']} {first['split']} images certified at n0 = {first['n0']:,}, "
         f"n = {first['n']:,}, α = {first['alpha']:g} in {first['precision']}"
         + (", both bounds on the same votes" if len(first["bounds"]) > 1 else ""),
-        "mean ± standard deviation over seeds of the training",
+        "mean ± standard error over seeds of the training",
     ]
     return "; ".join(parts) + "."
 
@@ -173,7 +204,7 @@ def _cells(group: Group, bound: str, radii: Sequence[float]) -> list[str]:
         f"`{group.name}`",
         f"{group.sigma:g}",
         ", ".join(map(str, group.seeds)),
-        _plain(group.of("epochs")),
+        f"{group.summaries[0]['epochs']}",
         _spread([seconds / 60 for seconds in group.of("seconds_training")], 1),
         _spread([100 * share for share in group.of("clean_smoothed_accuracy")], 1),
         bound,
@@ -182,15 +213,13 @@ def _cells(group: Group, bound: str, radii: Sequence[float]) -> list[str]:
     ]
 
 
-def _plain(values: Sequence[float]) -> str:
-    return "–".join(f"{value:g}" for value in sorted(set(values)))
-
-
 def _spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return "–"
     text = f"{mean(values):.{digits}f}"
-    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
+    if len(values) < 2:
+        return text
+    return f"{text} ± {stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -142,7 +142,7 @@ def _report_one_table(cfg: DictConfig) -> None:
     path = Path(cfg.paths.run) / f"{cfg.table or 'table'}.md"
     write_atomically(path, table)
     if cfg.readme is not None:
-        command = f"python -m src.report table={cfg.table}"
+        command = f"python -m src.report runs=… table={cfg.table}"
         replace_part(Path(cfg.readme), marks(cfg.table, command), table)
     _print(table)
     _say(f"  files  {path}")
