@@ -154,7 +154,7 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
 
 
 def _averages(cfg: DictConfig) -> bool:
-    return bool(cfg.callbacks) and cfg.callbacks.get("ema") is not None
+    return bool(cfg.get("callbacks")) and cfg.callbacks.get("ema") is not None
 
 
 def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
@@ -187,7 +187,9 @@ def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
             {
                 **names,
                 "method": " + ".join(
-                    names[part] for part in ("objective", "attack") if names[part] != "none"
+                    names[part]
+                    for part in ("objective", "attack")
+                    if names.get(part, "none") != "none"
                 ),
                 "sigma": cfg.sigma,
                 "seed": cfg.seed,
