@@ -161,14 +161,13 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
         [(7, 0.41, 12.5)]
     """
     path = Path(path)
-    finished = _finished_bytes(path)
-    lines = finished.decode("utf-8", errors="replace").splitlines()
+    *finished, rest = path.read_bytes().decode("utf-8", errors="replace").rpartition("\n")
+    lines = "".join(finished).splitlines()
     rows = [
         _parse_field(line, path, number)
         for number, line in enumerate(lines[1:], start=2)
         if line.strip()
     ]
-    rest = path.read_bytes()[len(finished) :].decode("utf-8", errors="replace")
     with contextlib.suppress(RecordsError):
         rows += [_parse_field(rest, path, len(lines) + 1)]
     _check_unique(rows, path)

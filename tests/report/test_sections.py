@@ -219,11 +219,12 @@ def test_runs_of_one_seed_that_nothing_tells_apart_are_not_averaged():
 
 def test_settings_apart_have_a_value_a_run():
     runs = [trained("a", weight=0.1, draws=2), trained("b", 1, draws=2), trained("c", 2, weight=1)]
-    assert settings_apart(runs) == {
+    summaries = [run.summary for run in runs]
+    assert settings_apart(summaries) == {
         "objective.weight": [0.1, None, 1],
         "objective.draws": [2, 2, None],
     }
-    assert settings_apart(runs[:1]) == {}
+    assert settings_apart(summaries[:1]) == {}
 
 
 def test_bounds_on_a_grid_are_called_so():

@@ -9,11 +9,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from smoothcert.errors import RecordsError
+from smoothcert.report.reading import OF_THE_RUN
+from smoothcert.report.sections import settings_apart
 
 SAME = ("data", "split", "images", "n0", "n", "alpha", "precision", "certifier", "noise")
 """What runs in one table share, beside the images and the certifier's settings."""
-OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
-"""Settings in which they may differ; the images themselves are compared."""
 NEEDED = (
     *("name", "sigma", "bounds", "certifier_settings", "model"),
     *("clean_smoothed_accuracy", "training_seed", "epochs", "seconds_training", "training_images"),
@@ -135,31 +135,13 @@ def _check_settings(summaries: Sequence[Mapping[str, Any]]) -> None:
 
 def _check_trainings(group: Group) -> None:
     """Refuse a mean over trainings that differ by more than their seed."""
-    first, *others = ({**_training(summary), **_facts(summary)} for summary in group.summaries)
-    for other in others:
-        different = [
-            f"{name} {first.get(name)} and {other.get(name)}"
-            for name in sorted(first.keys() | other.keys())
-            if first.get(name) != other.get(name)
-        ]
-        if different:
-            raise RecordsError(
-                f"Expected trainings of {group.name} at sigma={group.sigma} that differ by their "
-                f"seeds alone, got {', '.join(different)}"
-            )
-
-
-def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: summary[name] for name in ("model", "epochs", "training_images")}
-
-
-def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a training without its seeds; of an older one none are recorded."""
-    recorded = summary.get("training", {})
-    parts = {name: value for name, value in recorded.items() if name != "seed"}
-    if "data" in parts:
-        parts["data"] = {name: each for name, each in parts["data"].items() if name != "seed"}
-    return parts
+    apart = settings_apart(group.summaries)
+    if apart:
+        values = (f"{name} {' and '.join(map(str, each))}" for name, each in apart.items())
+        raise RecordsError(
+            f"Expected trainings of {group.name} at sigma={group.sigma} that differ by their "
+            f"seeds alone, got {', '.join(values)}"
+        )
 
 
 def comparison_markdown(groups: Sequence[Group], radii: Sequence[float], title: str = "") -> str:

@@ -162,25 +162,25 @@ def _log_name(run: Run) -> str:
     return rest.replace("//", "/").strip("/_- .") or run.path.parent.name
 
 
-def settings_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
+def settings_apart(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return the settings of the trainings in which runs differ, one value a run.
 
     Args:
-        runs: at least one.
+        summaries: of at least one run.
 
     Returns:
         Values by dotted name, in the order of the runs; None where a run does not have one.
     """
-    flat = [_of_training(run) for run in runs]
+    flat = [_of_training(summary) for summary in summaries]
     names = dict.fromkeys(name for each in flat for name in each)
     values = {name: [each.get(name) for each in flat] for name in names}
     return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
 
 
-def _of_training(run: Run) -> dict[str, Any]:
+def _of_training(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return a training's settings, with what its summary says beside them."""
-    facts = {name: run.summary[name] for name in FACTS if name in run.summary}
-    return {**facts, **_flat(run.summary.get("training", {}))}
+    facts = {name: summary[name] for name in FACTS if name in summary}
+    return {**facts, **_flat(summary.get("training", {}))}
 
 
 def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
@@ -222,15 +222,19 @@ def _told_apart(run: Run, name: str, namesakes: Sequence[Run]) -> str:
 def _apart(runs: Sequence[Run]) -> list[str]:
     """Return what trainings differ in, beyond what papers let follow σ; where it is recorded."""
     recorded = [run for run in runs if run.summary.get("training")]
-    every = settings_apart(recorded) if recorded else {}
+    every = _differing(recorded) if recorded else {}
     names = {name: None for name in every if not name.startswith(FOLLOW_SIGMA)}
     for sigma in dict.fromkeys(run.sigma for run in recorded):
-        names.update(dict.fromkeys(settings_apart([r for r in recorded if r.sigma == sigma])))
+        names.update(dict.fromkeys(_differing([r for r in recorded if r.sigma == sigma])))
     unrecorded = [run for run in runs if not run.summary.get("training")]
-    facts = settings_apart(runs) if unrecorded else {}
+    facts = _differing(runs) if unrecorded else {}
     named = [*names, *(name for name in FACTS if name in facts and name not in names)]
     # These follow from the number of epochs, which says it in fewer words.
     return [name for name in named if name not in FOLLOW_EPOCHS or "epochs" not in named]
+
+
+def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    return settings_apart([run.summary for run in runs])
 
 
 def _key(run: Run) -> str:
