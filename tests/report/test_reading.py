@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -324,3 +325,12 @@ def test_equal_certificates_of_two_logs_are_no_copies_if_their_times_differ(tmp_
     (tmp_path / "b" / "sigma_0.25").write_text("\n".join([head, first, *others, ""]))
     read = read_runs([tmp_path / name / "sigma_0.25" for name in "ab"])
     assert len(read.runs) == 2
+
+
+def test_a_run_that_was_repeated_counts_once_whatever_time_it_took(tmp_path):
+    first = run_by_hand([0.5, 0.25])
+    again = replace(first, rows=[replace(row, time=row.time + 1) for row in first.rows])
+    paths = [write_run(tmp_path / name, run) for name, run in (("a", first), ("b", again))]
+    found = read_runs(paths)
+    assert [run.name for run in found.runs] == ["a"]
+    assert found.notes == ["b has the certificates of a and is left out."]

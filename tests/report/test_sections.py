@@ -363,3 +363,21 @@ def test_a_training_without_a_record_beside_one_with_it_is_noted():
     ]
     [section] = sections(*made)
     assert any("without are not recorded" in note for note in section.notes)
+
+
+def test_what_follows_from_the_epochs_is_not_said_beside_them():
+    runs = [
+        run_by_hand(
+            OUTCOMES, f"{epochs}", seed=epochs, summary={"epochs": epochs},
+            training={"scheduler": {"max_epochs": epochs}, "seed": epochs},
+        )
+        for epochs in (5, 9)
+    ]  # fmt: skip
+    [section] = sections(*runs)
+    assert groups(section) == {("gaussian, epochs=5", 0.5): 1, ("gaussian, epochs=9", 0.5): 1}
+
+
+def test_an_average_of_the_weights_is_another_method():
+    with_it = run_by_hand(OUTCOMES, "b", seed=1, training={"ema": 0.99, "seed": 1})
+    [section] = sections(run_by_hand(OUTCOMES, "a", training={"seed": 0}), with_it)
+    assert groups(section) == {("gaussian", 0.5): 1, ("gaussian, ema=0.99", 0.5): 1}

@@ -16,6 +16,7 @@ FACTS = ("model", "epochs", "training_images")
 FOLLOW_SIGMA = ("objective.", "attack.", "data.batch_size")
 """Settings that papers give for each σ; the last follows the number of noise draws."""
 FOLLOW_EPOCHS = ("scheduler.max_epochs", "scheduler.T_max", "scheduler.total_steps")
+"""Settings that the number of epochs says in fewer words."""
 UNRECORDED = "not recorded"
 
 
@@ -229,7 +230,6 @@ def _apart(runs: Sequence[Run]) -> list[str]:
     unrecorded = [run for run in runs if not run.summary.get("training")]
     facts = _differing(runs) if unrecorded else {}
     named = [*names, *(name for name in FACTS if name in facts and name not in names)]
-    # These follow from the number of epochs, which says it in fewer words.
     return [name for name in named if name not in FOLLOW_EPOCHS or "epochs" not in named]
 
 

@@ -144,7 +144,7 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
         seed=cfg.seed,
         configuration={
             **{name: resolved[name] for name in TRAINED_BY},
-            **({"ema": resolved["callbacks"]["ema"]} if _averages(cfg) else {}),
+            **({"ema": cfg.callbacks.ema.decay} if _averages(cfg) else {}),
             "class_names": list(data.class_names),
         },
         scheduler_interval=cfg.scheduler_interval,

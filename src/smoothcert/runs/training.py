@@ -137,7 +137,9 @@ def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) ->
 
 def _differences(checkpoint: Mapping[str, Any], module: SmoothedTraining) -> dict[str, str]:
     """Return, for each part of the configuration that is not a checkpoint's, what it was and is."""
-    theirs, ours = checkpoint.get("configuration", {}), module.configuration
+    ours = module.configuration
+    # Runs of before it was recorded go on.
+    theirs = {"ema": ours.get("ema"), **checkpoint.get("configuration", {})}
     return {
         name: f"{name} was {theirs.get(name)!r} and is now {ours[name]!r}"
         for name in ours
