@@ -32,6 +32,26 @@ class NonFiniteError(SmoothCertError, ArithmeticError):
     """NaN or infinite pixels, logits or losses: they never become a vote."""
 
 
+class ProcessError(SmoothCertError):
+    """A process of several that work together has died or cannot be reached."""
+
+
+class Stopped(SystemExit):
+    """The end of a command that a signal asked for; the exit code is 128 and the signal's number.
+
+    Attributes:
+        signal: the signal's number.
+
+    Example:
+        >>> Stopped(15).code
+        143
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(128 + signal)
+        self.signal = signal
+
+
 class SmoothCertWarning(UserWarning):
     """A result that is valid but probably not what its reader has in mind."""
 

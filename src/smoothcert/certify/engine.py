@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from smoothcert.certify.certifiers import Certifier
+from smoothcert.certify.dealing import Deal, Ledger
 from smoothcert.certify.execution import weights_digest
 from smoothcert.certify.scheduling import Example
 from smoothcert.certify.smoothed import Result, SmoothedClassifier
 from smoothcert.errors import InvalidArgumentError, require_count, require_positive
-from smoothcert.records import CertificateFile, CertificateRow
+from smoothcert.processes import Processes, processes
+from smoothcert.records import CertificateRow, Shard
 
 
 class Examples(Protocol):
@@ -98,10 +100,12 @@ class Performance:
     Attributes:
         images_per_second: finished images.
         samples_per_second: votes of finished images, selection included.
-        peak_memory_bytes: of the GPU's allocator, or of the whole process on a CPU.
+        peak_memory_bytes: of the GPU's allocator, or of the whole process on a CPU; of several
+            processes, the largest.
         batch_size: noisy images in a forward pass, at the end.
         compiled: whether the network was compiled.
-        device: where it ran.
+        device: where it ran; of several processes, the first.
+        processes: how many processes shared the images.
     """
 
     images_per_second: float
@@ -110,6 +114,7 @@ class Performance:
     batch_size: int
     compiled: bool
     device: str
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -139,11 +144,16 @@ def certify_examples(
     seed: int = 0,
     configuration: Mapping[str, Any] | None = None,
     max_hours: float | None = None,
+    shard: Shard | None = None,
 ) -> Certified:
     """Certify a subset of a data set into a certificate file, with a progress bar.
 
     Images that have their row already are not certified again. Rows are written as images are
-    finished, which is not quite the order of the images: several are certified together.
+    finished, and put in the order of the images' indices at the end.
+
+    Where torch.distributed has several processes, all of them must call this. Images are dealt out
+    as processes have room for them, each one once, and the rows are the same for any number of
+    processes.
 
     Args:
         smoothed: the smoothed classifier.
@@ -154,16 +164,63 @@ def certify_examples(
         seed: seed of the noise, >= 0.
         configuration: what else the certificates depend on (JSON values), for the records.
         max_hours: end after so many hours, images in flight dropped; None: when all are done.
+        shard: certify one of several shares of the subset; `smoothcert.records.merge_shards` makes
+            one file of all of them.
+
+    Returns:
+        The certificates, the same in every process.
 
     Raises:
         NonFiniteError: for pixels outside [0, 1] or non-finite logits; finished rows stay.
-        RecordsError: if the file holds certificates of another configuration.
+        RecordsError: if the file holds certificates of another configuration, or cannot be
+            written.
         InvalidArgumentError: if `max_hours` is not positive, or the subset is empty.
+        ProcessError: if another process has died, or has other weights or images.
     """
     if max_hours is not None:
         require_positive("max_hours", max_hours)
-    positions = subset.positions(len(examples))
+    start = time.perf_counter()
+    whole = subset.positions(len(examples))
+    positions = whole if shard is None else shard.share(whole)
+    order = [int(examples.indices[position]) for position in positions]
     settings = {
+        **_settings(smoothed, certifier, examples, subset, seed, whole),
+        **(configuration or {}),
+        **({} if shard is None else shard.settings(order)),
+    }
+    with Ledger(path, settings, processes()) as ledger:
+        left = [
+            p for p, index in zip(positions, order, strict=True) if index not in ledger.finished
+        ]
+        deal = Deal(left, ledger.team)
+        results = smoothed.stream(
+            (_example(examples, position) for position in deal),
+            certifier,
+            seed,
+            expected=len(left) // ledger.team.size,
+            deadline=None if max_hours is None else start + 3600 * max_hours,
+            in_flight=deal.room,
+        )
+        meter = _Meter(smoothed, ledger, start)
+        with _Bar(subset, ledger.team, len(order) - len(left), len(order)) as bar:
+            for result in results:
+                ledger.append(_row(result), result.samples)
+                bar.show(ledger.done)
+            ledger.wait_for_others(bar.show)
+        performance = meter.performance()
+        rows = ledger.gathered()
+    return Certified(_leading(rows, order), ledger.settings, performance, len(order))
+
+
+def _settings(
+    smoothed: SmoothedClassifier,
+    certifier: Certifier,
+    examples: Examples,
+    subset: Subset,
+    seed: int,
+    positions: list[int],
+) -> dict[str, Any]:
+    return {
         **certifier.settings,
         "sigma": smoothed.sigma,
         "seed": seed,
@@ -173,29 +230,7 @@ def certify_examples(
         "device": smoothed.device.type,
         "examples": _examples_digest(examples, positions),
         "weights": weights_digest(smoothed.classifier),
-        **(configuration or {}),
     }
-    with CertificateFile(path, settings) as file:
-        finished = file.finished
-        left = [p for p in positions if int(examples.indices[p]) not in finished]
-        start = time.perf_counter()
-        results = smoothed.stream(
-            (_example(examples, position) for position in left),
-            certifier,
-            seed,
-            expected=len(left),
-            deadline=None if max_hours is None else start + 3600 * max_hours,
-        )
-        meter = _Meter(smoothed, start)
-        with _progress_bar(subset, len(positions) - len(left), len(positions)) as bar:
-            for result in results:
-                file.append(_row(result))
-                meter.add(result)
-                bar.update()
-        order = [int(examples.indices[position]) for position in positions]
-        return Certified(
-            _leading(file.rows, order), file.settings, meter.performance(), len(positions)
-        )
 
 
 def _leading(rows: list[CertificateRow], order: list[int]) -> list[CertificateRow]:
@@ -208,31 +243,33 @@ def _leading(rows: list[CertificateRow], order: list[int]) -> list[CertificateRo
 
 
 class _Meter:
-    """Counts images, votes and bytes of one call."""
+    """Says what one call took, over all processes."""
 
-    def __init__(self, smoothed: SmoothedClassifier, start: float) -> None:
+    def __init__(self, smoothed: SmoothedClassifier, ledger: Ledger, start: float) -> None:
         self._smoothed = smoothed
+        self._ledger = ledger
         self._start = start
-        self._images = self._samples = 0
         if smoothed.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(smoothed.device)
 
-    def add(self, result: Result) -> None:
-        self._images += 1
-        self._samples += result.samples
-
     def performance(self) -> Performance | None:
-        runner = self._smoothed.runner
-        if not self._images or runner is None:
-            return None
         seconds = time.perf_counter() - self._start
+        runner, team = self._smoothed.runner, self._ledger.team
+        own = None if runner is None else (runner.batch_size, runner.compiled, str(runner.device))
+        peaks = team.gather("peak", peak_memory(self._smoothed.device))
+        # A process that came too late for any image has run nothing.
+        ran = [each for each in team.gather("ran", own) if each is not None]
+        if not self._ledger.done or not ran:
+            return None
+        batch_size, compiled, device = ran[0]
         return Performance(
-            images_per_second=self._images / seconds,
-            samples_per_second=self._samples / seconds,
-            peak_memory_bytes=peak_memory(runner.device),
-            batch_size=runner.batch_size,
-            compiled=runner.compiled,
-            device=str(runner.device),
+            images_per_second=self._ledger.done / seconds,
+            samples_per_second=self._ledger.samples / seconds,
+            peak_memory_bytes=max(peaks),
+            batch_size=batch_size,
+            compiled=compiled,
+            device=device,
+            processes=team.size,
         )
 
 
@@ -257,16 +294,31 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _progress_bar(subset: Subset, initial: int, total: int) -> tqdm:
-    return tqdm(
-        desc=f"certify {subset.split}",
-        initial=initial,
-        total=total,
-        unit="image",
-        dynamic_ncols=True,
-        # A log file gets a line a minute, a terminal a moving bar.
-        mininterval=0.2 if sys.stderr.isatty() else 60,
-    )
+class _Bar:
+    """The progress of all processes, which the first one shows."""
+
+    def __init__(self, subset: Subset, team: Processes, initial: int, total: int) -> None:
+        self._shown = 0
+        self._bar = tqdm(
+            disable=not team.first,
+            desc=f"certify {subset.split}",
+            initial=initial,
+            total=total,
+            unit="image",
+            dynamic_ncols=True,
+            # A log file gets a line a minute, a terminal a moving bar.
+            mininterval=0.2 if sys.stderr.isatty() else 60,
+        )
+
+    def show(self, done: int) -> None:
+        self._bar.update(done - self._shown)
+        self._shown = done
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
 
 def _noise_settings(

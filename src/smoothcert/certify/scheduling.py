@@ -95,6 +95,7 @@ def run_jobs(
     num_classes: int,
     expected_votes: int | None = None,
     deadline: float | None = None,
+    in_flight: Callable[[], int] | None = None,
 ) -> Iterator[Job]:
     """Run images to their end; the oldest in flight are served first.
 
@@ -107,6 +108,7 @@ def run_jobs(
         num_classes: number of classes.
         expected_votes: about how many votes all of them take, to judge whether compiling pays.
         deadline: end when `time.perf_counter()` has passed it, images in flight dropped.
+        in_flight: says how many images may be in flight at present; None: as many as fill batches.
 
     Yields:
         Each job once it is finished.
@@ -116,7 +118,8 @@ def run_jobs(
     # On a CPU nothing goes on in the background.
     ahead = 2 if runner.device.type == "cuda" else 1
     while deadline is None or time.perf_counter() < deadline:
-        _take_off(runner, source, start, flight)
+        most = None if in_flight is None else in_flight()
+        _take_off(runner, source, start, flight, most)
         jobs, requests = _share_out(ROUND_BATCHES * runner.batch_size, flight)
         if jobs:
             polls.append((jobs, Poll(runner, requests, num_classes)))
@@ -139,9 +142,11 @@ def _take_off(
     source: Iterator[Example],
     start: Callable[[Example], Job],
     flight: list[Job],
+    most: int | None,
 ) -> None:
-    """Start images until a round of batches is filled."""
-    most = max(FEWEST_IN_FLIGHT, runner.batch_size // PLACES_PER_IMAGE)
+    """Start images until a round of batches is filled, or so many are in flight."""
+    fitting = max(FEWEST_IN_FLIGHT, runner.batch_size // PLACES_PER_IMAGE)
+    most = fitting if most is None else min(fitting, most)
     wanted = sum(job.left for job in flight if not job.busy)
     while len(flight) < most and wanted < ROUND_BATCHES * runner.batch_size:
         example = next(source, None)

@@ -178,6 +178,7 @@ class SmoothedClassifier:
         seed: int = 0,
         expected: int | None = None,
         deadline: float | None = None,
+        in_flight: Callable[[], int] | None = None,
     ) -> Iterator[Result]:
         """Certify images as they come, many at a time so that each forward pass is full.
 
@@ -187,6 +188,8 @@ class SmoothedClassifier:
             seed: seed of the noise, >= 0.
             expected: how many images there will be, to judge whether compiling pays.
             deadline: end when `time.perf_counter()` has passed it, images in flight dropped.
+            in_flight: says how many images may be in flight at present; None: as many as fill
+                batches.
 
         Yields:
             Each image as soon as it is finished, the first ones first as a rule.
@@ -202,7 +205,7 @@ class SmoothedClassifier:
             return exact.sampling(self.sigma, self.num_classes, example.label)
 
         votes = None if expected is None else expected * certifier.typical_samples
-        for job in self._run(examples, seed, sampling, votes, deadline):
+        for job in self._run(examples, seed, sampling, votes, deadline, in_flight):
             yield Result(job.example, job.value, job.samples, job.seconds)
 
     def remaining_alpha(self, shape: tuple[int, ...], n: int, alpha: float) -> float:
@@ -238,6 +241,7 @@ class SmoothedClassifier:
         sampling: Callable[[Example], Generator[int, Any, Any]],
         expected: int | None,
         deadline: float | None = None,
+        in_flight: Callable[[], int] | None = None,
     ) -> Iterator[Job]:
         source = iter(examples)
         first = next(source, None)
@@ -253,7 +257,7 @@ class SmoothedClassifier:
             return Job(example, noisy, sampling(example))
 
         everything = chain([first], source)
-        return run_jobs(runner, everything, start, self.num_classes, expected, deadline)
+        return run_jobs(runner, everything, start, self.num_classes, expected, deadline, in_flight)
 
     def _ready(self, shape: tuple[int, ...]) -> Runner:
         """Return a runner of the classifier as it is now; one that is ready is used again."""

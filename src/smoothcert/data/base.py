@@ -1,7 +1,7 @@
 """What every data module offers."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -106,12 +106,16 @@ class ImageDataModule(pl.LightningDataModule):
         """Return shuffled, augmented training batches; fixed ones to overfit to."""
         images = self.images("train")
         if getattr(self.trainer, "overfit_batches", 0) > 0:
-            return self._loader(FixedBatches(images, self.batch_size))
+            return self._fixed(images)
         # A sampler of whole batches: the data set makes each batch at once.
-        batches = EpochBatches(len(images), self.batch_size, self.seed)
+        batches = EpochBatches(len(images), self.batch_size, self.seed, self._share)
+        # Workers ask for the first batches before Lightning says which epoch it is.
+        batches.set_epoch(getattr(self.trainer, "current_epoch", 0))
         if self._resident(images):
             keys: Any = Keys()
-            return DataLoader(keys, sampler=batches, batch_size=None, collate_fn=lambda key: key)
+            return ResumableLoader(
+                keys, sampler=batches, batch_size=None, collate_fn=lambda key: key
+            )
         return self._loader(images, batches)
 
     def transfer_batch_to_device(
@@ -140,17 +144,29 @@ class ImageDataModule(pl.LightningDataModule):
         return images.images.nbytes <= SHARE_OF_MEMORY * memory
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
-        """Return validation batches in order."""
-        return self._loader(FixedBatches(self.images("val"), self.batch_size))
+        """Return validation batches in order, this process's share of them."""
+        return self._fixed(self.images("val"))
 
     def test_dataloader(self) -> DataLoader[ImageBatch]:
-        """Return test batches in order."""
-        return self._loader(FixedBatches(self.images("test"), self.batch_size))
+        """Return test batches in order, this process's share of them."""
+        return self._fixed(self.images("test"))
+
+    @property
+    def _share(self) -> tuple[int, int]:
+        """Which share of the images is this process's, and how many there are."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def _fixed(self, images: ImageSet) -> DataLoader[ImageBatch]:
+        rank, processes = self._share
+        each = max(1, self.batch_size // processes)
+        return self._loader(FixedBatches(images, each, (rank, processes)))
 
     def _loader(
         self, batches: ImageSet | FixedBatches, sampler: EpochBatches | None = None
     ) -> DataLoader[ImageBatch]:
-        return DataLoader(
+        kind = DataLoader if sampler is None else ResumableLoader
+        return kind(
             batches,  # pyright: ignore[reportArgumentType]
             sampler=sampler,
             batch_size=None,
@@ -159,3 +175,29 @@ class ImageDataModule(pl.LightningDataModule):
             pin_memory=self._device().type == "cuda",
             persistent_workers=self.num_workers > 0,
         )
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader of an epoch's batches that can begin in the middle of one.
+
+    Lightning keeps its state in checkpoints. Batches that workers have made beforehand, and that
+    nobody has trained on, do not count.
+    """
+
+    _handed_out = 0
+
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        batches: Any = self.sampler
+        self._handed_out = batches.start
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of this epoch have been trained on."""
+        return {"batches": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin after so many batches of the present epoch."""
+        batches: Any = self.sampler
+        batches.start_at(state["batches"])

@@ -28,25 +28,48 @@ class EpochBatches(Sampler[BatchKey]):
     `set_epoch` before each epoch. A last batch that is not full is dropped, unless it is the only
     one: its images turn up in other epochs.
 
+    Several processes take equal shares of each batch, so that a step sees the same images however
+    many there are.
+
     Args:
         size: number of images.
-        batch_size: images in a batch.
+        batch_size: images in a batch, over all processes.
         seed: seed of the shuffling and the augmentation.
+        share: which share of each batch is this process's, and how many there are.
+
+    Raises:
+        InvalidArgumentError: if a batch cannot be shared equally.
 
     Example:
         >>> [len(key.positions) for key in EpochBatches(size=10, batch_size=4, seed=0)]
         [4, 4]
+        >>> halves = [EpochBatches(10, 4, seed=0, share=(rank, 2)) for rank in range(2)]
+        >>> [len(key.positions) for half in halves for key in half]
+        [2, 2, 2, 2]
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.rank, self.processes = share
+        if batch_size % self.processes or size < self.processes:
+            raise InvalidArgumentError(
+                f"Expected `data.batch_size` a multiple of the {self.processes} processes, which "
+                f"share each batch, got {batch_size} (of {size} images)"
+            )
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
+        self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next."""
-        self.epoch = epoch
+        """Choose the epoch whose batches come next, all of them if it is another one."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def start_at(self, batch: int) -> None:
+        """Leave out the first batches of this epoch: an interrupted run has had them."""
+        self.start = batch
 
     def __len__(self) -> int:
         return max(1, self.size // self.batch_size)
@@ -54,9 +77,13 @@ class EpochBatches(Sampler[BatchKey]):
     def __iter__(self) -> Iterator[BatchKey]:
         source = np.random.default_rng((self.seed, self.epoch))
         order = source.permutation(self.size)
-        for number, seed in enumerate(source.integers(2**63, size=len(self))):
-            start = number * self.batch_size
-            yield BatchKey(order[start : start + self.batch_size].tolist(), int(seed))
+        seeds = source.integers(2**63, size=(len(self), self.processes))
+        # Of a lone small batch, what cannot be shared equally is left out.
+        last = min(self.batch_size, self.size // self.processes * self.processes)
+        for number in range(self.start, len(self)):
+            first = number * self.batch_size
+            own = order[first + self.rank : first + last : self.processes]
+            yield BatchKey(own.tolist(), int(seeds[number, self.rank]))
 
 
 def held_out(size: int, fractions: list[float], seed: int) -> list[np.ndarray]:

@@ -179,20 +179,31 @@ class CertificationCallback(pl.Callback):
             seed,
             self.configuration,
         )
+        if trainer.is_global_zero:
+            self._show(trainer, certified, path, None if fitting else subset)
+        return certified
+
+    def _show(
+        self, trainer: pl.Trainer, certified: Certified, path: Path, subset: Subset | None
+    ) -> None:
+        """Draw the pictures, and give certificates and pictures to the loggers.
+
+        Thumbnails are of the final certificates' subset alone.
+        """
         picture = path.with_name(path.stem.replace("certificates", "certified_accuracy") + ".png")
         thumbnails = {}
-        if not fitting:
+        if subset is not None:
+            images = _data_of(trainer).images(subset.split)
             chosen = subset.positions(len(images))
             write_thumbnails(images, chosen, path.with_name("thumbnails.png"))
             thumbnails = thumbnails_of(images, chosen[:LOGGED_IMAGES])
-            noisy = _under_noise(images, chosen[:LOGGED_EXAMPLES], self.sigma, seed)
+            noisy = _under_noise(images, chosen[:LOGGED_EXAMPLES], self.sigma, self.seed)
             log_noisy_examples(trainer.loggers, noisy, self.sigma)
         if self.plot is not None:
             self.plot(certified.rows, certified.settings, picture)
         log_certificates(
             trainer.loggers, certified.rows, self.radii, picture, trainer.global_step, thumbnails
         )
-        return certified
 
     def _figures(self, certified: Certified) -> dict[str, torch.Tensor | float]:
         rows = certified.rows

@@ -1,23 +1,30 @@
 """Training under noise as a LightningModule; the mathematics is in attacks and objectives."""
 
+import random
 import time
 from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from smoothcert.attacks import Attack
 from smoothcert.errors import InvalidArgumentError, NonFiniteError, require_count, require_positive
+from smoothcert.lightning.metrics import MeanOverImages
 from smoothcert.noise import draw_noise, generator, noisy_logits, smoothed_log_probabilities
-from smoothcert.objectives import Objective, mean_cross_entropy
+from smoothcert.objectives import Objective
+from smoothcert.processes import is_group
 from smoothcert.types import ImageBatch, NoisyBatch
 
 TRAINING, VALIDATION = 0, 1
+VALIDATED = ("val/cross_entropy", "val/smoothed_accuracy")
 INTERVALS = ("epoch", "step")
 
 
@@ -79,6 +86,7 @@ class SmoothedTraining(pl.LightningModule):
         self.seed = seed
         self.configuration = configuration or {}
         self._step_began: float | None = None
+        self._validated = MeanOverImages(len(VALIDATED))
         self._began: float | None = None
         self._seconds_before = 0.0
 
@@ -108,18 +116,52 @@ class SmoothedTraining(pl.LightningModule):
         self._log_step(loss.value, {**loss.report, **attacked.report}, len(batch.images))
         return loss.value
 
-    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Log how the smoothed classifier does on a batch under the same noise every epoch."""
-        source = generator(self.device, self.seed, VALIDATION, self.global_rank, batch_idx)
+    def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """Seed what draws from the global streams, dropout above all, by the step alone.
+
+        So a run that is resumed in the middle of an epoch needs no state of theirs.
+        """
+        keys = (self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
+        isolated = np.random.SeedSequence((len(keys), *keys))
+        for_torch, for_numpy = isolated.generate_state(2).tolist()
+        torch.manual_seed(for_torch)
+        np.random.seed(for_numpy)  # noqa: NPY002
+        random.seed(for_numpy)
+
+    def on_validation_epoch_start(self) -> None:
+        """Let every process validate and certify the same network: statistics of BatchNorm too."""
+        self._validated.reset()
+        if is_group():
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """See how the smoothed classifier does on a batch; each image has noise of its own."""
         images = batch.images.contiguous(memory_format=self.memory_format)
-        noise = draw_noise(images, self.sigma, self.validation_draws, source)
+        noise = self._validation_noise(images, batch.indices)
         logits = noisy_logits(self.model, NoisyBatch(images, batch.labels, noise, self.sigma))
         right = smoothed_log_probabilities(logits).argmax(-1) == batch.labels
-        figures = {
-            "val/cross_entropy": mean_cross_entropy(logits, batch.labels),
-            "val/smoothed_accuracy": right.float().mean(),
-        }
-        self.log_dict(figures, prog_bar=True, batch_size=len(batch.images))
+        labels = batch.labels.expand(len(logits), -1)
+        losses = cross_entropy(logits.movedim(-1, 1), labels, reduction="none").mean(0)
+        self._validated.update(torch.stack([losses, right.float()], dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all images of all processes, each image once."""
+        means = self._validated.compute().float()
+        self.log_dict(dict(zip(VALIDATED, means, strict=True)), prog_bar=True, batch_size=1)
+
+    def _validation_noise(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Draw the same noise for an image in every epoch, in whichever batch it comes."""
+        draws = [
+            draw_noise(
+                image[None],
+                self.sigma,
+                self.validation_draws,
+                generator(self.device, self.seed, VALIDATION, index),
+            )
+            for image, index in zip(images, indices.tolist(), strict=True)
+        ]
+        return torch.cat(draws, dim=1)
 
     def on_train_epoch_end(self) -> None:
         """Stop a run that has diverged.
@@ -182,7 +224,8 @@ class SmoothedTraining(pl.LightningModule):
         figures["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         now = time.perf_counter()
         if self._step_began is not None:
-            figures["train/images_per_second"] = images / (now - self._step_began)
+            everywhere = images * self.trainer.world_size
+            figures["train/images_per_second"] = everywhere / (now - self._step_began)
         self._step_began = now
         self.log_dict(figures, batch_size=images)
 

@@ -4,8 +4,14 @@ Whatever needs torch or Lightning is imported by the command that uses it: that 
 and `--help` and a mistyped option answer without.
 """
 
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from omegaconf import DictConfig
 
+from smoothcert.errors import Stopped
 from smoothcert.runs.commandline import (
     check,
     expand_run,
@@ -13,10 +19,13 @@ from smoothcert.runs.commandline import (
     for_sigma,
     names_checkpoint,
     quote_paths,
+    quoted,
+    refuse_secrets,
     require_run,
     require_runs,
     suffix,
 )
+from smoothcert.runs.launching import devices_of, require_common_folder, run
 from smoothcert.runs.shell import command
 
 __all__ = [
@@ -26,14 +35,31 @@ __all__ = [
     "expand_run",
     "folder_name",
     "for_sigma",
+    "merge",
     "names_checkpoint",
     "quote_paths",
+    "refuse_secrets",
     "report",
+    "require_common_folder",
     "require_run",
     "require_runs",
     "suffix",
     "train",
 ]
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _how_to_go_on(how: str) -> Iterator[None]:
+    """Say, where a signal ends a command, that nothing is lost."""
+    try:
+        yield
+    except Stopped as stopped:
+        name = signal.Signals(stopped.signal).name
+        logger.warning("Stopped by %s. What is finished is kept; it goes on with %s", name, how)
+        raise
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -51,11 +77,11 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command():
+    with command(), _how_to_go_on(f"python -m src.train {quoted('run', cfg.paths.run)}"):
         check(cfg)
-        from smoothcert.runs import training
-
-        return training.train(cfg)
+        trainer = cfg.trainer
+        each = devices_of(trainer.devices, trainer.accelerator)
+        return run("smoothcert.runs.training:train", cfg, each, trainer.num_nodes)
 
 
 def certify(cfg: DictConfig) -> float:
@@ -70,10 +96,27 @@ def certify(cfg: DictConfig) -> float:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command():
-        from smoothcert.runs import certification
+    with command(), _how_to_go_on("the same command"):
+        each = devices_of(cfg.devices, "cpu" if cfg.device == "cpu" else "auto")
+        return run("smoothcert.runs.certification:certify", cfg, each, cfg.num_nodes)
 
-        return certification.certify(cfg)
+
+def merge(cfg: DictConfig) -> float:
+    """Make one certification of its shards.
+
+    Args:
+        cfg: a configuration of `conf/merge.yaml`.
+
+    Returns:
+        ACR on all images.
+
+    Raises:
+        SystemExit: with the message of a `SmoothCertError`.
+    """
+    with command():
+        from smoothcert.runs import merging
+
+        return merging.merge(cfg)
 
 
 def benchmark(cfg: DictConfig) -> None:

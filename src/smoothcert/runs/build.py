@@ -1,5 +1,6 @@
 """Parts of a run, built from their configurations."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,13 +8,15 @@ from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from smoothcert.data import ImageDataModule
 from smoothcert.errors import InvalidArgumentError, MismatchError
-from smoothcert.lightning import SmoothedTraining
+from smoothcert.lightning import SmoothedDDP, SmoothedTraining, WholeCheckpoints
 from smoothcert.models import evaluating, load_weights, with_normalization
+from smoothcert.processes import is_group, processes
 
 TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
 """What makes a run, with the names of its classes."""
@@ -104,9 +107,21 @@ def build_data(cfg: DictConfig) -> ImageDataModule:
         with open_dict(config):
             del config["root"]
     data = instantiate(config, _convert_="all")
+    _load_in_turn(data)
+    return data
+
+
+def _load_in_turn(data: ImageDataModule) -> None:
+    """Load the data, on each machine in one process first: it downloads, and decodes for all."""
+    team = processes()
+    this = f"loaded/{os.environ.get('NODE_RANK', os.environ.get('GROUP_RANK', 0))}"
+    first = team.size == 1 or os.environ.get("LOCAL_RANK") == "0"
+    if not first:
+        team.read(this)
     data.prepare_data()
     data.setup()
-    return data
+    if first:
+        team.publish(this, True)
 
 
 def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> SmoothedTraining:
@@ -179,6 +194,8 @@ def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
         callbacks=callbacks,
         logger=loggers,
         precision=precision_of(cfg.trainer.precision, cfg.trainer.accelerator),
+        plugins=[WholeCheckpoints(), LightningEnvironment()],
+        **_of_this_group(cfg),
         _convert_="all",
     )
     configuration = OmegaConf.to_container(cfg, resolve=True)
@@ -197,6 +214,23 @@ def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
             }
         )
     return trainer
+
+
+def _of_this_group(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a trainer must be told where it is one of several processes."""
+    if not is_group():
+        # In a job of a cluster too: nothing is left to guess by its variables.
+        return {} if cfg.trainer.devices != "auto" else {"devices": 1}
+    each = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    several = not isinstance(cfg.trainer.devices, int | str)
+    told: dict[str, Any] = {
+        "devices": list(cfg.trainer.devices) if several else each,
+        "num_nodes": processes().size // each,
+    }
+    if cfg.trainer.strategy == "auto":
+        # A frozen part has no gradient to wait for.
+        told["strategy"] = SmoothedDDP(find_unused_parameters=bool(cfg.model.freeze))
+    return told
 
 
 def precision_of(asked: str, accelerator: str) -> str:
@@ -254,8 +288,10 @@ def device_of(name: str) -> str:
     Raises:
         InvalidArgumentError: if there is no such device.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{os.environ['LOCAL_RANK']}" if is_group() else "cuda"
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InvalidArgumentError(f"Expected a device of this machine, got {name!r}: no GPU here")
     return name

@@ -24,6 +24,7 @@ from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.report import summarize
 from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts, switch
 from smoothcert.runs.summary import performance_of, provenance, write_summary
+from smoothcert.runs.trust import check_places
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ STATE = ("optimizer", "scheduler")
 
 def train(cfg: DictConfig) -> float | None:
     """Train, certify and summarize; see `smoothcert.runs.train`."""
+    check_places(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     folder = Path(cfg.paths.run)
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
@@ -71,9 +73,11 @@ def _finish(
     facts: Mapping[str, Any],
     certification: CertificationCallback,
     trainer: Any,
-) -> float:
+) -> float | None:
     certified = certification.last
     assert certified is not None, "Trainer.validate certifies"
+    if not trainer.is_global_zero:
+        return None
     summary = {
         **facts,
         **summarize(certified.rows, certified.settings, certification.radii),
@@ -159,7 +163,7 @@ def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:
     # Lightning loads them again, with errors that name no file.
     load_weights(module.model, last)
     for each in trainer.loggers:
-        if isinstance(each, ResumingCSVLogger):
+        if isinstance(each, ResumingCSVLogger) and trainer.is_global_zero:
             each.drop_from(checkpoint["global_step"])
     logger.info("Going on from %s", last)
 

@@ -1,0 +1,56 @@
+"""Several processes, and checkpoints that are whole or not there."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
+
+from smoothcert.errors import CheckpointError
+from smoothcert.records import write_atomically
+
+
+class SmoothedDDP(DDPStrategy):
+    """Lightning's DDP, where processes may validate unequal numbers of batches.
+
+    Its own passes each validation batch through `DistributedDataParallel`, which waits for all
+    processes to send buffers: a process with one batch more would wait for ever.
+    """
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Validate a batch without the others; the module has made the networks equal."""
+        assert self.lightning_module is not None, "Lightning validates a module"
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints beside their name and renames them, so that a kill leaves the old one.
+
+    Lightning's own collects them in the system's folder for temporary files, and copies them from
+    there where that is another file system.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            CheckpointError: if it cannot be written; an earlier one is then as it was.
+        """
+        if storage_options is not None:
+            raise TypeError("Expected no storage_options: checkpoints are files")
+        path = Path(path)
+        contents = io.BytesIO()
+        torch.save(dict(checkpoint), contents)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, contents.getvalue())
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be written: {error.strerror}. An earlier one there is kept: run="
+                "<run folder> goes on with it"
+            ) from error

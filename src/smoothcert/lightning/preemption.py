@@ -1,0 +1,125 @@
+"""A training that is told to end saves its state first."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+from smoothcert.errors import Stopped
+from smoothcert.processes import is_group
+
+Handler = Callable[[int, Any], Any] | int | None
+
+
+class SaveOnSignal(Checkpoint):
+    """Saves the state of a training after the step in which a signal comes, and ends there.
+
+    Schedulers send SIGTERM or SIGUSR1 some time before they kill. The state is that of the step: a
+    resumed training goes on with the next batch, and ends with the weights of one that was never
+    interrupted. Validation is finished first, and the epoch's own checkpoint is then the state.
+
+    Of several processes all end after the same step, whichever of them got the signal.
+
+    What comes next is left to the handler that was there before: a scheduler's may put the job in
+    its queue again, and one that returns lets the training go on. Without one, it ends by
+    `smoothcert.errors.Stopped`, with exit code 128 + the signal's number.
+
+    It is a `Checkpoint`, which Lightning calls after all other callbacks: what these do at the end
+    of a step, an average of the weights for one, is part of the state.
+
+    Args:
+        path: where to save the state; the file that the training is resumed from.
+        signals: names of the signals. Those that have a handler are waited for too: SIGUSR2, which
+            submitit uses.
+    """
+
+    def __init__(
+        self, path: str | Path, signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1", "SIGUSR2")
+    ) -> None:
+        self.path = Path(path)
+        self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]
+        self._before: dict[int, Handler] = {}
+        self._received = 0
+        self._agreed = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Remember the handlers, before Lightning sets its own."""
+        self._received = self._agreed = 0
+        present = {number: signal.getsignal(number) for number in self.signals}
+        second = getattr(signal, "SIGUSR2", None)
+        self._before = {
+            number: handler
+            for number, handler in present.items()
+            if number != second or callable(handler)
+        }
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Wait for signals; the trainer takes the handlers back at its end."""
+        for number in self._before:
+            _handle(number, self._receive)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Outside of training nothing is to be saved: let the handlers of before do their work."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            for number, handler in self._before.items():
+                _handle(number, handler)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        """Save and end, where a signal has come and no gradients are being accumulated."""
+        # Gradients are in no checkpoint.
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            return
+        self._agree(pl_module)
+        if self._agreed and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+            self._hand_over()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """End with the last epoch's own checkpoint."""
+        self._hand_over()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """End after the last epoch, before certification."""
+        self._agree(pl_module)
+        self._hand_over()
+
+    def _receive(self, number: int, _: Any) -> None:
+        self._received = number
+
+    def _agree(self, module: pl.LightningModule) -> None:
+        """Let all processes know of a signal that any of them has got."""
+        self._agreed = self._received
+        if is_group():
+            device = "cpu" if "gloo" in dist.get_backend_config() else module.device
+            number = torch.tensor(self._received, device=device)
+            dist.all_reduce(number, dist.ReduceOp.MAX)
+            self._agreed = int(number)
+
+    def _hand_over(self) -> None:
+        number, self._received, self._agreed = self._agreed, 0, 0
+        if not number:
+            return
+        if not callable(handler := self._before.get(number)):
+            raise Stopped(number)
+        handler(number, None)
+
+
+def _handle(number: int, handler: Any) -> None:
+    """Set a signal's handler, where this thread may."""
+    try:
+        signal.signal(number, handler)
+    except ValueError:  # Not the main thread: a notebook's, for one.
+        return

@@ -1,0 +1,211 @@
+"""The processes that work on one job: this one alone, or those of torch.distributed.
+
+What they tell each other here are a few small facts: which work is taken, what is finished. It goes
+through the key-value store that every process group has, so that no process ever waits for another
+one to be ready to listen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from itertools import count
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+
+from smoothcert.errors import ProcessError
+
+POLL = 0.1
+"""Seconds between two looks for something that another process is to say."""
+BEAT, SILENCE = 5.0, 45.0
+"""Seconds between two signs of life, and seconds without one after which a process is given up."""
+
+
+class Processes:
+    """This process alone: what it says to others it says to itself.
+
+    Attributes:
+        rank: this process's number, from 0.
+        size: how many processes there are.
+
+    Example:
+        >>> alone = Processes()
+        >>> alone.add("taken"), alone.add("taken", 2), alone.read("taken")
+        (1, 3, 3)
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    @property
+    def first(self) -> bool:
+        """Whether this process does what one alone has to do."""
+        return self.rank == 0
+
+    def add(self, name: str, amount: int = 1) -> int:
+        """Add to a number that all processes share, 0 at first; return what it is then."""
+        self._values[name] = self._values.get(name, 0) + amount
+        return self._values[name]
+
+    def publish(self, name: str, value: Any) -> None:
+        """Say something (a JSON value) to all processes."""
+        self._values[name] = value
+
+    def said(self, name: str) -> bool:
+        """Return whether a process has said something."""
+        return name in self._values
+
+    def read(self, name: str) -> Any:
+        """Return what a process has said, waiting until it does.
+
+        Raises:
+            ProcessError: if the processes have lost contact.
+        """
+        return self._values[name]
+
+    def meet(self, name: str) -> None:
+        """Wait until every process has come to this place.
+
+        Raises:
+            ProcessError: if the processes have lost contact.
+        """
+        if self.add(f"{name}/met") == self.size:
+            self.publish(f"{name}/all", True)
+        self.read(f"{name}/all")
+
+    def gather(self, name: str, value: Any) -> list[Any]:
+        """Return what every process gives (JSON values), by rank, to all of them.
+
+        Raises:
+            ProcessError: if the processes have lost contact.
+        """
+        self.publish(f"{name}/{self.rank}", value)
+        return [self.read(f"{name}/{rank}") for rank in range(self.size)]
+
+
+class Group(Processes):
+    """The processes of torch.distributed's default group.
+
+    Args:
+        name: what this conversation is called. Another one under the same name would hear the
+            first one's words.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._store = PrefixStore(f"smoothcert/{name}", _default_store())
+
+    def add(self, name: str, amount: int = 1) -> int:
+        """Add to a number that all processes share, 0 at first; return what it is then."""
+        return self._asked("add", name, amount)
+
+    def publish(self, name: str, value: Any) -> None:
+        """Say something (a JSON value) to all processes."""
+        self._asked("set", name, json.dumps(value))
+
+    def said(self, name: str) -> bool:
+        """Return whether a process has said something."""
+        return self._asked("check", [name])
+
+    def read(self, name: str) -> Any:
+        """Return what a process has said, waiting until it does.
+
+        Raises:
+            ProcessError: if the processes have lost contact.
+        """
+        # The store's own waiting has a time limit, and no signal interrupts it.
+        while not self.said(name):
+            time.sleep(POLL)
+        return json.loads(self._asked("get", name))
+
+    def _asked(self, verb: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._store, verb)(*arguments)
+        except dist.DistError as error:
+            raise ProcessError(
+                f"Process {self.rank} of {self.size} has lost contact with the others: one of them "
+                "has ended. What is finished is kept"
+            ) from error
+
+
+_conversations = count()
+
+
+def processes() -> Processes:
+    """Return the processes that share this job, for a new conversation.
+
+    Every process must ask as often as the others, and in the same order.
+
+    Example:
+        >>> processes().size
+        1
+    """
+    return Group(str(next(_conversations))) if is_group() else Processes()
+
+
+def is_group() -> bool:
+    """Return whether several processes work together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _default_store() -> Any:
+    return dist.distributed_c10d._get_default_store()
+
+
+class Watch(threading.Thread):
+    """Ends this process where another one has died, wherever this one is waiting for it.
+
+    For processes that nobody watches together, on several machines above all. Each gives a sign of
+    life every few seconds, and looks for those of the others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="smoothcert-watch")
+        self._group = Group("watch")
+        self._ended = threading.Event()
+        self._seen: dict[int, tuple[int, float]] = dict.fromkeys(
+            range(self._group.size), (-1, time.monotonic())
+        )
+
+    def run(self) -> None:
+        """Give and look for signs of life until `leave`."""
+        while not self._ended.wait(BEAT):
+            try:
+                self._group.add(f"beat/{self._group.rank}")
+                reason = self._loss()
+            except ProcessError as error:
+                reason = str(error)
+            if reason and not self._ended.is_set():
+                print(f"Stopped: {reason}", file=sys.stderr, flush=True)  # noqa: T201
+                os._exit(1)
+
+    def leave(self, fault: str | None = None) -> None:
+        """Stop watching, and be missed no more.
+
+        Args:
+            fault: why this process ends before its work is done; the others end too then.
+        """
+        self._ended.set()
+        name = "fault" if fault else f"left/{self._group.rank}"
+        self._group.publish(name, f"process {self._group.rank}: {fault}")
+
+    def _loss(self) -> str | None:
+        """Return why the work cannot go on; None while all is well."""
+        if self._group.said("fault"):
+            return self._group.read("fault")
+        now = time.monotonic()
+        for rank, (beats, since) in self._seen.items():
+            present = self._group.add(f"beat/{rank}", 0)
+            if present != beats or self._group.said(f"left/{rank}"):
+                self._seen[rank] = present, now
+            elif now - since > SILENCE:
+                return f"process {rank} of {self._group.size} has given no sign of life"
+        return None

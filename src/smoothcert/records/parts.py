@@ -1,0 +1,64 @@
+"""Rows of several processes: each has a file of its own until one process gathers them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from smoothcert.errors import RecordsError
+from smoothcert.records.files import CertificateFile, settings_path
+from smoothcert.records.rows import CertificateRow
+
+
+def part_path(path: Path, rank: int) -> Path:
+    """Return where a process other than the first writes its rows.
+
+    Args:
+        path: the certificate file of all processes.
+        rank: number of the process, from 1.
+
+    Example:
+        >>> part_path(Path("run/certificates.tsv"), 3).name
+        'certificates.part3.tsv'
+    """
+    return path.with_name(f"{path.stem}.part{rank}{path.suffix}")
+
+
+def absorb_parts(file: CertificateFile) -> None:
+    """Take over the rows of all parts that lie beside a file, and remove the parts.
+
+    A kill in between leaves rows in both places; they are not taken over twice.
+
+    Args:
+        file: the certificate file of all processes, open.
+
+    Raises:
+        RecordsError: if a part is being written by another process, belongs to other settings, or
+            has another certificate of an image than the file; nothing is removed then.
+    """
+    for path in sorted(file.path.parent.glob(f"{file.path.stem}.part*{file.path.suffix}")):
+        with CertificateFile(path, file.settings) as part:
+            file.extend(new_rows(part.rows, file.rows, f"{path} and {file.path}"))
+            # Their rows first: settings without rows are no harm.
+            path.unlink()
+            settings_path(path).unlink(missing_ok=True)
+
+
+def new_rows(
+    rows: list[CertificateRow], known: list[CertificateRow], places: str
+) -> list[CertificateRow]:
+    """Return the rows of images that are not known yet.
+
+    Args:
+        rows: rows to add.
+        known: rows that are there.
+        places: the two files, for the message.
+
+    Raises:
+        RecordsError: if an image has two certificates that differ by more than their time.
+    """
+    there = {row.idx: replace(row, time=0.0) for row in known}
+    for row in rows:
+        if row.idx in there and there[row.idx] != replace(row, time=0.0):
+            raise RecordsError(
+                f"{places} hold different certificates of image {row.idx}. Nothing was overwritten"
+            )
+    return [row for row in rows if row.idx not in there]

@@ -1,0 +1,232 @@
+"""Shards: disjoint shares of a data set for machines that do not know of each other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from smoothcert.errors import InvalidArgumentError, RecordsError
+from smoothcert.records.files import CertificateFile, read_settings, settings_path
+from smoothcert.records.parts import new_rows
+from smoothcert.records.reading import read_certificates
+from smoothcert.records.rows import CertificateRow
+
+OF_SHARD = ("shard", "shard_images")
+"""Settings of a shard that its whole does not have."""
+NAMED = 10
+"""Images that a message names, at most."""
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several shares of the images: every so many-th of them.
+
+    Attributes:
+        number: which share, from 1.
+        of: how many shares there are.
+
+    Raises:
+        InvalidArgumentError: if there is no such share.
+
+    Example:
+        >>> Shard.parse("2/3").share(range(7))
+        [1, 4]
+    """
+
+    number: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise InvalidArgumentError(
+                f"Expected `shard` k/K with 1 <= k <= K, got {self.number}/{self.of}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the share that is written as `2/3`.
+
+        Raises:
+            InvalidArgumentError: if it is not written so.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+        if found is None:
+            raise InvalidArgumentError(f"Expected `shard` k/K, for example 1/4, got {text!r}")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Return this share of a sequence; neighbours, often of one class, are in different ones.
+
+        Raises:
+            InvalidArgumentError: if nothing is left for it.
+        """
+        found = list(items[self.number - 1 :: self.of])
+        if not found:
+            raise InvalidArgumentError(
+                f"Expected `shard` with at least one of {len(items)} images, got {self}"
+            )
+        return found
+
+    def settings(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Return what a shard's certificate file says beyond its whole's settings.
+
+        Args:
+            indices: the images of this share, by their indices in the data set.
+        """
+        return {"shard": str(self), "shard_images": ranges(indices)}
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return increasing numbers as text: runs of equal steps as `first-last:step`.
+
+    Example:
+        >>> ranges([0, 4, 8, 12, 13, 20])
+        '0-12:4,13,20'
+    """
+    parts: list[str] = []
+    start = 0
+    while start < len(numbers):
+        end = start + 1
+        step = numbers[end] - numbers[start] if end < len(numbers) else 0
+        while end < len(numbers) and numbers[end] - numbers[end - 1] == step > 0:
+            end += 1
+        if end - start < 3:
+            end = start + 1
+            parts.append(str(numbers[start]))
+        else:
+            parts.append(f"{numbers[start]}-{numbers[end - 1]}:{step}")
+        start = end
+    return ",".join(parts)
+
+
+def numbers_of(text: str) -> list[int]:
+    """Return the numbers of what `ranges` wrote.
+
+    Raises:
+        ValueError: if the text is something else.
+
+    Example:
+        >>> numbers_of("0-12:4,13,20")
+        [0, 4, 8, 12, 13, 20]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+):([1-9]\d*))?", part)
+        if match is None:
+            raise ValueError(f"expected numbers and ranges, got {part[:40]!r}")
+        first, last, step = match.groups()
+        found += range(int(first), int(last or first) + 1, int(step or 1))
+    return found
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A shard's file as it was read."""
+
+    path: Path
+    shard: Shard
+    images: list[int]
+    settings: dict[str, Any]
+    rows: list[CertificateRow]
+
+
+def merge_shards(paths: Iterable[Path], out: Path) -> CertificateFile:
+    """Write the certificates of all shards as those of one certification, in index order.
+
+    Args:
+        paths: the shards' certificate files, each beside its settings.
+        out: the certificate file to write. One that is there is completed: it must be of the same
+            configuration.
+
+    Returns:
+        The file, closed.
+
+    Raises:
+        RecordsError: if shards are of different configurations, missing, incomplete or there
+            twice; everything that is wrong is named, and nothing is written.
+    """
+    pieces = sorted((_read(path) for path in paths), key=lambda piece: piece.shard.number)
+    if not pieces:
+        raise RecordsError("Expected certificate files of shards, got none")
+    _check_configurations(pieces)
+    faults = [*_twice(pieces), *_gaps(pieces)]
+    if faults:
+        raise RecordsError(f"The shards are not one whole: {'; '.join(faults)}")
+    rows = [row for piece in pieces for row in piece.rows]
+    with CertificateFile(out, pieces[0].settings) as file:
+        file.extend(new_rows(rows, file.rows, f"The shards and {out}"))
+        file.finish()
+    return file
+
+
+def _read(path: Path) -> _Piece:
+    settings = read_settings(settings_path(path))
+    if not all(name in settings for name in OF_SHARD):
+        raise RecordsError(f"{path} is no shard: it was certified without shard=k/K")
+    own = {name: value for name, value in settings.items() if name not in OF_SHARD}
+    try:
+        shard, images = Shard.parse(settings["shard"]), numbers_of(settings["shard_images"])
+    except ValueError as error:
+        raise RecordsError(f"{settings_path(path)} is damaged: {error}") from error
+    return _Piece(path, shard, images, own, read_certificates(path))
+
+
+def _check_configurations(pieces: Sequence[_Piece]) -> None:
+    first = pieces[0]
+    for piece in pieces[1:]:
+        ours = {**first.settings, "number of shards": first.shard.of}
+        theirs = {**piece.settings, "number of shards": piece.shard.of}
+        if different := _differences(ours, theirs):
+            raise RecordsError(
+                f"{first.path} and {piece.path} are of different configurations: {different}"
+            )
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    return ", ".join(f"{name} {ours.get(name)!r} and {theirs.get(name)!r}" for name in names)
+
+
+def _twice(pieces: Sequence[_Piece]) -> list[str]:
+    by_number, by_image = defaultdict(list), Counter()
+    for piece in pieces:
+        by_number[piece.shard.number].append(str(piece.path))
+        by_image.update({row.idx for row in piece.rows})
+    faults = [
+        f"shard {number}/{pieces[0].shard.of} is there twice, in {' and '.join(places)}"
+        for number, places in by_number.items()
+        if len(places) > 1
+    ]
+    images = sorted(idx for idx, count in by_image.items() if count > 1)
+    return faults or ([f"images {_named(images)} are there twice"] if images else [])
+
+
+def _gaps(pieces: Sequence[_Piece]) -> list[str]:
+    of = pieces[0].shard.of
+    there = {piece.shard.number for piece in pieces}
+    absent = [f"{number}/{of}" for number in range(1, of + 1) if number not in there]
+    faults = [f"shard {', '.join(absent)} is missing"] if absent else []
+    for piece in pieces:
+        lacking = sorted(set(piece.images) - {row.idx for row in piece.rows})
+        foreign = sorted({row.idx for row in piece.rows} - set(piece.images))
+        if lacking:
+            faults.append(
+                f"shard {piece.shard} lacks {len(lacking)} of its {len(piece.images)} images, "
+                f"{_named(lacking)} ({piece.path}); the command that made it goes on with it"
+            )
+        if foreign:
+            faults.append(f"{piece.path} has images of other shards, {_named(foreign)}")
+    return faults
+
+
+def _named(images: Sequence[int]) -> str:
+    more = f" and {len(images) - NAMED} more" if len(images) > NAMED else ""
+    return ", ".join(map(str, images[:NAMED])) + more
