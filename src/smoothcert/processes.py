@@ -81,6 +81,19 @@ class Processes:
             self.publish(f"{name}/all", True)
         self.read(f"{name}/all")
 
+    def give_up(self, reason: str) -> None:
+        """Tell the others that this process ends before the work is done: they need not wait."""
+        self.publish("given up", f"Process {self.rank} of {self.size} has ended: {reason}")
+
+    def check(self) -> None:
+        """Look whether all processes are still at work.
+
+        Raises:
+            ProcessError: if one has given up, with its reason.
+        """
+        if self.said("given up"):
+            raise ProcessError(f"{self.read('given up')}. What is finished is kept")
+
     def gather(self, name: str, value: Any) -> list[Any]:
         """Return what every process gives (JSON values), by rank, to all of them.
 
@@ -119,10 +132,11 @@ class Group(Processes):
         """Return what a process has said, waiting until it does.
 
         Raises:
-            ProcessError: if the processes have lost contact.
+            ProcessError: if the processes have lost contact, or one has given up.
         """
         # The store's own waiting has a time limit, and no signal interrupts it.
         while not self.said(name):
+            self.check()
             time.sleep(POLL)
         return json.loads(self._asked("get", name))
 

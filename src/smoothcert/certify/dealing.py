@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,17 +84,21 @@ class Ledger:
     def __init__(self, path: Path, settings: Mapping[str, Any], team: Processes) -> None:
         self.team = team
         self._path = path
-        own = path if team.first else part_path(path, team.rank)
-        if team.first:
-            self._file = CertificateFile(own, settings)
-            self._closing_on_error(absorb_parts, self._file)
-            team.publish("finished", sorted(self._file.finished))
-            team.publish("settings", self._file.settings)
-        self.finished = set(team.read("finished"))
-        self.settings: dict[str, Any] = team.read("settings")
-        if not team.first:
-            self._file = CertificateFile(own, settings)
-            self._closing_on_error(self._check_alike)
+        with ExitStack() as undo:
+            undo.push(self._tell_why)
+            if team.first:
+                self._file = undo.enter_context(CertificateFile(path, settings))
+                absorb_parts(self._file)
+                begun = {"finished": sorted(self._file.finished), "settings": self._file.settings}
+                team.publish("begun", begun)
+            begun = team.read("begun")
+            self.finished: set[int] = set(begun["finished"])
+            self.settings: dict[str, Any] = begun["settings"]
+            if not team.first:
+                part = part_path(path, team.rank)
+                self._file = undo.enter_context(CertificateFile(part, settings))
+                self._check_alike()
+            undo.pop_all()
 
     def append(self, row: CertificateRow, samples: int) -> None:
         """Add a finished image's row; it is on the disk when this returns.
@@ -121,10 +126,14 @@ class Ledger:
 
         Args:
             tell: called now and then with the number of images that all processes have finished.
+
+        Raises:
+            ProcessError: if a process has given up.
         """
         self.team.add("through")
         while self.team.add("through", 0) < self.team.size:
             tell(self.done)
+            self.team.check()
             time.sleep(POLL)
         tell(self.done)
 
@@ -165,15 +174,17 @@ class Ledger:
                 f"{', '.join(different)} differ"
             )
 
-    def _closing_on_error(self, step: Callable[..., None], *arguments: Any) -> None:
-        try:
-            step(*arguments)
-        except BaseException:
-            self._file.close()
-            raise
+    def _tell_why(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
+        with suppress(ProcessError):
+            # What another process has told is what it was.
+            if not self.team.said("given up"):
+                self.team.give_up(str(error))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._tell_why(kind, error, trace)
         self._file.close()

@@ -155,7 +155,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _share(self) -> tuple[int, int]:
         """Which share of the images is this process's, and how many there are."""
         trainer = self.trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        return getattr(trainer, "global_rank", 0), getattr(trainer, "world_size", 1)
 
     def _fixed(self, images: ImageSet) -> DataLoader[ImageBatch]:
         rank, processes = self._share

@@ -1,0 +1,20 @@
+"""Make one certification of its shards: `python -m src.merge runs='<run>/certify/test_shard=*'`."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from smoothcert import runs
+
+
+@hydra.main(config_path="../conf", config_name="merge", version_base="1.3")
+def merge(cfg: DictConfig) -> float:
+    """Merge the shards of one certification."""
+    return runs.merge(cfg)
+
+
+if __name__ == "__main__":
+    runs.require_runs(sys.argv)
+    sys.argv = runs.quote_paths(sys.argv)
+    merge()
