@@ -109,14 +109,15 @@ class ImageDataModule(pl.LightningDataModule):
             return self._fixed(images)
         # A sampler of whole batches: the data set makes each batch at once.
         batches = EpochBatches(len(images), self.batch_size, self.seed, self._share)
-        # Workers ask for the first batches before Lightning says which epoch it is.
-        batches.set_epoch(getattr(self.trainer, "current_epoch", 0))
         if self._resident(images):
             keys: Any = Keys()
-            return ResumableLoader(
+            loader = ResumableLoader(
                 keys, sampler=batches, batch_size=None, collate_fn=lambda key: key
             )
-        return self._loader(images, batches)
+        else:
+            loader = self._loader(images, batches)
+        loader.trainer = self.trainer
+        return loader
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -162,9 +163,7 @@ class ImageDataModule(pl.LightningDataModule):
         each = max(1, self.batch_size // processes)
         return self._loader(FixedBatches(images, each, (rank, processes)))
 
-    def _loader(
-        self, batches: ImageSet | FixedBatches, sampler: EpochBatches | None = None
-    ) -> DataLoader[ImageBatch]:
+    def _loader(self, batches: ImageSet | FixedBatches, sampler: EpochBatches | None = None) -> Any:
         kind = DataLoader if sampler is None else ResumableLoader
         return kind(
             batches,  # pyright: ignore[reportArgumentType]
@@ -178,26 +177,24 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader of an epoch's batches that can begin in the middle of one.
+    """A loader of an epoch's batches that begins where an interrupted training has ended.
 
-    Lightning keeps its state in checkpoints. Batches that workers have made beforehand, and that
-    nobody has trained on, do not count.
+    Lightning knows how many batches of the epoch have been trained on, and asks for the first one
+    only then; loaders with a state are what it trusts to begin there.
     """
 
-    _handed_out = 0
+    trainer: Any = None
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         batches: Any = self.sampler
-        self._handed_out = batches.start
-        for batch in super().__iter__():
-            self._handed_out += 1
-            yield batch
+        loop = getattr(self.trainer, "fit_loop", None)
+        batches.start_at(0 if loop is None else loop.batch_idx + 1)
+        # Not before: workers begin with the batches that come first here.
+        yield from super().__iter__()
 
-    def state_dict(self) -> dict[str, int]:
-        """Return how many batches of this epoch have been trained on."""
-        return {"batches": self._handed_out}
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the trainer's own state says all."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin after so many batches of the present epoch."""
-        batches: Any = self.sampler
-        batches.start_at(state["batches"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` returns."""

@@ -63,12 +63,11 @@ class EpochBatches(Sampler[BatchKey]):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next, all of them if it is another one."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
+        """Choose the epoch whose batches come next."""
+        self.epoch = epoch
 
     def start_at(self, batch: int) -> None:
-        """Leave out the first batches of this epoch: an interrupted run has had them."""
+        """Leave out the first batches of an epoch: an interrupted run has had them."""
         self.start = batch
 
     def __len__(self) -> int:

@@ -78,14 +78,23 @@ class SaveOnSignal(Checkpoint):
         batch: Any,  # noqa: ARG002
         batch_idx: int,
     ) -> None:
-        """Save and end, where a signal has come and no gradients are being accumulated."""
+        """Save, where a signal has come and no gradients are being accumulated."""
         # Gradients are in no checkpoint.
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
         self._agree(pl_module)
         if self._agreed and not trainer.is_last_batch:
             trainer.save_checkpoint(self.path)
-            self._hand_over()
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """End with the state that was saved, now that the step has been logged, too."""
+        self._hand_over()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """End with the last epoch's own checkpoint."""
@@ -109,9 +118,10 @@ class SaveOnSignal(Checkpoint):
             self._agreed = int(number)
 
     def _hand_over(self) -> None:
-        number, self._received, self._agreed = self._agreed, 0, 0
+        number = self._agreed
         if not number:
             return
+        self._received = self._agreed = 0
         if not callable(handler := self._before.get(number)):
             raise Stopped(number)
         handler(number, None)

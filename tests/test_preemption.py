@@ -1,0 +1,193 @@
+"""Runs that are told to end, and what they end with when they go on."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from support import TINY, composed
+from test_entry_points import by_index, class_folders
+from torch import nn
+
+from smoothcert import runs
+from smoothcert.lightning import SaveOnSignal, SmoothedTraining
+from smoothcert.models import read_checkpoint
+from smoothcert.records import CertificateFile
+
+QUICK = ["experiment=digits_gaussian", *TINY, "trainer.max_epochs=3", "objective.noise_draws=1"]
+SHORT = [*QUICK, "trainer.limit_train_batches=6", "trainer.log_every_n_steps=1"]
+EMA = ["callbacks=ema", "callbacks.ema.decay=0.9"]
+ONE_CYCLE = ["scheduler=one_cycle"]
+ACCUMULATING = ["trainer.accumulate_grad_batches=2", "data.batch_size=32"]
+
+
+class Dropping(nn.Sequential):
+    """A network that draws from the global random stream while it is trained."""
+
+    def __init__(self, num_classes, input_shape, mean, std, width):
+        super().__init__(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, num_classes))
+
+
+def trained(folder, *overrides):
+    with composed(folder, [*SHORT, *overrides]) as cfg:
+        runs.train(cfg)
+    return folder
+
+
+def stopped(monkeypatch, folder, *overrides, number=signal.SIGTERM, batch, epoch=1):
+    """Train, with a signal in the middle of a step; return the exit code."""
+    step = SmoothedTraining.training_step
+
+    def with_signal(self, images, batch_idx):
+        if (self.current_epoch, batch_idx) == (epoch, batch):
+            os.kill(os.getpid(), number)
+        return step(self, images, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SmoothedTraining, "training_step", with_signal)
+        with pytest.raises(SystemExit) as ended:
+            trained(folder, *overrides)
+    return ended.value.code
+
+
+def last_of(folder):
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")
+
+
+def states_of(checkpoint):
+    """Return all tensors of weights, averages and the optimizer."""
+    kinds = "state_dict", "current_model_state", "averaging_state"
+    tensors = [v for kind in kinds for v in checkpoint.get(kind, {}).values()]
+    for state in checkpoint["optimizer_states"]:
+        tensors += [t for each in state["state"].values() for t in each.values() if t is not None]
+    return [torch.as_tensor(tensor) for tensor in tensors]
+
+
+def metrics_of(folder):
+    """Return what was logged, but for how fast it was."""
+    header, *lines = (folder / "metrics.csv").read_text().splitlines()
+    names = header.split(",")
+    kept = [i for i, name in enumerate(names) if "per_second" not in name]
+    rows = [dict(zip(names, line.split(","), strict=True)) for line in lines]
+    return sorted(tuple((names[i], row[names[i]]) for i in kept if row[names[i]]) for row in rows)
+
+
+def check_equal(parts, whole):
+    for ours, theirs in zip(states_of(last_of(parts)), states_of(last_of(whole)), strict=True):
+        assert torch.equal(ours, theirs)
+    assert last_of(parts)["lr_schedulers"] == last_of(whole)["lr_schedulers"]
+    assert metrics_of(parts) == metrics_of(whole)
+    assert by_index(parts / "certificates.tsv") == by_index(whole / "certificates.tsv")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "batch"),
+    [
+        ([*EMA, *ONE_CYCLE], 2),
+        (["model._target_=test_preemption.Dropping"], 0),
+        ([*ACCUMULATING, "scheduler=cosine"], 2),
+        ([], 5),
+    ],
+    ids=["average and schedule", "dropout", "accumulated gradients", "last step of an epoch"],
+)
+def test_a_training_told_to_end_goes_on_in_the_middle_of_its_epoch(
+    tmp_path, monkeypatch, overrides, batch
+):
+    whole = trained(tmp_path / "whole", *overrides)
+    parts = tmp_path / "parts"
+    assert stopped(monkeypatch, parts, *overrides, batch=batch) == 128 + signal.SIGTERM
+    saved = last_of(parts)
+    # After that step, or where its gradients have been used.
+    size = 2 if overrides[: len(ACCUMULATING)] == ACCUMULATING else 1
+    assert saved["global_step"] == (6 + batch) // size + 1
+    assert not (parts / "certificates.tsv").exists()
+    trained(parts, *overrides)
+    check_equal(parts, whole)
+
+
+def test_a_training_may_be_told_to_end_again_and_again(tmp_path, monkeypatch):
+    whole, parts = trained(tmp_path / "whole"), tmp_path / "parts"
+    for number, epoch, batch in (
+        (signal.SIGUSR1, 0, 3),
+        (signal.SIGTERM, 0, 4),
+        (signal.SIGUSR1, 2, 0),
+    ):
+        code = stopped(monkeypatch, parts, number=number, batch=batch, epoch=epoch)
+        assert code == 128 + number
+    trained(parts)
+    check_equal(parts, whole)
+
+
+def test_workers_begin_at_the_right_batch_of_the_right_epoch(tmp_path, monkeypatch):
+    """They ask for batches ahead of those that are trained on."""
+    data = [*class_folders(tmp_path / "images", ("ant", "bee")), "data.in_memory=false"]
+    asked = [*data, "data.batch_size=2", "data.num_workers=1", "model=small_cnn"]
+    whole, parts = trained(tmp_path / "whole", *asked), tmp_path / "parts"
+    stopped(monkeypatch, parts, *asked, batch=1)
+    trained(parts, *asked)
+    check_equal(parts, whole)
+
+
+def test_a_signal_while_it_certifies_ends_at_once_with_the_rows_that_are_there(
+    tmp_path, monkeypatch, caplog
+):
+    append, whole = CertificateFile.append, trained(tmp_path / "whole")
+    parts, appended = tmp_path / "parts", []
+
+    def with_signal(self, row):
+        append(self, row)
+        appended.append(row)
+        if len(appended) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CertificateFile, "append", with_signal)
+        with pytest.raises(SystemExit) as ended:
+            trained(parts)
+    assert ended.value.code == 128 + signal.SIGUSR1
+    assert len((parts / "certificates.tsv").read_text().splitlines()) == 3
+    said = "Stopped by SIGUSR1. What is finished is kept; it goes on with python -m src.train run="
+    assert f"{said}'{parts}'" in caplog.text
+    trained(parts)
+    check_equal(parts, whole)
+
+
+def test_a_schedulers_own_handler_decides_what_comes_after_saving(tmp_path, monkeypatch):
+    """As submitit's does, which may return: the training then goes on."""
+    whole, called = trained(tmp_path / "whole"), []
+    before = signal.signal(signal.SIGUSR2, lambda *_: called.append(last_of(tmp_path / "run")))
+    step = SmoothedTraining.training_step
+
+    def with_signal(self, images, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 3):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return step(self, images, batch_idx)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(SmoothedTraining, "training_step", with_signal)
+            trained(tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert [checkpoint["global_step"] for checkpoint in called] == [10]
+    check_equal(tmp_path / "run", whole)
+
+
+def test_handlers_are_those_of_before_once_a_command_has_ended(tmp_path):
+    numbers = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
+    before = [signal.getsignal(number) for number in numbers]
+    trained(tmp_path / "run")
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_it_is_called_after_callbacks_that_change_the_state():
+    """A step's own average belongs to the state after the step."""
+
+    class Averaging(pl.Callback):
+        """Any callback that a user adds."""
+
+    trainer = pl.Trainer(callbacks=[SaveOnSignal(Path("last.ckpt")), Averaging()], logger=False)
+    kinds = [type(callback) for callback in trainer.callbacks]
+    assert kinds.index(SaveOnSignal) > kinds.index(Averaging)
