@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-import signal
+import time
 import traceback
 from contextlib import ExitStack, contextmanager
 
@@ -38,21 +38,28 @@ def together(size, folder, function, *arguments):
 
 
 def _answers(processes, answers):
-    for process in processes:
-        process.join(PATIENCE)
-        assert process.exitcode == 0, "it waits for another one, or has died"
-    found = dict(sorted((answers.get() for _ in processes), key=lambda answer: answer[0]))
-    for answer in found.values():
-        if isinstance(answer, BaseException):
-            raise answer
-    return list(found.values())
+    """Take answers as they come: a process cannot end before its own is taken."""
+    found, deadline = {}, time.monotonic() + PATIENCE
+    while len(found) < len(processes):
+        assert time.monotonic() < deadline, "one waits for another"
+        if answers.empty():
+            time.sleep(0.01)
+            assert all(process.exitcode in (None, 0) for process in processes), "one has died"
+        else:
+            rank, answer = answers.get()
+            found[rank] = answer
+    for rank in sorted(found):
+        if isinstance(found[rank], BaseException):
+            raise found[rank]
+    return [found[rank] for rank in sorted(found)]
 
 
 def _member(rank, size, meeting, answers, function, arguments):
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size), "NODE_RANK": "0"}
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     try:
         answer = function(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         answer = error
     answers.put((rank, answer))
@@ -65,5 +72,5 @@ def ending(process):
         yield process
     finally:
         if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
         process.join(PATIENCE)

@@ -219,15 +219,14 @@ def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
 
 def _of_this_group(cfg: DictConfig) -> dict[str, Any]:
     """Return what a trainer must be told where it is one of several processes."""
+    named = not str(cfg.trainer.devices).removeprefix("-").isalnum()
     if not is_group():
-        # In a job of a cluster too: nothing is left to guess by its variables.
-        return {} if cfg.trainer.devices != "auto" else {"devices": 1}
-    each = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    several = not isinstance(cfg.trainer.devices, int | str)
-    told: dict[str, Any] = {
-        "devices": list(cfg.trainer.devices) if several else each,
-        "num_nodes": processes().size // each,
-    }
+        # Nothing is left to guess: Lightning would start processes of its own.
+        return {"num_nodes": 1} | ({} if named else {"devices": 1})
+    each = int(os.environ["LOCAL_WORLD_SIZE"])
+    told: dict[str, Any] = {"num_nodes": processes().size // each}
+    if not named:
+        told["devices"] = each
     if cfg.trainer.strategy == "auto":
         # A frozen part has no gradient to wait for.
         told["strategy"] = SmoothedDDP(find_unused_parameters=bool(cfg.model.freeze))

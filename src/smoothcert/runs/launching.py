@@ -31,6 +31,8 @@ from smoothcert.runs.shell import plain, quiet, signals_stop, stopping_signals
 
 TOGETHER, LAST = 5.0, 20.0
 """Seconds for the others to end by themselves when a process has failed; then after SIGTERM."""
+LOST_CONTACT = ("Connection closed by peer", "Connection reset by peer", "has lost contact")
+"""How torch, and we, say that another process has ended."""
 ENDING = 120.0
 """Seconds for a child to save its state when its parent has died."""
 PORTS, FIRST_PORT = 10_000, 15_000
@@ -289,8 +291,11 @@ def _supervise(children: Sequence[Any], work: Work, messages: Any) -> None:
                 continue
             number = _stop_of(child.exitcode)
             if number is None:
+                # One that died breaks the others' connections, which may be seen first.
+                wait([other.sentinel for other in running], 1.0)
+                died = [other for other in children if (other.exitcode or 0) < 0] or [child]
                 _end(running)
-                raise _said(messages, "error") or _death(child, children.index(child), work)
+                raise _said(messages, "error") or _death(died[0], children.index(died[0]), work)
             stopped = stopped or number
     if stopped is not None:
         raise Stopped(stopped)
@@ -347,10 +352,19 @@ def _child(local_rank: int, work: Work, messages: Any) -> None:
     except Stopped:
         raise
     except (Exception, SystemExit) as error:
-        messages.put(("error", _told(error, rank, work)))
+        if not _is_lost_contact(error):
+            messages.put(("error", _told(error, rank, work)))
         raise SystemExit(1) from None
     if rank == 0:
         messages.put(("result", value))
+
+
+def _is_lost_contact(error: BaseException) -> bool:
+    """Return whether an error only says that another process has ended, for reasons of its own."""
+    import torch.distributed as dist
+
+    told = str(error)
+    return isinstance(error, dist.DistError) or any(sign in told for sign in LOST_CONTACT)
 
 
 def _told(error: BaseException, rank: int, work: Work) -> SmoothCertError:
