@@ -13,11 +13,11 @@ $(VENV)/.run-ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "smoothcert needs Python 3.11 or newer; this is %s. Name one with `make PYTHON=python3.12 ...`" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable .
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable .
 	@touch $@
 
 $(VENV)/.dev-ready: $(VENV)/.run-ready
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,notebooks]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev,notebooks]'
 	@touch $@
 
 install: $(VENV)/.dev-ready ## make the environment in .venv, with all development tools

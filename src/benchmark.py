@@ -15,5 +15,6 @@ def benchmark(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    runs.refuse_secrets(sys.argv)
     sys.argv = runs.quote_paths(sys.argv)
     benchmark()

@@ -15,6 +15,7 @@ def report(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    runs.refuse_secrets(sys.argv)
     runs.require_runs(sys.argv)
     sys.argv = runs.quote_paths(sys.argv)
     report()

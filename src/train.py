@@ -19,7 +19,9 @@ def train(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    runs.refuse_secrets(sys.argv)
     try:
+        runs.require_common_folder(sys.argv)
         sys.argv = runs.expand_run(runs.quote_paths(sys.argv))
     except SmoothCertError as error:
         sys.exit(str(error))

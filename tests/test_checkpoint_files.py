@@ -191,7 +191,8 @@ def test_an_interrupted_certification_ends_with_the_same_rows(file, tmp_path, mo
     assert survivors.count(b"\n") == 3
     certified(tmp_path / "parts", *asked)
     certified(tmp_path / "whole", *asked)
-    assert (tmp_path / "parts" / "certificates.tsv").read_bytes().startswith(survivors)
+    lines = (tmp_path / "parts" / "certificates.tsv").read_bytes().splitlines()
+    assert set(survivors.splitlines()) <= set(lines)
     assert by_index(tmp_path / "parts") == by_index(tmp_path / "whole")
 
 

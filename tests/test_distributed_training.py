@@ -77,8 +77,8 @@ def validated(folder):
 
 
 def test_validation_sees_each_image_once_whatever_the_number_of_processes(tmp_path):
-    """180 images in batches of 66: the last one of a process has fewer than another's."""
-    asked = [*LINEAR, "optimizer.lr=0", "data.batch_size=66"]
+    """181 images, so that one process has a batch more than the others."""
+    asked = [*LINEAR, "optimizer.lr=0", "data.batch_size=60", "data.val_fraction=0.1007"]
     trained(tmp_path / "1", *asked)
     for size in (2, 3):
         together(size, tmp_path, trained, tmp_path / str(size), *asked)

@@ -248,7 +248,7 @@ def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
     # How it is run is no part of the folder's name.
     assert "40 test images" in succeeded(run(*command, "execution.batch_size=100", "device=cpu"))
     resumed = without_time(path)
-    assert resumed[: len(survivors)] == survivors
+    assert all(row in resumed for row in survivors)
     assert len(resumed) == 40
     certified(folder, tmp_path / "whole", *asked, "execution.batch_size=37")
     assert by_index(tmp_path / "whole" / "certificates.tsv") == by_index(path)
@@ -267,7 +267,7 @@ def test_a_killed_training_run_goes_on_with_run(tmp_path):
     weights = (folder / "checkpoints" / "best.ckpt").read_bytes()
     assert 3 <= len(survivors) < 30
     succeeded(run("train", f"run={folder}"))
-    assert without_time(path)[: len(survivors)] == survivors
+    assert all(row in without_time(path) for row in survivors)
     assert len(read_certificates(path)) == 30
     assert (folder / "checkpoints" / "best.ckpt").read_bytes() == weights
     assert json.loads((folder / "summary.json").read_text())["n"] == 3000

@@ -37,6 +37,21 @@ def write_classes(write_image):
 
 
 @pytest.fixture
+def write_corrupt(write_image):
+    """Write three files that cannot be decoded: half a JPEG, text under a JPEG's name, nothing."""
+
+    def write(folder):
+        half = write_image(folder / "half.jpg", (64, 64))
+        half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+        text, nothing = folder / "text.jpg", folder / "nothing.png"
+        text.write_text("no image at all")
+        nothing.touch()
+        return {half, text, nothing}
+
+    return write
+
+
+@pytest.fixture
 def pillow_pixels():
     """Decode an image file with Pillow, to uint8 (3, H, W)."""
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import cifar
 
-from smoothcert.data import CIFAR10DataModule
-from smoothcert.errors import DataError
+from smoothcert.data import CIFAR10DataModule, decoding
+from smoothcert.errors import DataError, InvalidArgumentError, SmoothCertWarning
 
 CLASSES = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -213,3 +213,73 @@ def test_the_real_jpeg_copy_is_read_as_pillow_reads_it(shared_file, tmp_path, pi
     assert labels.bincount().tolist() == [50, 50]
     assert (test.int() - expected.int()).abs().max() <= 2
     assert torch.equal(train, test)
+
+
+def labels_by_index(cifar10):
+    return {
+        split: dict(zip(images.indices.tolist(), images.labels.tolist(), strict=True))
+        for split in ("train", "val", "test")
+        for images in (cifar10.images(split),)
+    }
+
+
+@pytest.fixture
+def damaged(class_folders):
+    """Class folders of which the training images 3 and 20 and the last test image are corrupt."""
+    train, test = (sorted(class_folders.glob(f"{split}/*/*.png")) for split in ("train", "test"))
+    # The test images have classes of one image: this one gets a second.
+    copy = test[-1].with_name("copy.png")
+    copy.write_bytes(test[-1].read_bytes())
+    return class_folders, [train[3], train[20], copy]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_skipping_leaves_out_corrupt_files_and_nothing_else_changes(damaged, cache):
+    root, corrupt = damaged
+    whole = load(root, cache=False, val_fraction=0.2)
+    before, pixels = labels_by_index(whole), everything(whole)[0][0]
+    test_index = sorted(root.glob("test/*/*.png")).index(corrupt[2])
+    for path in corrupt:
+        path.write_bytes(b"no image")
+    for _ in range(2):
+        cifar10 = load(root, cache=cache, val_fraction=0.2, corrupt="skip")
+        with pytest.warns(SmoothCertWarning, match="Left out 3 of 49 images") as caught:
+            after = labels_by_index(cifar10)
+        assert len(caught) == 1
+        for split, lost in (("train", {3, 20}), ("val", {3, 20}), ("test", {test_index})):
+            assert after[split] == {i: y for i, y in before[split].items() if i not in lost}
+        kept = [i for i in range(40) if i not in (3, 20)]
+        assert torch.equal(everything(cifar10)[0][0], pixels[kept])
+
+
+def test_skipping_reads_no_file_the_second_time(damaged, monkeypatch):
+    root, corrupt = damaged
+    corrupt[0].write_bytes(b"no image")
+    with pytest.warns(SmoothCertWarning):
+        first = labels_by_index(load(root, corrupt="skip"))
+
+    def forbid(*_):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(decoding.Image, "open", forbid)
+    with pytest.warns(SmoothCertWarning):
+        assert labels_by_index(load(root, corrupt="skip")) == first
+
+
+def test_a_corrupt_file_is_named_unless_it_is_skipped(damaged):
+    root, corrupt = damaged
+    corrupt[0].write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"{corrupt[0].name} is not .* data\.corrupt=skip"):
+        load(root).setup()
+
+
+def test_a_class_without_a_readable_file_is_named(class_folders):
+    for path in class_folders.glob("train/dog/*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="training images of class 'dog' can be read"):
+        load(class_folders, corrupt="skip").setup()
+
+
+def test_another_answer_to_corrupt_files_is_refused():
+    with pytest.raises(InvalidArgumentError, match="`corrupt` one of error, skip, got 'drop'"):
+        load("anywhere", corrupt="drop")

@@ -127,7 +127,26 @@ def test_fixed_batches_of_augmented_images_are_the_same_each_time(augmented):
 
 
 # Python 3.12 warns of every fork beside threads; the loader's workers are forks.
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+@FORKS
+def test_full_shared_memory_is_an_error_of_the_main_process(files, monkeypatch):
+    """Left to torch, the worker's error would be printed and the batch awaited for ever."""
+
+    def fail(_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    loader = DataLoader(files, sampler=[BatchKey([0], 0)], batch_size=None, num_workers=1)
+    batches = iter(loader)
+    with pytest.raises(RuntimeError, match=r"shared memory\(shm\)"):
+        next(batches)
+    # Read to its end, its process is gone at once.
+    assert list(batches) == []
+
+
+@FORKS
 def test_results_do_not_depend_on_the_number_of_workers(augmented):
     keys = [BatchKey([number, 5 - number], seed=number) for number in range(6)]
     alone, together = (

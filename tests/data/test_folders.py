@@ -3,8 +3,9 @@
 import re
 
 import pytest
+import torch
 
-from smoothcert.data.folders import find_splits, read_class_folders
+from smoothcert.data.folders import find_splits, read_class_folders, readable
 from smoothcert.errors import DataError
 
 # Folders of class folders -> training, validation, test; "." holds the classes itself.
@@ -116,3 +117,43 @@ def test_class_folders_without_images_are_an_error(tmp_path):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=f"No image files .* under {re.escape(str(tmp_path))}"):
         read_class_folders(tmp_path)
+
+
+@pytest.fixture
+def listed(tmp_path, write_classes):
+    """Three cats at 0, 1, 2, three dogs at 3, 4, 5."""
+    return read_class_folders(write_classes(tmp_path))
+
+
+def unreadable(listed, *positions):
+    return {listed.paths[i]: f"{listed.paths[i]} is no image" for i in positions}
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (2, 3), (1, 2, 4, 5)])
+def test_the_readable_images_of_a_split_keep_their_positions(lost, listed):
+    part = torch.tensor([0, 1, 3, 5])
+    kept = readable(listed, part, unreadable(listed, *lost), "val", every_class=False)
+    assert kept.tolist() == [i for i in part.tolist() if i not in lost]
+
+
+def test_a_split_without_a_readable_image_is_an_error(listed):
+    with pytest.raises(DataError, match=r"None of the 2 val images can be read.*cat/.* is no imag"):
+        readable(listed, torch.tensor([1, 4]), unreadable(listed, 1, 4), "val", every_class=False)
+
+
+def test_a_class_without_a_readable_image_is_an_error_where_it_must_keep_one(listed):
+    part, lost = torch.arange(6), unreadable(listed, 0, 3, 4, 5)
+    expected = r"None of the 3 train images of class 'dog' can be read, for example: .*dog/"
+    with pytest.raises(DataError, match=expected):
+        readable(listed, part, lost, "train")
+    assert readable(listed, part, lost, "val", every_class=False).tolist() == [1, 2]
+
+
+def test_a_class_that_the_split_never_had_is_not_missed(listed):
+    lost = unreadable(listed, 0, 3, 4, 5)
+    assert readable(listed, torch.tensor([0, 1, 2]), lost, "test").tolist() == [1, 2]
+
+
+def test_a_split_that_was_empty_before_stays_empty(listed):
+    nothing = torch.tensor([], dtype=torch.int64)
+    assert readable(listed, nothing, unreadable(listed, 0), "val").tolist() == []

@@ -1,13 +1,14 @@
 """A user's own class folders, kept in memory or decoded when they are due."""
 
+import warnings
 from itertools import chain
 
 import pytest
 import torch
 
-from smoothcert.data import ImageFolderDataModule
+from smoothcert.data import ImageFolderDataModule, decoding
 from smoothcert.data.photographs import evaluation_transform
-from smoothcert.errors import DataError, InvalidArgumentError
+from smoothcert.errors import DataError, InvalidArgumentError, SmoothCertWarning
 
 SPLITS = ("train", "val", "test")
 # Python 3.12 warns of every fork beside threads; the loader's workers are forks.
@@ -149,3 +150,136 @@ def test_a_missing_folder_is_named_with_the_override(tmp_path):
 def test_an_image_size_of_nothing_is_an_error(tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"`image_size` .* got 0"):
         load(tmp_path, image_size=0)
+
+
+@pytest.fixture
+def damaged(write_classes, write_corrupt, tmp_path):
+    """One folder of class folders, 13 cats and 13 dogs; three of either cannot be decoded."""
+    write_classes(tmp_path, each=10, size=(40, 56))
+    corrupt = write_corrupt(tmp_path / "cat") | write_corrupt(tmp_path / "dog")
+    paths = sorted(tmp_path.glob("*/*"))
+    return tmp_path, {paths.index(path) for path in corrupt}
+
+
+def facts(folder):
+    """Label of each index, in each split."""
+    return {
+        split: dict(zip(images.indices.tolist(), images.labels.tolist(), strict=True))
+        for split in SPLITS
+        for images in (folder.images(split),)
+    }
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_skipping_leaves_out_the_corrupt_and_nothing_else_changes(damaged, in_memory, write_image):
+    root, corrupt = damaged
+    options = {"in_memory": in_memory, "val_fraction": 0.3, "test_fraction": 0.3}
+    with pytest.warns(SmoothCertWarning, match="Left out 6 of 26 images") as caught:
+        found = facts(load(root, corrupt="skip", **options))
+    assert len(caught) == 1
+    paths = sorted(root.glob("[!.]*/*"))
+    for index in corrupt:
+        write_image(paths[index], (40, 56))
+    mended = facts(load(root, **options))
+    for split in SPLITS:
+        expected = {i: label for i, label in mended[split].items() if i not in corrupt}
+        assert found[split] == expected
+    assert sum(map(len, found.values())) == 20
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_other_images_are_the_files_of_their_indices(
+    root, in_memory, split, write_corrupt, pillow_pixels
+):
+    for each in SPLITS:
+        write_corrupt(root / each / "cat")
+    folder = load(root, in_memory=in_memory, corrupt="skip")
+    with pytest.warns(SmoothCertWarning, match="Left out 9 of 29 images"):
+        images = folder.images(split)
+    paths = sorted(root.glob(f"{split}/*/*"))
+    for position, index in enumerate(images.indices.tolist()):
+        image, label, own = images.example(position)
+        assert own == index
+        assert ["cat", "dog"][label] == paths[index].parent.name
+        expected = evaluation_transform(28)(pillow_pixels(paths[index]))
+        assert (image - expected).abs().max() <= 0.501 / 255
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_training_epoch_meets_no_corrupt_image(damaged, in_memory):
+    root, corrupt = damaged
+    folder = load(root, in_memory=in_memory, corrupt="skip", batch_size=1)
+    with pytest.warns(SmoothCertWarning):
+        _, _, indices = batches(folder, "train")
+    assert set(indices.tolist()) == set(folder.images("train").indices.tolist())
+    assert not corrupt & set(indices.tolist())
+
+
+def test_without_corrupt_images_skipping_changes_nothing(root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, plain = (load(root, in_memory=False, corrupt=c) for c in ("skip", "error"))
+        assert facts(found) == facts(plain)
+
+
+def test_the_second_start_warns_too_and_reads_no_image(damaged, monkeypatch):
+    root, _ = damaged
+    with pytest.warns(SmoothCertWarning, match="Left out 6"):
+        first = facts(load(root, in_memory=False, corrupt="skip"))
+
+    def forbid(*_):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(decoding.Image, "open", forbid)
+    with pytest.warns(SmoothCertWarning, match="Left out 6"):
+        assert facts(load(root, in_memory=False, corrupt="skip")) == first
+    with pytest.warns(SmoothCertWarning, match="Left out 6"):
+        assert facts(load(root, in_memory=False, corrupt="skip", split_seed=1)) != first
+    assert len(list((root / ".smoothcert").iterdir())) == 1
+
+
+def test_images_in_memory_are_read_once(root, write_corrupt, monkeypatch):
+    corrupt = write_corrupt(root / "train" / "cat")
+    opened, open_image = [], decoding.Image.open
+
+    def record(path):
+        opened.append(path)
+        return open_image(path)
+
+    monkeypatch.setattr(decoding.Image, "open", record)
+    with pytest.warns(SmoothCertWarning, match="Left out 3 of 23"):
+        load(root, in_memory=True, corrupt="skip").setup()
+    # The first readable image of each split is read before the others too, for their size.
+    assert len([path for path in opened if path not in corrupt]) == 20 + len(SPLITS)
+    assert not (root / ".smoothcert").exists()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_without_a_readable_image_is_named(root, in_memory, split):
+    for path in root.glob(f"{split}/dog/*"):
+        path.write_bytes(b"no image")
+    folder = load(root, in_memory=in_memory, corrupt="skip")
+    with (
+        pytest.warns(SmoothCertWarning),
+        pytest.raises(DataError, match=rf"None of the . {split} images of class 'dog' .*dog/"),
+    ):
+        folder.setup()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_split_without_a_readable_image_is_named(root, in_memory):
+    for path in root.glob("val/*/*"):
+        path.write_bytes(b"no image")
+    folder = load(root, in_memory=in_memory, corrupt="skip")
+    with (
+        pytest.warns(SmoothCertWarning),
+        pytest.raises(DataError, match="None of the 4 val images can be read"),
+    ):
+        folder.setup()
+
+
+def test_another_answer_to_corrupt_images_is_refused(root):
+    with pytest.raises(InvalidArgumentError, match="`corrupt` one of error, skip, got 'drop'"):
+        load(root, corrupt="drop")

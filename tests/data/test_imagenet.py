@@ -7,6 +7,7 @@ import torch
 from torchvision.models import ResNet50_Weights
 
 from smoothcert.data import ImageNetDataModule
+from smoothcert.errors import SmoothCertWarning
 
 SPLITS = ("train", "val", "test")
 
@@ -81,3 +82,12 @@ def test_real_photographs_make_training_batches(photographs):
     assert batch.images.shape == (8, 3, 224, 224)
     assert torch.all((batch.images >= 0) & (batch.images <= 1))
     assert batch.images.std() > 0.1
+
+
+def test_corrupt_photographs_are_left_out_where_asked(small, write_corrupt):
+    write_corrupt(small / "train" / "n01")
+    imagenet = load(small, val_fraction=0.05, corrupt="skip")
+    with pytest.warns(SmoothCertWarning, match="Left out 3 of 107 images"):
+        sizes = [len(imagenet.images(split)) for split in SPLITS]
+    assert sum(sizes[:2]) == 100
+    assert sizes[2] == 4

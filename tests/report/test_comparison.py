@@ -5,6 +5,7 @@ import statistics
 import numpy as np
 import pytest
 import scipy.stats
+from markdown_it import MarkdownIt
 from summaries import summary, written
 
 from smoothcert.errors import RecordsError
@@ -258,3 +259,23 @@ def test_the_grid_of_radii_may_differ_between_sigmas_only(sigmas):
     else:
         with pytest.raises(RecordsError, match="radii of the certifier"):
             grouped(every)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<script>alert(1)</script>", "a` | b <b>c", "a\n\n# b", "[a](javascript:b)", "cifar_fast a_b"],
+)
+def test_texts_of_summaries_are_shown_as_they_are(text):
+    plain = summary()
+    bounds = {text: plain["bounds"]["tight"], "cohen": plain["bounds"]["cohen"]}
+    facts = dict.fromkeys(("data", "model", "split", "precision"), text)
+    made = summary(name=text, bounds=bounds, epochs=text, training_seed=text, **facts)
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    tokens = reader.parse(comparison_markdown(grouped([made]), RADII))
+    parts = [part for token in tokens if token.type == "inline" for part in token.children]
+    assert {token.type for token in tokens} & {"html_block", "heading_open"} == set()
+    assert {part.type for part in parts} <= {"text", "code_inline"}
+    said = ["".join(part.content for part in t.children) for t in tokens if t.type == "inline"]
+    shown = " ".join(text.splitlines())
+    # Of two rows: names, seeds and epochs; and the one bound of that name.
+    assert said.count(shown) == 7

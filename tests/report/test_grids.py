@@ -123,7 +123,7 @@ def test_csv_holds_every_number_unrounded_and_every_text(pairs):
     read = list(csv.reader(io.StringIO(to_csv(Grid("g", "G", COLUMNS, rows)), newline="")))
     assert read[0] == ["method", "0.25", "ACR"]
     assert [(row[0], float(row[1]), row[2]) for row in read[1:]] == [
-        (name, value, "") for name, value in pairs
+        (f"'{name}" if name.lstrip().startswith("=") else name, value, "") for name, value in pairs
     ]
 
 
@@ -322,3 +322,46 @@ def test_code_in_notes_has_no_two_opening_quotes_in_latex():
 @pytest.mark.parametrize("value", [-1e-9, -0.0])
 def test_nothing_is_less_than_0_by_nothing(value):
     assert shown(Cell(value), Column("x", 1, percent=True)) == "0.0"
+
+
+FORMULAS = [
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    " =1",
+    "\t=1",
+    "\n=1",
+    "＝1",
+    "=cmd|'/c calc'!A0",
+    "-",
+    "+",
+]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_no_text_of_a_csv_is_a_formula(name):
+    read = rows_of_csv(grid(name, "after", notes=[name]))
+    assert (read[1][0], read[2][0]) == (f"'{name}", "after")
+    assert rows_of_csv(Grid("g", "G", [Column(name)], []))[0] == [f"'{name}"]
+
+
+def test_a_line_break_of_old_does_not_begin_a_row_of_a_csv():
+    assert rows_of_csv(grid("a\r=1+1", "after"))[1][0] == "a =1+1"
+
+
+@pytest.mark.parametrize("text", ["-1", "+0.5", "-2.5e-3", "a=1", "0.5", "–", "−x"])
+def test_numbers_and_other_texts_of_a_csv_stay_as_they_are(text):
+    assert rows_of_csv(grid(text, "after"))[1][0] == text
+
+
+def rows_of_csv(table):
+    return list(csv.reader(io.StringIO(to_csv(table), newline="")))
+
+
+@pytest.mark.parametrize("text", ["a\n\nb", "a\r\n\r\nb", "a\x0b\x0cb"])
+def test_no_text_ends_a_line_of_latex_or_markdown(text):
+    harmless = grid("a", "after", notes=["a"], title="a")
+    table = grid(text, "after", notes=[text], title=text)
+    for render in (to_latex, to_markdown):
+        assert len(render(table).splitlines()) == len(render(harmless).splitlines())

@@ -199,3 +199,15 @@ def test_drawing_leaves_no_figure_open_in_pyplot(tmp_path):
 
     plot_certified_accuracy(many(), SETTINGS, tmp_path / "curve.png")
     assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$b$", "_x"])
+def test_names_are_no_formulas(name, tmp_path):
+    settings = {**SETTINGS, "certifier": name, "data": name, "split": name}
+    plot_certified_accuracy(many(), settings, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").is_file()
+
+
+def test_a_name_stands_in_the_title_as_it_is(axes_of):
+    title = axes_of(many(), {**SETTINGS, "data": "a$b$"}).get_title()
+    assert title.startswith(r"a\$b\$, 60 val images")

@@ -49,6 +49,21 @@ def test_a_log_may_have_the_name_of_our_own_certificates(tmp_path):
         assert run.is_foreign
 
 
+def test_a_shard_is_left_out_beside_its_whole_and_without_it(tmp_path):
+    written(tmp_path, "test")
+    for number in (1, 2):
+        shard = {"shard": f"{number}/2", "shard_images": "2-30:7"}
+        written(tmp_path, f"test_shard={number}_2", **shard)
+    read = read_runs(tmp_path.iterdir())
+    assert [run.name for run in read.runs] == ["test"]
+    assert [note.partition(" and is left out")[0] for note in read.notes] == [
+        f"test_shard={number}_2 is shard {number}/2 of a certification" for number in (1, 2)
+    ]
+    alone = read_runs([tmp_path / "test_shard=1_2"])
+    assert not alone.runs
+    assert "python -m src.merge makes one of all of them" in alone.notes[0]
+
+
 def test_a_folder_and_its_file_are_one_run(tmp_path):
     folder = written(tmp_path, "run")
     read = read_runs([folder, folder / "certificates.tsv", folder / "summary.json", folder])

@@ -1,8 +1,19 @@
-"""Measurements: speed and tightness of certification, what its designs and training steps cost."""
+"""Measurements: speed and tightness of certification, what designs, test sets and steps cost."""
 
 from smoothcert.benchmarks.designs import VoteLog, compare_designs, draw_votes
 from smoothcert.benchmarks.passes import Passes, count_passes
 from smoothcert.benchmarks.precision import compare_precisions
+from smoothcert.benchmarks.sizing import (
+    GIVEN,
+    Figure,
+    Pace,
+    Workload,
+    certification_hours,
+    measured_figures,
+    scaling_table,
+    sizing_table,
+    unlike,
+)
 from smoothcert.benchmarks.throughput import Throughput, measure_throughput, summarize_throughput
 from smoothcert.benchmarks.tightness import coverage_table, tightness_table
 from smoothcert.benchmarks.training import (
@@ -15,13 +26,18 @@ from smoothcert.benchmarks.training import (
 )
 
 __all__ = [
+    "GIVEN",
     "PLAIN",
+    "Figure",
     "Form",
+    "Pace",
     "Passes",
     "StepTimes",
     "Throughput",
     "Training",
     "VoteLog",
+    "Workload",
+    "certification_hours",
     "compare_designs",
     "compare_precisions",
     "count_passes",
@@ -29,7 +45,11 @@ __all__ = [
     "draw_votes",
     "measure_steps",
     "measure_throughput",
+    "measured_figures",
+    "scaling_table",
+    "sizing_table",
     "summarize_steps",
     "summarize_throughput",
     "tightness_table",
+    "unlike",
 ]

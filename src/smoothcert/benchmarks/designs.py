@@ -1,10 +1,12 @@
 """What each design of sampling costs and loses, replayed on votes that were drawn once."""
 
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,10 +25,13 @@ from smoothcert.certify import (
     TightCertifier,
 )
 from smoothcert.certify.execution import Runner
-from smoothcert.errors import InvalidArgumentError, NonFiniteError
+from smoothcert.errors import InvalidArgumentError, NonFiniteError, RecordsError
 from smoothcert.noise import GaussianCopies
 from smoothcert.stats import certified_accuracy
 from smoothcert.types import Certificate
+
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error)
+"""What NumPy raises on a file that is none of its own, or holds objects."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,25 @@ class VoteLog:
 
     @classmethod
     def load(cls, path: Path) -> "VoteLog":
-        """Read what `save` has written."""
-        with np.load(path) as file:
-            return cls(
-                file["votes"], file["labels"], int(file["num_classes"]), float(file["sigma"])
+        """Read what `save` has written, without running any code that the file might hold.
+
+        Raises:
+            RecordsError: if the file is damaged, or holds something else.
+        """
+        try:
+            # Opened here: NumPy leaves a damaged file open.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                votes, labels = file["votes"], file["labels"]
+                log = cls(votes, labels, int(file["num_classes"]), float(file["sigma"]))
+        except DAMAGED as error:
+            raise RecordsError(f"{path} is damaged, or holds no votes: {error}") from error
+        fits = votes.ndim == 2 and labels.shape == votes.shape[:1] and votes.dtype.kind == "u"
+        if not fits or votes.max(initial=0) >= log.num_classes:
+            raise RecordsError(
+                f"Expected votes of {log.num_classes} classes in {path}, shape (images, draws), "
+                f"and as many labels, got {votes.dtype} {votes.shape} and {labels.shape}"
             )
+        return log
 
 
 def usual_designs(n0: int, n: int, alpha: float, radii: Sequence[float]) -> dict[str, Certifier]:

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torchvision.datasets import CIFAR10
 
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule, Split
 from smoothcert.data.datasets import ImageSet, InMemoryImages
-from smoothcert.data.decoding import decode_all
-from smoothcert.data.folders import LAYOUT, find_splits, read_class_folders
+from smoothcert.data.decoding import decode_all, require_corrupt, warn_of_unreadable
+from smoothcert.data.folders import LAYOUT, ClassFolders, find_splits, read_class_folders, readable
 from smoothcert.data.sampling import held_out
 from smoothcert.errors import DataError
 
@@ -28,6 +29,8 @@ class CIFAR10DataModule(ImageDataModule):
         crop_padding: padding of the random crop.
         flip: whether to mirror half of the training images.
         cache: whether to keep the decoded images of class folders under `root/.smoothcert/`.
+        corrupt: what to do about an image of class folders that cannot be decoded: `error`, or
+            `skip`: leave out all such images, with a warning.
         seed: seed of the shuffling and the augmentation.
         split_seed: seed of the choice of held-out images.
     """
@@ -45,32 +48,37 @@ class CIFAR10DataModule(ImageDataModule):
         crop_padding: int = 4,
         flip: bool = True,
         cache: bool = True,
+        corrupt: str = "error",
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
+        require_corrupt(corrupt)
         super().__init__(batch_size, val_fraction, seed, split_seed, num_workers=0)
         self.root = Path(root)
         self.download = download
         self.cache = cache
+        self.corrupt = corrupt
         self.augmentation = CropAndFlip(crop_padding, flip)
 
     def load(self) -> dict[Split, ImageSet]:
         """Load the three sets into memory.
 
         Raises:
-            DataError: if they are neither there nor to be downloaded.
+            DataError: if they are neither there nor to be downloaded, or no image of a class
+                can be decoded.
         """
         if self.download or (self.root / CIFAR10.base_folder).is_dir():
             everything, test = (
                 self._from_torchvision(train=True),
                 self._from_torchvision(train=False),
             )
+            size = len(everything)
         else:
-            everything, test = self._from_class_folders()
-        train, val = held_out(len(everything), [self.val_fraction], self.split_seed)
+            everything, test, size = self._from_class_folders()
+        train, val = held_out(size, [self.val_fraction], self.split_seed)
         return {
-            "train": everything.subset(train, self.augmentation),
-            "val": everything.subset(val),
+            "train": everything.subset(_places(everything, train), self.augmentation),
+            "val": everything.subset(_places(everything, val)),
             "test": test,
         }
 
@@ -83,7 +91,8 @@ class CIFAR10DataModule(ImageDataModule):
         images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
         return InMemoryImages(images, torch.tensor(source.targets))
 
-    def _from_class_folders(self) -> tuple[InMemoryImages, InMemoryImages]:
+    def _from_class_folders(self) -> tuple[InMemoryImages, InMemoryImages, int]:
+        """Return the training and test images, and the number of all training files."""
         inner = self.root / "cifar10"
         try:
             splits = find_splits(inner if inner.is_dir() else self.root, "data.root")
@@ -91,19 +100,24 @@ class CIFAR10DataModule(ImageDataModule):
             raise DataError(self._missing()) from error
         if splits.test is None:
             raise DataError(self._missing())
-        train = self._read(splits.training, None)
-        return train, self._read(splits.test, self.class_names)
-
-    def _read(self, folder: Path, class_names: list[str] | None) -> InMemoryImages:
-        listed = read_class_folders(folder, class_names)
+        listed = read_class_folders(splits.training)
         self.class_names = listed.class_names
-        images = decode_all(listed.paths, self.root / ".smoothcert" if self.cache else None)
+        others = read_class_folders(splits.test, self.class_names)
+        train, unreadable = self._read(listed, "training")
+        test, more = self._read(others, "test")
+        warn_of_unreadable(unreadable | more, len(listed.paths) + len(others.paths))
+        return train, test, len(listed.paths)
+
+    def _read(self, listed: ClassFolders, split: str) -> tuple[InMemoryImages, dict[Path, str]]:
+        cache = self.root / ".smoothcert" if self.cache else None
+        images, unreadable = decode_all(listed.paths, cache, corrupt=self.corrupt)
+        kept = readable(listed, torch.arange(len(listed.paths)), unreadable, split)
         if tuple(images.shape[1:]) != self.input_shape:
             raise DataError(
-                f"Expected CIFAR-10 images of {self.input_shape} in {folder}, "
-                f"got {tuple(images.shape[1:])}. For images of another size use data=image_folder"
+                f"Expected CIFAR-10 images of {self.input_shape}, got {tuple(images.shape[1:])} "
+                f"in {listed.paths[kept[0]]}. For images of another size use data=image_folder"
             )
-        return InMemoryImages(images, listed.labels)
+        return InMemoryImages(images, listed.labels[kept], kept), unreadable
 
     def _missing(self) -> str:
         return (
@@ -111,3 +125,8 @@ class CIFAR10DataModule(ImageDataModule):
             f"{CIFAR10.base_folder}/, or {LAYOUT}. Set data.root=<folder> to where it is, "
             "or data.download=true to download it there"
         )
+
+
+def _places(images: InMemoryImages, indices: np.ndarray) -> np.ndarray:
+    """Return where the images with these indices are, those that were left out aside."""
+    return np.flatnonzero(np.isin(images.indices.numpy(), indices))

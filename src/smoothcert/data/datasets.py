@@ -10,11 +10,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from smoothcert.data.augmentation import BatchAugmentation
 from smoothcert.data.decoding import decode
 from smoothcert.data.sampling import BatchKey
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.types import ImageBatch
 
 Transform = Callable[[Tensor], Tensor]
@@ -143,7 +144,12 @@ class FileImages(Dataset[ImageBatch]):
             torch.manual_seed(key.seed)
             images = torch.stack([transform(decode(self.paths[i])) for i in key.positions])
         positions = torch.tensor(key.positions)
-        return ImageBatch(images, self.labels[positions], self.indices[positions])
+        batch = ImageBatch(images, self.labels[positions], self.indices[positions])
+        if get_worker_info() is None:
+            return batch
+        # Torch would move it there from a thread whose errors reach nobody: where shared memory
+        # is full, the main process would wait for ever.
+        return ImageBatch(*(each.share_memory_() for each in batch))
 
     def example(self, position: int) -> tuple[Tensor, int, int]:
         """Return an image without augmentation, its label and its index in the data set."""
@@ -182,29 +188,43 @@ class Keys(Dataset[BatchKey]):
 class FixedBatches(Dataset[ImageBatch]):
     """The batches of an image set in order, always the same ones.
 
+    Several processes have disjoint shares that are the whole together: no image is there twice.
+
     Args:
         images: the image set.
         batch_size: images in a batch; the last one may have fewer.
+        share: which share of the images is this process's, and how many there are.
+
+    Raises:
+        InvalidArgumentError: if there is no image for a process.
 
     Example:
         >>> held = InMemoryImages(torch.zeros(5, 1, 8, 8), torch.arange(5))
         >>> [batch.labels.tolist() for batch in FixedBatches(held, 2)]
         [[0, 1], [2, 3], [4]]
+        >>> [batch.labels.tolist() for batch in FixedBatches(held, 2, share=(1, 2))]
+        [[1, 3]]
     """
 
-    def __init__(self, images: ImageSet, batch_size: int) -> None:
+    def __init__(self, images: ImageSet, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
+        rank, processes = share
+        if len(images) < processes:
+            raise InvalidArgumentError(
+                f"Expected at least one image for each of {processes} processes, got {len(images)}"
+            )
         self.images = images
         self.batch_size = batch_size
+        self.positions = range(rank, len(images), processes)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.positions) // self.batch_size)
 
     def __getitem__(self, number: int) -> ImageBatch:
         if number >= len(self):
             raise IndexError(number)
         start = number * self.batch_size
-        end = min(start + self.batch_size, len(self.images))
-        return self.images[BatchKey(list(range(start, end)), seed=number)]
+        own = self.positions[start : start + self.batch_size]
+        return self.images[BatchKey(list(own), seed=number)]
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -1,11 +1,16 @@
-"""Image files to pixels, and a cache of what was decoded."""
+"""Image files to pixels, which of them cannot be decoded, and a cache of both."""
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +18,47 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from smoothcert.errors import DataError
+from smoothcert.errors import DataError, InvalidArgumentError, SmoothCertWarning
+from smoothcert.records import write_atomically
 
 logger = logging.getLogger(__name__)
+
+CORRUPT = ("error", "skip")
+"""What to do about an image that cannot be decoded."""
+NAMED = 3
+"""Files that a warning names."""
+BLOCK = 64
+"""Files that a thread checks before it takes others: a million tasks would fill the memory."""
+
+
+class Decoded(NamedTuple):
+    """What became of image files.
+
+    Attributes:
+        images: pixels of those that could be decoded, in order, uint8, shape (N, 3, H, W).
+        unreadable: the other files, and what is wrong with each.
+    """
+
+    images: Tensor
+    unreadable: dict[Path, str]
+
+
+def require_corrupt(corrupt: str) -> None:
+    """Raise unless `corrupt` says what to do about an image that cannot be decoded.
+
+    Args:
+        corrupt: error or skip.
+
+    Raises:
+        InvalidArgumentError: if it is something else.
+
+    Example:
+        >>> require_corrupt("skip")
+    """
+    if corrupt not in CORRUPT:
+        raise InvalidArgumentError(
+            f"Expected `corrupt` one of {', '.join(CORRUPT)}, got {corrupt!r}"
+        )
 
 
 def decode(path: Path) -> Tensor:
@@ -31,86 +74,269 @@ def decode(path: Path) -> Tensor:
         DataError: if the file cannot be read or is no image; the message names it.
     """
     try:
-        with Image.open(path) as file:
-            # A palette with transparency becomes RGB by way of RGBA only.
-            image = file.convert("RGBA") if "transparency" in file.info else file
-            if image.mode.startswith("I"):
-                raise DataError(
-                    f"{path} has {image.mode} pixels of more than 8 bits, which would be clipped. "
-                    "Convert it to 8 bits a channel"
-                )
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return _decode(path)
+    except DataError as error:
+        raise DataError(
+            f"{error}. Mend it, or leave such files out by data.corrupt=skip"
+        ) from error
 
 
 def decode_all(
-    paths: Sequence[Path], cache: Path | None, resize: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
+    paths: Sequence[Path],
+    cache: Path | None,
+    resize: Callable[[Tensor], Tensor] | None = None,
+    corrupt: str = "error",
+) -> Decoded:
     """Decode many images to one size.
 
     Args:
         paths: the image files, at least one.
-        cache: a folder for the decoded pixels, which later calls read, or None. One that cannot
+        cache: a folder for what was decoded, which later calls read, or None. One that cannot
             be written to is not an error: the images are then decoded anew next time. Not
             together with `resize`.
         resize: maps each decoded image to the common size; None: they have it already.
-
-    Returns:
-        uint8, shape (N, 3, H, W).
+        corrupt: `skip` leaves out files that cannot be decoded; `error` ends at the first.
 
     Raises:
-        DataError: if a file is no image, or differs in size from the first.
+        DataError: if a file is no image, unless such files are left out, or if one differs in
+            size from the first.
     """
-    stored = None if cache is None else cache / f"{_fingerprint(paths)}.npy"
-    if stored is not None and stored.is_file():
-        try:
-            return torch.from_numpy(np.load(stored))
-        except ValueError as error:
-            logger.warning("Decoding again, the cache %s is damaged: %s", stored, error)
-    images = _decode_in_threads(paths, resize or (lambda image: image))
-    if stored is not None:
-        _store(images, stored)
-    return images
+    memory = _Memory(paths, cache)
+    unreadable = {} if corrupt == "error" else memory.unreadable() or {}
+    images = memory.images(unreadable)
+    if images is None:
+        images, errors = _decode_in_threads(paths, resize or (lambda image: image), corrupt)
+        unreadable = _reasons(errors)
+        if errors:
+            memory.keep_unreadable(errors)
+        memory.keep_images(images, unreadable)
+    return Decoded(images, unreadable)
 
 
-def _decode_in_threads(paths: Sequence[Path], resize: Callable[[Tensor], Tensor]) -> Tensor:
+def find_unreadable(paths: Sequence[Path], cache: Path | None) -> dict[Path, str]:
+    """Find the image files that cannot be decoded, with a progress bar: all of them are read.
+
+    Args:
+        paths: the image files.
+        cache: a folder for the answer, which later calls with the same, unchanged files read, or
+            None. One that cannot be written to is not an error.
+
+    Returns:
+        The files that `decode` refuses, in order, and what is wrong with each.
+    """
+    memory = _Memory(paths, cache)
+    known = memory.unreadable()
+    if known is None:
+        errors = _check_in_threads(paths)
+        memory.keep_unreadable(errors)
+        known = _reasons(errors)
+    return known
+
+
+def warn_of_unreadable(unreadable: Mapping[Path, str], total: int) -> None:
+    """Warn of images that are left out, once for all of them.
+
+    Args:
+        unreadable: the files, and what is wrong with each.
+        total: number of images, these included.
+    """
+    if not unreadable:
+        return
+    more = len(unreadable) - NAMED
+    warnings.warn(
+        f"Left out {len(unreadable)} of {total} images that cannot be read (data.corrupt=skip): "
+        f"{', '.join(map(str, islice(unreadable, NAMED)))}{f' and {more} more' * (more > 0)}",
+        SmoothCertWarning,
+        stacklevel=2,
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; what goes wrong with it meanwhile becomes an error that names it."""
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith("I"):
+                raise DataError(
+                    f"{path} has {file.mode} pixels of more than 8 bits, which would be clipped: "
+                    "it needs 8 bits a channel"
+                )
+            yield file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a readable image: {error}") from error
+
+
+def _decode(path: Path) -> Tensor:
+    with _opened(path) as file:
+        # A palette with transparency becomes RGB by way of RGBA only.
+        image = file.convert("RGBA") if "transparency" in file.info else file
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _check(path: Path) -> None:
+    """Read a file to its end; a JPEG at an eighth of its size, in a fraction of the time."""
+    with _opened(path) as file:
+        file.draft(None, (1, 1))
+        file.load()
+
+
+def _decode_in_threads(
+    paths: Sequence[Path], resize: Callable[[Tensor], Tensor], corrupt: str
+) -> tuple[Tensor, dict[Path, DataError]]:
     if not paths:
         raise DataError("Too few images to divide: none are left for one of the splits")
-    first = resize(decode(paths[0]))
-    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
+    errors: dict[Path, DataError] = {}
+
+    def attempt(path: Path) -> Tensor | None:
+        try:
+            return resize((decode if corrupt == "error" else _decode)(path))
+        except DataError as error:
+            if corrupt == "error":
+                raise
+            errors[path] = error
+            return None
+
+    images = _collect(paths, attempt)
+    if errors:
+        kept = [place for place, path in enumerate(paths) if path not in errors]
+        images = images[kept]
+    # Threads find them in any order.
+    return images, {path: errors[path] for path in paths if path in errors}
+
+
+def _collect(paths: Sequence[Path], attempt: Callable[[Path], Tensor | None]) -> Tensor:
+    """Put the images of files into one tensor; the rows of those without one hold anything."""
+    shown = ((path, image) for path in paths if (image := attempt(path)) is not None)
+    first, example = next(shown, (None, torch.empty(3, 0, 0)))
+    images = torch.empty((len(paths), *example.shape), dtype=torch.uint8)
 
     def place(position: int) -> None:
-        image = resize(decode(paths[position]))
-        if image.shape != first.shape:
+        image = attempt(paths[position])
+        if image is not None and image.shape != example.shape:
             raise DataError(
-                f"Expected images of one size, {tuple(first.shape)} as in {paths[0]}, "
+                f"Expected images of one size, {tuple(example.shape)} as in {first}, "
                 f"got {tuple(image.shape)} in {paths[position]}"
             )
-        images[position] = image
+        if image is not None:
+            images[position] = image
 
-    with ThreadPoolExecutor() as pool:
-        for _ in tqdm(
-            pool.map(place, range(len(paths))), desc="decode", total=len(paths), unit="image"
-        ):
-            pass
+    with ThreadPoolExecutor() as pool, _progress_bar("decode", len(paths)) as bar:
+        for _ in pool.map(place, range(len(paths))):
+            bar.update()
     return images
 
 
-def _fingerprint(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
+def _check_in_threads(paths: Sequence[Path]) -> dict[Path, DataError]:
+    blocks = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
+    errors = {}
+    with ThreadPoolExecutor() as pool, _progress_bar("check", len(paths)) as bar:
+        for block, found in zip(blocks, pool.map(_errors_in, blocks), strict=True):
+            errors |= found
+            bar.update(len(block))
+    return errors
+
+
+def _errors_in(paths: Sequence[Path]) -> dict[Path, DataError]:
+    errors = {}
     for path in paths:
-        facts = path.stat()
-        digest.update(f"{path.absolute()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+        try:
+            _check(path)
+        except DataError as error:
+            errors[path] = error
+    return errors
 
 
-def _store(images: Tensor, stored: Path) -> None:
+def _progress_bar(what: str, total: int) -> tqdm:
+    return tqdm(desc=what, total=total, unit="image")
+
+
+def _reasons(errors: Mapping[Path, DataError]) -> dict[Path, str]:
+    return {path: str(error) for path, error in errors.items()}
+
+
+class _Memory:
+    """What a folder remembers of files that have not changed since; nothing, without a folder.
+
+    Args:
+        paths: the files.
+        folder: made when there is something to remember.
+    """
+
+    def __init__(self, paths: Sequence[Path], folder: Path | None) -> None:
+        self._paths = paths
+        self._folder = folder
+        # Taken first: what changes a file while it is read must not pass for what was read.
+        self._marks = {} if folder is None else {path: _mark(path) for path in paths}
+
+    def unreadable(self) -> dict[Path, str] | None:
+        """Return the unreadable files and what is wrong with each; None: not known."""
+        note = self._file((), "unreadable.json")
+        if note is None or not note.is_file():
+            return None
+        try:
+            found = json.loads(note.read_text(encoding="utf-8"))
+            return {self._paths[each["place"]]: each["reason"] for each in found}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            logger.warning("Checking again, the cache %s is damaged: %s", note, error)
+            return None
+
+    def keep_unreadable(self, errors: Mapping[Path, DataError]) -> None:
+        """Remember the unreadable files."""
+        note = self._file((), "unreadable.json")
+        # What the system refuses today, for want of a right or a disk, it may grant tomorrow.
+        if note is None or any(getattr(e.__cause__, "errno", None) for e in errors.values()):
+            return
+        found = [
+            {"place": place, "file": str(path), "reason": str(errors[path])}
+            for place, path in enumerate(self._paths)
+            if path in errors
+        ]
+        try:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, json.dumps(found, indent=1))
+        except OSError as error:
+            logger.info("Images are checked anew next time, %s cannot be written: %s", note, error)
+
+    def images(self, without: Container[Path]) -> Tensor | None:
+        """Return the pixels of all files but some; None: not known."""
+        stored = self._file(without, "npy")
+        if stored is None or not stored.is_file():
+            return None
+        try:
+            return torch.from_numpy(np.load(stored))
+        except (OSError, EOFError, ValueError) as error:
+            logger.warning("Decoding again, the cache %s is damaged: %s", stored, error)
+            return None
+
+    def keep_images(self, images: Tensor, without: Container[Path]) -> None:
+        """Remember the pixels of all files but some."""
+        stored = self._file(without, "npy")
+        if stored is None:
+            return
+        try:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stored.with_suffix(f".{os.getpid()}.npy")
+            np.save(temporary, images.numpy())
+            temporary.replace(stored)
+        except OSError as error:
+            logger.info("Decoded images are not cached, %s cannot be written: %s", stored, error)
+
+    def _file(self, without: Container[Path], kind: str) -> Path | None:
+        if self._folder is None:
+            return None
+        digest = hashlib.sha256()
+        for path in self._paths:
+            if path not in without:
+                digest.update(self._marks[path])
+        return self._folder / f"{digest.hexdigest()[:16]}.{kind}"
+
+
+def _mark(path: Path) -> bytes:
+    """Return what changes when a file does."""
     try:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        temporary = stored.with_suffix(f".{os.getpid()}.npy")
-        np.save(temporary, images.numpy())
-        temporary.replace(stored)
-    except OSError as error:
-        logger.info("Decoded images are not cached, %s cannot be written: %s", stored, error)
+        facts = path.stat()
+    except OSError:
+        # A link to nowhere.
+        return os.fsencode(path.absolute()) + b" missing\n"
+    return os.fsencode(path.absolute()) + f" {facts.st_size} {facts.st_mtime_ns}\n".encode()

@@ -1,5 +1,6 @@
 """Class folders: one folder a class, image files inside."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,40 @@ def read_class_folders(folder: Path, class_names: list[str] | None = None) -> Cl
     if not paths:
         raise DataError(f"No image files ({', '.join(sorted(SUFFIXES))}) under {folder}")
     return ClassFolders(paths, torch.tensor(labels), names)
+
+
+def readable(
+    listed: ClassFolders,
+    part: Tensor,
+    unreadable: Mapping[Path, str],
+    split: str,
+    every_class: bool = True,
+) -> Tensor:
+    """Return the positions of a split's images without those that cannot be decoded.
+
+    Args:
+        listed: the images.
+        part: the positions of the split, int64.
+        unreadable: files that cannot be decoded, and what is wrong with each.
+        split: what the split is called, for the message.
+        every_class: whether every class of the split must keep an image.
+
+    Raises:
+        DataError: if no image is left, or none of a class that must keep one.
+    """
+    if not unreadable or not len(part):
+        return part
+    good = torch.tensor([listed.paths[i] not in unreadable for i in part.tolist()])
+    kept = part[good]
+    lost = sorted(set(listed.labels[part].tolist()) - set(listed.labels[kept].tolist()))
+    if len(kept) and not (every_class and lost):
+        return kept
+    whose = f" of class {listed.class_names[lost[0]]!r}" if len(kept) else ""
+    gone = [i for i in part.tolist() if not whose or listed.labels[i] == lost[0]]
+    raise DataError(
+        f"None of the {len(gone)} {split} images{whose} can be read, for example: "
+        f"{unreadable[listed.paths[gone[0]]]}"
+    )
 
 
 @dataclass(frozen=True)

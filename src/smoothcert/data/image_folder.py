@@ -3,15 +3,23 @@
 import os
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import SPLITS, ImageDataModule, Split
 from smoothcert.data.datasets import FileImages, ImageSet, InMemoryImages
-from smoothcert.data.decoding import decode_all
-from smoothcert.data.folders import ClassFolders
+from smoothcert.data.decoding import (
+    Decoded,
+    decode_all,
+    find_unreadable,
+    require_corrupt,
+    warn_of_unreadable,
+)
+from smoothcert.data.folders import ClassFolders, readable
 from smoothcert.data.photographs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -44,6 +52,10 @@ class ImageFolderDataModule(ImageDataModule):
         mean: mean of each channel, for the model's normalisation.
         std: standard deviation of each channel.
         num_workers: processes that decode; None: one a CPU core, at most 8.
+        corrupt: what to do about an image that cannot be decoded: `error`, or `skip`: leave out
+            all such images, with a warning, whatever the other images' split and index. Large
+            ones are found by reading every file once, before anything else; they are listed
+            under `root/.smoothcert/`.
         seed: seed of the shuffling and the augmentation.
         split_seed: seed of the choice of held-out images.
     """
@@ -61,10 +73,12 @@ class ImageFolderDataModule(ImageDataModule):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         num_workers: int | None = None,
+        corrupt: str = "error",
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
         require_count("image_size", image_size)
+        require_corrupt(corrupt)
         self.in_memory = image_size <= SMALL if in_memory is None else in_memory
         if num_workers is None:
             num_workers = min(8, os.cpu_count() or 1)
@@ -72,6 +86,7 @@ class ImageFolderDataModule(ImageDataModule):
             batch_size, val_fraction, seed, split_seed, 0 if self.in_memory else num_workers
         )
         self.root = Path(root)
+        self.corrupt = corrupt
         self.test_fraction = test_fraction
         self.input_shape = (3, image_size, image_size)
         self.crop_and_flip = CropAndFlip(crop_padding, flip)
@@ -81,29 +96,52 @@ class ImageFolderDataModule(ImageDataModule):
         """List the images, and decode them where they are kept in memory.
 
         Raises:
-            DataError: if they are missing or not laid out as expected.
+            DataError: if they are missing or not laid out as expected, or none of a split or
+                class can be decoded.
         """
         sources, parts = split_class_folders(
             self.root, self.val_fraction, self.test_fraction, self.split_seed
         )
         self.class_names = sources[0].class_names
-        make = self._in_memory if self.in_memory else self._from_files
-        return {
-            split: make(source, part, split == "train")
-            for split, source, part in zip(SPLITS, sources, parts, strict=True)
-        }
+        pixels, unreadable = self._read(sources, parts)
+        warn_of_unreadable(unreadable, sum(map(len, parts)))
+        sets: dict[Split, ImageSet] = {}
+        for split, source, part, images in zip(SPLITS, sources, parts, pixels, strict=True):
+            # What is held out of a small class may be one image.
+            every_class = split == "train" or source is not sources[0]
+            kept = readable(source, part, unreadable, split, every_class)
+            sets[split] = self._set(images, source, kept, split == "train")
+        return sets
 
-    def _from_files(self, source: ClassFolders, part: torch.Tensor, training: bool) -> ImageSet:
+    def _read(
+        self, sources: list[ClassFolders], parts: list[Tensor]
+    ) -> tuple[Sequence[Tensor | None], dict[Path, str]]:
+        """Decode the images that are kept in memory, and find those that cannot be decoded."""
+        if self.in_memory:
+            decoded = [self._decode(*each) for each in zip(sources, parts, strict=True)]
+            found = {path: why for each in decoded for path, why in each.unreadable.items()}
+            return [each.images for each in decoded], found
+        if self.corrupt == "error":
+            return [None] * len(parts), {}
+        # One folder may serve several splits.
+        distinct = {id(source): source.paths for source in sources}.values()
+        found = find_unreadable(list(chain(*distinct)), self.root / ".smoothcert")
+        return [None] * len(parts), found
+
+    def _decode(self, source: ClassFolders, part: Tensor) -> Decoded:
+        paths = [source.paths[i] for i in part.tolist()]
+        return decode_all(paths, None, partial(_resize, size=self.input_shape[1]), self.corrupt)
+
+    def _set(
+        self, images: Tensor | None, source: ClassFolders, kept: Tensor, training: bool
+    ) -> ImageSet:
+        if images is not None:
+            augmentation = self.crop_and_flip if training else None
+            return InMemoryImages(images, source.labels[kept], kept, augmentation)
         size = self.input_shape[1]
         whole = FileImages(source.paths, source.labels, evaluation_transform(size))
-        return whole.subset(part.numpy(), training_transform(size) if training else None)
-
-    def _in_memory(self, source: ClassFolders, part: torch.Tensor, training: bool) -> ImageSet:
-        paths = [source.paths[i] for i in part]
-        images = decode_all(paths, None, partial(_resize, size=self.input_shape[1]))
-        augmentation = self.crop_and_flip if training else None
-        return InMemoryImages(images, source.labels[part], part, augmentation)
+        return whole.subset(kept.numpy(), training_transform(size) if training else None)
 
 
-def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
+def _resize(image: Tensor, size: int) -> Tensor:
     return (evaluation_transform(size)(image) * 255).round().to(torch.uint8)

@@ -15,6 +15,8 @@ class ImageNetDataModule(ImageFolderDataModule):
         batch_size: images in a batch.
         val_fraction: share of the training images held out for validation.
         num_workers: processes that decode; None: one a CPU core, at most 8.
+        corrupt: what to do about an image that cannot be decoded: `error`, or `skip`: leave out
+            all such images, found once by reading every file before anything else.
         seed: seed of the shuffling and the augmentation.
         split_seed: seed of the choice of held-out images.
     """
@@ -25,6 +27,7 @@ class ImageNetDataModule(ImageFolderDataModule):
         batch_size: int = 256,
         val_fraction: float = 0.01,
         num_workers: int | None = None,
+        corrupt: str = "error",
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -35,6 +38,7 @@ class ImageNetDataModule(ImageFolderDataModule):
             batch_size=batch_size,
             val_fraction=val_fraction,
             num_workers=num_workers,
+            corrupt=corrupt,
             seed=seed,
             split_seed=split_seed,
         )

@@ -14,7 +14,7 @@ Normalisation comes first in all of them, and no file records it: it is the mode
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ WRAPPED = ("state_dict", "net", "model")
 """Keys under which files keep their weights."""
 UNSAFE = re.compile(r"Unsupported global: GLOBAL (\S+)")
 """How torch says that a file would need code to be read."""
+ELSEWHERE = re.compile(r"::|://|(^|[/\\])\.\.([/\\]|$)")
+"""Paths of another file system, or that lead out of the folder that they begin with."""
 UNUSED = "num_batches_tracked"
 """A counter that no forward pass in eval mode reads; files of 2018 do not have it."""
 
@@ -46,7 +48,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         Its contents, with the weights under `state_dict`.
 
     Raises:
-        CheckpointError: if it is missing, truncated or no checkpoint; the file is left alone.
+        CheckpointError: if it is missing, truncated or no checkpoint, or if files that it calls its
+            own lie elsewhere; the file is left alone.
     """
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}")
@@ -63,6 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "The file was left as it is"
         ) from error
     if isinstance(contents, dict):
+        _check_places(contents.get("callbacks"), path)
         for weights in (*(contents.get(key) for key in WRAPPED), contents):
             if _are_weights(weights):
                 return {**(contents if weights is not contents else {}), "state_dict": weights}
@@ -107,6 +111,30 @@ def load_weights(model: nn.Module, path: Path, reinitialize: Sequence[str] = ())
                 f"{tuple(own[name].shape)} in the model{says}"
             )
     model.load_state_dict({**own, **saved})
+
+
+def _check_places(callbacks: Any, path: Path) -> None:
+    """Refuse states of callbacks that name files elsewhere.
+
+    Lightning removes the checkpoints that it wrote before, as the last one names them, and takes
+    `checkpoints/../../thesis` for one of them.
+    """
+    # Callbacks themselves are named by their settings.
+    for text in _texts(list(callbacks.values()) if isinstance(callbacks, Mapping) else ()):
+        if ELSEWHERE.search(text):
+            raise CheckpointError(
+                f"{path} names {text!r} as a checkpoint of its own, and going on would remove that"
+            )
+
+
+def _texts(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Mapping):
+        yield from _texts([*values, *values.values()])
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _texts(value)
 
 
 def _check_names(own: Iterable[str], saved: Iterable[str], path: Path, says: str) -> None:

@@ -7,12 +7,12 @@ it. Beside it lies `<name>.settings.json`: which configuration the rows belong t
 
 from smoothcert.records.atomic import write_atomically
 from smoothcert.records.files import CertificateFile, read_settings, settings_path
-from smoothcert.records.locks import FolderLock
+from smoothcert.records.locks import FolderLock, working_in
 from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, read_field_log
 from smoothcert.records.parts import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates
 from smoothcert.records.rows import COLUMNS, CertificateRow
-from smoothcert.records.shards import Shard, merge_shards
+from smoothcert.records.shards import Shard, Whole, gather_shards, merge_shards
 
 __all__ = [
     "COLUMNS",
@@ -21,7 +21,9 @@ __all__ = [
     "CertificateRow",
     "FolderLock",
     "Shard",
+    "Whole",
     "absorb_parts",
+    "gather_shards",
     "is_field_log",
     "merge_shards",
     "part_path",
@@ -29,5 +31,6 @@ __all__ = [
     "read_field_log",
     "read_settings",
     "settings_path",
+    "working_in",
     "write_atomically",
 ]

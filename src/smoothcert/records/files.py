@@ -46,9 +46,8 @@ class CertificateFile:
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
-        self._file = self._opened()
+        self._file = self._locked()
         try:
-            self._lock()
             self.rows = self._resume()
             if not self.rows and self._size == 0:
                 self._write([COLUMNS])
@@ -134,24 +133,31 @@ class CertificateFile:
             "kept; the same command goes on with them"
         )
 
-    def _lock(self) -> None:
-        if not lock(self._file):
-            raise RecordsError(
-                f"{self.path} is being written by another process. Wait for it, or choose another "
-                "run folder"
-            )
+    def _locked(self) -> io.FileIO:
+        while True:
+            file = self._opened()
+            if not lock(file):
+                file.close()
+                raise RecordsError(
+                    f"{self.path} is being written by another process. Wait for it, or choose "
+                    "another run folder"
+                )
+            # Its last writer may just have replaced or removed it: rows would go to a lost file.
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()
 
     def _resume(self) -> list[CertificateRow]:
         sidecar = settings_path(self.path)
         rows = read_certificates(self.path)
         if rows:
             self._check_settings(sidecar)
-        else:
-            try:
+        try:
+            if not rows:
                 write_atomically(sidecar, json.dumps(self.settings, indent=2) + "\n")
-            except OSError as error:
-                raise self._unwritable(error) from error
-        self._file.truncate(len(finished_bytes(self.path)))
+            self._file.truncate(len(finished_bytes(self.path)))
+        except OSError as error:
+            raise self._unwritable(error) from error
         return rows
 
     def _check_settings(self, sidecar: Path) -> None:
@@ -192,7 +198,7 @@ def read_settings(sidecar: Path) -> dict[str, Any]:
         settings = json.loads(sidecar.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordsError(f"{sidecar} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordsError(f"{sidecar} is damaged: {error}") from error
     if not isinstance(settings, dict):
         raise RecordsError(f"{sidecar} is damaged: expected settings by name")

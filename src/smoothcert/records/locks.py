@@ -5,6 +5,8 @@ import errno
 import io
 import os
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 from weakref import WeakSet
@@ -16,17 +18,21 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-LOCK = ".lock"
+LOCK, WORKERS = ".lock", ".workers"
+"""Files that a command locks, and that all of its processes do together."""
+PATIENCE, LOOK = 150.0, 0.2
+"""Seconds for the processes of a command that was killed to end; and between two looks."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system says that has no locks."""
 _held: WeakSet[io.FileIO] = WeakSet()
 
 
-def lock(file: io.FileIO) -> bool:
+def lock(file: io.FileIO, shared: bool = False) -> bool:
     """Keep other processes out until the file is closed; the system frees a dead one's lock.
 
     Args:
         file: an open file, unbuffered.
+        shared: keep out those alone who do not share.
 
     Returns:
         False where another process has the lock; True too where there are no locks.
@@ -34,7 +40,7 @@ def lock(file: io.FileIO) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno in WITHOUT_LOCKS
     _held.add(file)
@@ -71,27 +77,74 @@ class FolderLock:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / LOCK).open("ab+", buffering=0)
+            self._file = self._locked()
+            try:
+                self._await_workers()
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise RecordsError(f"{folder} cannot be written: {error.strerror}") from error
-        if not lock(self._file):
-            owner = self._owner()
-            self._file.close()
-            raise RecordsError(
-                f"{folder} is being written by another process{owner}. Wait for it, or choose "
-                "another run folder"
-            )
         with contextlib.suppress(OSError):  # A full disk: the lock holds without a name.
             self._file.truncate(0)
             self._file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
 
-    def _owner(self) -> str:
-        self._file.seek(0)
-        said = self._file.read(200).decode("utf-8", errors="replace")
+    def _locked(self) -> io.FileIO:
+        path = self.folder / LOCK
+        while True:
+            file = path.open("ab+", buffering=0)
+            if not lock(file):
+                owner = self._owner(file)
+                file.close()
+                raise RecordsError(
+                    f"{self.folder} is being written by another process{owner}. Wait for it, or "
+                    "choose another run folder"
+                )
+            # The one before may have removed the file between the two.
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()
+
+    def _await_workers(self) -> None:
+        """Wait for processes that save their state because their command was killed."""
+        deadline = time.monotonic() + PATIENCE
+        with (self.folder / WORKERS).open("ab", buffering=0) as file:
+            while not lock(file):
+                if time.monotonic() > deadline:
+                    raise RecordsError(
+                        f"{self.folder} is still being written by processes of a command that has "
+                        "ended. End them, or choose another run folder"
+                    )
+                time.sleep(LOOK)
+
+    @staticmethod
+    def _owner(file: io.FileIO) -> str:
+        file.seek(0)
+        said = file.read(200).decode("utf-8", errors="replace")
         return f" ({said})" if said else ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for name in (WORKERS, LOCK):
+            with contextlib.suppress(OSError):  # A folder that has become read-only, or is gone.
+                (self.folder / name).unlink()
         self._file.close()
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Be one of the processes that a command lets write its folder; another command waits for all.
+
+    Args:
+        folder: the run folder, which the command has locked.
+
+    Example:
+        >>> import tempfile
+        >>> with working_in(Path(tempfile.mkdtemp())):
+        ...     pass
+    """
+    with (folder / WORKERS).open("ab", buffering=0) as file:
+        lock(file, shared=True)
+        yield

@@ -1,5 +1,6 @@
 """Rows of several processes: each has a file of its own until one process gathers them."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,14 +33,30 @@ def absorb_parts(file: CertificateFile) -> None:
 
     Raises:
         RecordsError: if a part is being written by another process, belongs to other settings, or
-            has another certificate of an image than the file; nothing is removed then.
+            has another certificate of an image than the file; it is not removed then.
     """
-    for path in sorted(file.path.parent.glob(f"{file.path.stem}.part*{file.path.suffix}")):
+    for path in _parts(file.path):
         with CertificateFile(path, file.settings) as part:
             file.extend(new_rows(part.rows, file.rows, f"{path} and {file.path}"))
-            # Their rows first: settings without rows are no harm.
-            path.unlink()
-            settings_path(path).unlink(missing_ok=True)
+            _remove(path)
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return the parts beside a file, those too of which a kill left the settings alone."""
+    name = re.compile(
+        rf"{re.escape(path.stem)}\.part([1-9]\d*)({re.escape(path.suffix)}|\.settings\.json)"
+    )
+    found = (name.fullmatch(beside.name) for beside in path.parent.iterdir())
+    return [part_path(path, rank) for rank in sorted({int(each[1]) for each in found if each})]
+
+
+def _remove(path: Path) -> None:
+    try:
+        # The rows first: settings without rows are no harm.
+        path.unlink()
+        settings_path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise RecordsError(f"{path} cannot be removed: {error.strerror}") from error
 
 
 def new_rows(

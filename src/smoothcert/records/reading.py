@@ -18,12 +18,16 @@ def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
         path: the file to read.
 
     Raises:
-        RecordsError: if the file is missing, or a line of it is damaged.
+        RecordsError: if the file is missing or unreadable, or a line of it is damaged.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RecordsError(f"No certificate file at {path}")
-    finished = finished_bytes(path).decode("utf-8", errors="replace").split("\n")[:-1]
+    try:
+        if not path.is_file():
+            raise RecordsError(f"No certificate file at {path}")
+        text = finished_bytes(path)
+    except OSError as error:
+        raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
+    finished = text.decode("utf-8", errors="replace").split("\n")[:-1]
     if not finished:
         return []
     if finished[0] != "\t".join(COLUMNS):

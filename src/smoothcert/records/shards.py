@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records.files import CertificateFile, read_settings, settings_path
-from smoothcert.records.parts import new_rows
+from smoothcert.records.parts import absorb_parts, new_rows
 from smoothcert.records.reading import read_certificates
 from smoothcert.records.rows import CertificateRow
 
 OF_SHARD = ("shard", "shard_images")
 """Settings of a shard that its whole does not have."""
 NAMED = 10
-"""Images that a message names, at most."""
+"""Images, or shards, that a message names, at most."""
 Item = TypeVar("Item")
 
 
@@ -54,7 +54,7 @@ class Shard:
         Raises:
             InvalidArgumentError: if it is not written so.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(text))
         if found is None:
             raise InvalidArgumentError(f"Expected `shard` k/K, for example 1/4, got {text!r}")
         return cls(int(found[1]), int(found[2]))
@@ -66,14 +66,15 @@ class Shard:
         """Return this share of a sequence; neighbours, often of one class, are in different ones.
 
         Raises:
-            InvalidArgumentError: if nothing is left for it.
+            InvalidArgumentError: if there are more shares than items: of empty ones nothing would
+                tell a merge that none is missing.
         """
-        found = list(items[self.number - 1 :: self.of])
-        if not found:
+        if self.of > len(items):
             raise InvalidArgumentError(
-                f"Expected `shard` with at least one of {len(items)} images, got {self}"
+                f"Expected `shard` k/K with K at most {len(items)}, the number of images, got "
+                f"{self}"
             )
-        return found
+        return list(items[self.number - 1 :: self.of])
 
     def settings(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return what a shard's certificate file says beyond its whole's settings.
@@ -123,7 +124,10 @@ def numbers_of(text: str) -> list[int]:
         if match is None:
             raise ValueError(f"expected numbers and ranges, got {part[:40]!r}")
         first, last, step = match.groups()
-        found += range(int(first), int(last or first) + 1, int(step or 1))
+        run = range(int(first), int(last or first) + 1, int(step or 1))
+        if not run:
+            raise ValueError(f"expected numbers that increase, got {part[:40]!r}")
+        found += run
     return found
 
 
@@ -138,20 +142,44 @@ class _Piece:
     rows: list[CertificateRow]
 
 
-def merge_shards(paths: Iterable[Path], out: Path) -> CertificateFile:
-    """Write the certificates of all shards as those of one certification, in index order.
+@dataclass(frozen=True)
+class Whole:
+    """The certification that shards are one of.
+
+    Attributes:
+        settings: what its rows depend on.
+        rows: all of them, shard after shard.
+    """
+
+    settings: dict[str, Any]
+    rows: list[CertificateRow]
+
+    def write(self, out: Path) -> CertificateFile:
+        """Write the certificates in index order, and return their file, closed.
+
+        Args:
+            out: the certificate file. One that is there is completed, parts beside it included.
+
+        Raises:
+            RecordsError: if the file, or a part, is of another configuration, has another
+                certificate of an image, or cannot be written.
+        """
+        with CertificateFile(out, self.settings) as file:
+            absorb_parts(file)
+            file.extend(new_rows(self.rows, file.rows, f"The shards and {out}"))
+            file.finish()
+        return file
+
+
+def gather_shards(paths: Iterable[Path]) -> Whole:
+    """Read all shards of a certification; nothing is written.
 
     Args:
         paths: the shards' certificate files, each beside its settings.
-        out: the certificate file to write. One that is there is completed: it must be of the same
-            configuration.
-
-    Returns:
-        The file, closed.
 
     Raises:
         RecordsError: if shards are of different configurations, missing, incomplete or there
-            twice; everything that is wrong is named, and nothing is written.
+            twice; everything that is wrong is named.
     """
     pieces = sorted((_read(path) for path in paths), key=lambda piece: piece.shard.number)
     if not pieces:
@@ -160,11 +188,24 @@ def merge_shards(paths: Iterable[Path], out: Path) -> CertificateFile:
     faults = [*_twice(pieces), *_gaps(pieces)]
     if faults:
         raise RecordsError(f"The shards are not one whole: {'; '.join(faults)}")
-    rows = [row for piece in pieces for row in piece.rows]
-    with CertificateFile(out, pieces[0].settings) as file:
-        file.extend(new_rows(rows, file.rows, f"The shards and {out}"))
-        file.finish()
-    return file
+    return Whole(pieces[0].settings, [row for piece in pieces for row in piece.rows])
+
+
+def merge_shards(paths: Iterable[Path], out: Path) -> CertificateFile:
+    """Write the certificates of all shards as those of one certification, in index order.
+
+    Args:
+        paths: the shards' certificate files, each beside its settings.
+        out: the certificate file to write; see `Whole.write`.
+
+    Returns:
+        The file, closed.
+
+    Raises:
+        RecordsError: if the shards are not one whole, or do not fit what is there; nothing is
+            written then.
+    """
+    return gather_shards(paths).write(out)
 
 
 def _read(path: Path) -> _Piece:
@@ -173,7 +214,7 @@ def _read(path: Path) -> _Piece:
         raise RecordsError(f"{path} is no shard: it was certified without shard=k/K")
     own = {name: value for name, value in settings.items() if name not in OF_SHARD}
     try:
-        shard, images = Shard.parse(settings["shard"]), numbers_of(settings["shard_images"])
+        shard, images = Shard.parse(settings["shard"]), numbers_of(str(settings["shard_images"]))
     except ValueError as error:
         raise RecordsError(f"{settings_path(path)} is damaged: {error}") from error
     return _Piece(path, shard, images, own, read_certificates(path))
@@ -213,7 +254,7 @@ def _gaps(pieces: Sequence[_Piece]) -> list[str]:
     of = pieces[0].shard.of
     there = {piece.shard.number for piece in pieces}
     absent = [f"{number}/{of}" for number in range(1, of + 1) if number not in there]
-    faults = [f"shard {', '.join(absent)} is missing"] if absent else []
+    faults = [f"shard {_named(absent)} is missing"] if absent else []
     for piece in pieces:
         lacking = sorted(set(piece.images) - {row.idx for row in piece.rows})
         foreign = sorted({row.idx for row in piece.rows} - set(piece.images))
@@ -227,6 +268,6 @@ def _gaps(pieces: Sequence[_Piece]) -> list[str]:
     return faults
 
 
-def _named(images: Sequence[int]) -> str:
-    more = f" and {len(images) - NAMED} more" if len(images) > NAMED else ""
-    return ", ".join(map(str, images[:NAMED])) + more
+def _named(things: Sequence[object]) -> str:
+    more = f" and {len(things) - NAMED} more" if len(things) > NAMED else ""
+    return ", ".join(map(str, things[:NAMED])) + more

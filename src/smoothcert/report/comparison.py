@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from smoothcert.errors import RecordsError
+from smoothcert.report.markdown import escaped
 from smoothcert.report.reading import OF_THE_RUN
 from smoothcert.report.sections import settings_apart
 
@@ -19,6 +21,9 @@ NEEDED = (
     *("clean_smoothed_accuracy", "training_seed", "epochs", "seconds_training", "training_images"),
     *SAME,
 )
+
+PLAIN = re.compile(r"[\w.,=+/-]+")
+"""Names that can stand in a code span as they are."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +174,12 @@ def conditions(groups: Sequence[Group], title: str = "") -> str:
     """
     every = [summary for group in groups for summary in group.summaries]
     first = every[0]
-    models = ", ".join(sorted({summary["model"] for summary in every}))
+    models = ", ".join(sorted({str(summary["model"]) for summary in every}))
     parts = [
-        title or str(first["data"]),
-        f"{models}, trained on {first['training_images']:,} images",
-        f"{first['images']} {first['split']} images certified at n0 = {first['n0']:,}, "
-        f"n = {first['n']:,}, α = {first['alpha']:g} in {first['precision']}"
+        title or _shown(first["data"]),
+        f"{_shown(models)}, trained on {first['training_images']:,} images",
+        f"{first['images']} {_shown(first['split'])} images certified at n0 = {first['n0']:,}, "
+        f"n = {first['n']:,}, α = {first['alpha']:g} in {_shown(first['precision'])}"
         + (", both bounds on the same votes" if len(first["bounds"]) > 1 else ""),
         "mean ± standard error over seeds of the training",
     ]
@@ -183,16 +188,21 @@ def conditions(groups: Sequence[Group], title: str = "") -> str:
 
 def _cells(group: Group, bound: str, radii: Sequence[float]) -> list[str]:
     return [
-        f"`{group.name}`",
+        f"`{group.name}`" if PLAIN.fullmatch(group.name) else _shown(group.name),
         f"{group.sigma:g}",
-        ", ".join(map(str, group.seeds)),
-        f"{group.summaries[0]['epochs']}",
+        _shown(", ".join(map(str, group.seeds))),
+        _shown(group.summaries[0]["epochs"]),
         _spread([seconds / 60 for seconds in group.of("seconds_training")], 1),
         _spread([100 * share for share in group.of("clean_smoothed_accuracy")], 1),
-        bound,
+        _shown(bound),
         *(_spread([100 * s for s in group.accuracy(bound, radius)], 1) for radius in radii),
         _spread(group.acr(bound), 3),
     ]
+
+
+def _shown(value: Any) -> str:
+    """Return a value of a file as Markdown; `_` between letters is no mark there."""
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", escaped(str(value)))
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

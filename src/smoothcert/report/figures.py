@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from smoothcert.report.plots import INCHES, LABELS
+from smoothcert.report.plots import INCHES, LABELS, plain
 from smoothcert.report.sections import Group, Section
 from smoothcert.report.summary import Reading, upper_envelope
 from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
@@ -348,12 +348,7 @@ def _names(methods: Sequence[str]) -> dict[str, str]:
 
 
 def _line(label: str, **style: Any) -> Line2D:
-    return Line2D([], [], label=_plain(label), **style)
-
-
-def _plain(text: str) -> str:
-    """Return a text that matplotlib neither reads as a formula nor leaves out of a legend."""
-    return text.replace("$", r"\$").removeprefix("_")
+    return Line2D([], [], label=plain(label), **style)
 
 
 def _draw(axes: Axes, curve: Steps, **style: Any) -> None:
@@ -372,7 +367,7 @@ def _figure(
     # Panels are as large with a long legend as with a short one.
     height = (INCHES[1] - 0.7 if panels == 1 else 1.6 * rows) + 0.15 * (lines + 5)
     figure = Figure(figsize=(INCHES[0], height), layout="constrained")
-    figure.suptitle(_plain(textwrap.fill(section.title, LINE_LENGTH)), fontsize=POINTS)
+    figure.suptitle(plain(textwrap.fill(section.title, LINE_LENGTH)), fontsize=POINTS)
     style = {"fontsize": POINTS, "title_fontsize": POINTS, "handlelength": 3.5, "frameon": False}
     place = "outside lower center"
     figure.legend(handles=handles, title=legend_title, loc=place, ncols=columns, **style)

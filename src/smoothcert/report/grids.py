@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from smoothcert.report.markdown import escaped
 from smoothcert.report.sections import Estimate
 
 LATEX = str.maketrans(
@@ -30,6 +31,10 @@ LATEX = str.maketrans(
         "`": "'",
     }
 )
+
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
+"""How a cell begins that a spreadsheet computes."""
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -154,26 +159,29 @@ def to_markdown(grid: Grid) -> str:
     head = [column.name for column in grid.columns]
     lines = [_line(head), _line(["---"] * len(head))]
     lines += [
-        _line([f"**{text}**" if cell.best else text for cell, text in _texts(grid, row, _escaped)])
+        _line([f"**{text}**" if cell.best else text for cell, text in _texts(grid, row, escaped)])
         for row in grid.rows
     ]
-    notes = [f"\n{_escaped(note)}" for note in grid.notes]
-    return "\n".join([f"**{_escaped(grid.title)}**", "", *lines, *notes]) + "\n"
+    notes = [f"\n{escaped(note)}" for note in grid.notes]
+    return "\n".join([f"**{escaped(grid.title)}**", "", *lines, *notes]) + "\n"
 
 
 def to_csv(grid: Grid) -> str:
-    """Return a table as CSV: numbers unrounded, their errors and intervals in columns beside."""
+    """Return a table as CSV: numbers unrounded, their errors and intervals in columns beside.
+
+    A text that a spreadsheet would compute begins with an apostrophe.
+    """
     parts = [_parts(grid, place) for place in range(len(grid.columns))]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        " ".join(filter(None, (column.name, part)))
+        _inert(" ".join(filter(None, (column.name, part))))
         for column, used in zip(grid.columns, parts, strict=True)
         for part in used
     )
     for row in grid.rows:
         pairs = zip(row.cells, parts, strict=True)
-        writer.writerow(_values(cell)[part] for cell, used in pairs for part in used)
+        writer.writerow(_inert(_values(cell)[part]) for cell, used in pairs for part in used)
     return text.getvalue()
 
 
@@ -185,23 +193,36 @@ def to_latex(grid: Grid) -> str:
         "% \\usepackage{booktabs}",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{grid.title.translate(LATEX)}}}",
+        f"\\caption{{{_in_latex(grid.title)}}}",
         f"\\begin{{tabular}}{{{''.join('l' if each else 'r' for each in left)}}}",
         "\\toprule",
-        " & ".join(column.name.translate(LATEX) for column in grid.columns) + r" \\",
+        " & ".join(_in_latex(column.name) for column in grid.columns) + r" \\",
         "\\midrule",
     ]
     for row in grid.rows:
         texts = [
             rf"\textbf{{{text}}}" if cell.best else text
-            for cell, text in _texts(grid, row, lambda text: text.translate(LATEX))
+            for cell, text in _texts(grid, row, _in_latex)
         ]
         line = " & ".join(texts) + r" \\"
         # Right after a line break these would begin an argument of it.
         lines.append("{}" + line if line.startswith(("[", "*")) else line)
     lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += [f"\n\\smallskip\\footnotesize {note.translate(LATEX)}" for note in grid.notes]
+    lines += [f"\n\\smallskip\\footnotesize {_in_latex(note)}" for note in grid.notes]
     return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def _in_latex(text: str) -> str:
+    # An empty line would end an argument.
+    return " ".join(text.splitlines()).translate(LATEX)
+
+
+def _inert(value: float | str | None) -> float | str | None:
+    if not isinstance(value, str):
+        return value
+    # csv leaves these without quotation marks, and others read a new row.
+    text = value.replace("\r", " ")
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def _texts(grid: Grid, row: Row, escape: Callable[[str], str]) -> list[tuple[Cell, str]]:
@@ -237,11 +258,6 @@ def _number(value: float | str, column: Column) -> str:
     rounded = round(scaled, column.digits) + 0.0
     text = f"{rounded:{'+' if column.sign else ''},.{column.digits}f}"
     return text.replace("-", "−")
-
-
-def _escaped(text: str) -> str:
-    escaped = re.sub(r"([\\`*_\[\]|])", r"\\\1", text.replace("\n", " "))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _line(cells: Sequence[str]) -> str:

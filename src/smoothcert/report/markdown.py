@@ -1,9 +1,24 @@
-"""Generated parts of Markdown pages, between marks."""
+"""Texts in Markdown pages, and generated parts of them between marks."""
 
+import re
 from pathlib import Path
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import write_atomically
+
+
+def escaped(text: str) -> str:
+    r"""Return a text as Markdown that shows it as it is, in one line and in one cell of a table.
+
+    Args:
+        text: any text.
+
+    Example:
+        >>> escaped("<b>|*a*")
+        '&lt;b&gt;\\|\\*a\\*'
+    """
+    marked = re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.splitlines()))
+    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def marks(name: str, command: str) -> tuple[str, str]:

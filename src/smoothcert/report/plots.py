@@ -65,7 +65,7 @@ def _curve(axes: Any, reading: Reading, style: Mapping[str, Any], limit: float) 
     ends = np.sort(reading.radius[reading.correct])
     share = (len(ends) - np.arange(len(ends) + 1)) / len(reading.radius)
     relation = "ACR ≥" if reading.name in AT_LEAST else "ACR"
-    label = f"{LABELS.get(reading.name, reading.name)}, {relation} {reading.acr:.3f}"
+    label = f"{plain(LABELS.get(reading.name, reading.name))}, {relation} {reading.acr:.3f}"
     axes.stairs(share, [0, *ends, max(limit, *ends, 0)], baseline=None, label=label, **style)
 
 
@@ -84,6 +84,19 @@ def _band(axes: Any, reading: Reading, limit: float) -> None:
         alpha=0.15,
         linewidth=0,
     )
+
+
+def plain(text: str) -> str:
+    """Return a text that matplotlib neither reads as a formula nor leaves out of a legend.
+
+    Args:
+        text: any text.
+
+    Example:
+        >>> plain("_cifar10")
+        'cifar10'
+    """
+    return text.replace("$", r"\$").removeprefix("_")
 
 
 def plot_losses(
@@ -119,7 +132,7 @@ def plot_losses(
 
 def _title(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> str:
     data = f"{settings['data']}, " if "data" in settings else ""
-    return (
-        f"{data}{len(rows):,} {settings['split']} images\n$\\sigma$ = {settings['sigma']:g}, "
+    return plain(f"{data}{len(rows):,} {settings['split']} images") + (
+        f"\n$\\sigma$ = {settings['sigma']:g}, "
         f"$n$ = {settings['n']:,}, $\\alpha$ = {settings['alpha']:g}"
     )

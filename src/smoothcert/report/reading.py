@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,10 @@ LARGEST_SIGMA = 10
 """Larger numbers in a path are no σ of pixels in [0, 1]."""
 ENDINGS = (".tsv", ".txt", ".log", ".csv")
 NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
+NUMBERS = ("sigma", "alpha", "n0", "n", "alpha_for_votes", "mean_samples_per_image")
+"""Settings and figures that are numbers where they are recorded."""
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Signs that are no text: a terminal obeys some of them, and others cannot be written."""
 DEFAULTS = {"precision": "float32", "noise": "gaussian", "target": "selection"}
 """What certificates of before these could be chosen were made with."""
 OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
@@ -178,7 +183,7 @@ def read_runs(paths: Iterable[Path], skip_damaged: bool = False) -> Runs:
         except (RecordsError, OSError) as error:
             if not skip_damaged:
                 raise
-            run = f"{name} is left out: {error}".replace(f"{path.parent}{os.sep}", "")
+            run = _seen(f"{name} is left out: {error}".replace(f"{path.parent}{os.sep}", ""))
         if isinstance(run, Run):
             runs.append(run)
         else:
@@ -210,31 +215,61 @@ def _read_run(path: Path, name: str) -> Run | str:
             f"{name} is not finished: its {SUMMARY} speaks of {summary.get('images')} images, and "
             f"it has {len(rows)} certificates."
         )
+    if "shard" in settings:
+        return (
+            f"{name} is shard {settings['shard']} of a certification and is left out: "
+            "python -m src.merge makes one of all of them."
+        )
     lacking = [name for name in NEEDED if name not in settings]
     if lacking:
         raise RecordsError(f"{settings_path(path)} lacks {', '.join(lacking)}")
+    _check_values(settings, settings_path(path))
+    _check_values(summary, path.with_name(SUMMARY))
     return Run(name, path, rows, settings, summary)
+
+
+def _check_values(values: Mapping[str, Any], path: Path) -> None:
+    for name in NUMBERS:
+        value = values.get(name, 0)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            raise RecordsError(f"{path} is damaged: expected a number for {name}, got {value!r}")
+    if not isinstance(values.get("training", {}), Mapping):
+        raise RecordsError(f"{path} is damaged: expected settings by name for training")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = _all_seen(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordsError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise RecordsError(f"{path} is damaged: expected values by name")
     return content
 
 
+def _all_seen(value: Any) -> Any:
+    """Return what a file says with nothing in its texts but text."""
+    if isinstance(value, dict):
+        return {_seen(name): _all_seen(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_all_seen(each) for each in value]
+    return _seen(value) if isinstance(value, str) else value
+
+
+def _seen(text: str) -> str:
+    return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _short(files: Sequence[Path]) -> list[str]:
     """Return the folders, or the logs' own names, without what all of them begin with."""
     places = [path.parent if path.name == CERTIFICATES else path for path in files]
     if len(places) < 2:
-        return [place.name for place in places]
+        return [_seen(place.name) for place in places]
     start = Path(os.path.commonpath(places))
     # A run and what was certified of it lie in each other.
     start = start.parent if start in places else start
-    return [place.relative_to(start).as_posix() for place in places]
+    return [_seen(place.relative_to(start).as_posix()) for place in places]
 
 
 def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:

@@ -7,6 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from smoothcert.report.markdown import escaped
+
+Rows = Sequence[Mapping[str, Any]]
 
 FILE_WIDTH = 120
 
@@ -25,6 +30,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
         f"  certified          {summary['images']} {summary['split']} images at n0 = "
         f"{summary['n0']:,}, n = {summary['n']:,}, α = {summary['alpha']:g}",
         highlight=False,
+        markup=False,
     )
     bounds = summary["bounds"]
     acr = "   ".join(f"{name} {figures['acr']:.4f}" for name, figures in bounds.items())
@@ -32,6 +38,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     console.print(
         f"  ACR                {acr}{least if summary.get('radius_is_lower_bound') else ''}",
         highlight=False,
+        markup=False,
     )
     console.print(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}", highlight=False)
     wrong = summary.get("stops", {}).get("wrong", 0)
@@ -43,7 +50,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     if "normalization" in summary:
         console.print(
             f"  normalization      {summary['normalization']}: a wrong one shows in the accuracy "
-            "alone"
+            "alone",
+            markup=False,
         )
     left = summary.get("certifier_settings", {}).get("alpha_for_votes")
     if left is not None:
@@ -69,14 +77,17 @@ def _subject(summary: Mapping[str, Any]) -> str:
 
 def _accuracies(summary: Mapping[str, Any]) -> Table:
     bounds = summary["bounds"]
+    title = f"{_subject(summary)} on {summary['data']}, σ = {summary['sigma']:g}"
     table = Table(
-        title=f"{_subject(summary)} on {summary['data']}, σ = {summary['sigma']:g}",
+        # Names of files and of classes are no markup.
+        title=Text(title),
         title_style="bold",
         min_width=60,
     )
     table.add_column("ℓ2 radius", justify="right")
     for number, name in enumerate(bounds):
-        table.add_column(name if number == 0 else f"{name}, same votes", justify="right")
+        said = name if number == 0 else f"{name}, same votes"
+        table.add_column(Text(said), justify="right")
     for radius in summary["certified_accuracy"]:
         shares = [f"{bounds[name]['certified_accuracy'][radius]:.1%}" for name in bounds]
         table.add_row(radius, *shares)
@@ -85,7 +96,7 @@ def _accuracies(summary: Mapping[str, Any]) -> Table:
 
 def print_measurements(
     task: str,
-    results: Sequence[Mapping[str, Any]],
+    results: Rows | Mapping[str, Rows],
     machine: Mapping[str, Any],
     folder: Path,
     console: Console | None = None,
@@ -94,7 +105,8 @@ def print_measurements(
 
     Args:
         task: what was measured.
-        results: one entry a row; numbers, texts, or lists and mappings of them.
+        results: one entry a row; numbers, texts, or lists and mappings of them. Or several tables
+            by their names.
         machine: where it was measured.
         folder: where `benchmark.json` is.
         console: where to print; the terminal unless given.
@@ -103,17 +115,51 @@ def print_measurements(
     if not console.is_terminal:
         # A file has room for the whole table.
         console.width = max(console.width, FILE_WIDTH)
-    table = Table(title=f"{task}, {machine['name']}, {machine['threads']} threads")
-    rows = [ROWS.get(task, dict)(entry) for entry in results]
+    # Tables of several measurements say themselves how many threads there were.
+    threads = "" if isinstance(results, Mapping) else f", {machine['threads']} threads"
+    for name, cells in _tables(task, results).items():
+        console.print(_table(f"{name}, {machine['name']}{threads}", cells))
+        if name in NOTES:
+            console.print(NOTES[name], highlight=False)
+    console.print(f"  files  {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def measurements_as_markdown(task: str, results: Rows | Mapping[str, Rows]) -> str:
+    r"""Return the tables that `print_measurements` prints as Markdown, without notes.
+
+    Args:
+        task: what was measured.
+        results: one entry a row, or several tables by their names.
+
+    Example:
+        >>> print(measurements_as_markdown("task", [{"name": "a|b", "rate": 1234.5}]))
+        | name | rate |
+        |---|---|
+        | a\|b | 1,234 |
+        <BLANKLINE>
+    """
+    tables = []
+    for cells in _tables(task, results).values():
+        lines = [list(cells[0]), *(map(_cell, row.values()) for row in cells)]
+        head, *body = ["| " + " | ".join(map(escaped, line)) + " |" for line in lines]
+        tables.append("\n".join([head, "|" + "---|" * len(cells[0]), *body]) + "\n")
+    return "\n".join(tables)
+
+
+def _tables(task: str, results: Rows | Mapping[str, Rows]) -> dict[str, list[dict[str, Any]]]:
+    """Return the cells of each table, by its name: what a person reads of each entry."""
+    tables = results if isinstance(results, Mapping) else {task: results}
+    return {name: [ROWS.get(name, dict)(entry) for entry in rows] for name, rows in tables.items()}
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
     for name in rows[0]:
         justify = "left" if isinstance(rows[0][name], str) else "right"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    console.print(table)
-    if task in NOTES:
-        console.print(NOTES[task], highlight=False)
-    console.print(f"  files  {folder}", highlight=False, markup=False, soft_wrap=True)
+    return table
 
 
 def _throughput_row(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,11 +205,39 @@ def _train_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _scaling_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "network": f"{entry['model']} on {entry['data']}",
+        "processes": entry["processes"],
+        "samples/s": median(entry["samples_per_second"]),
+        "images/s": median(entry["images_per_second"]),
+        "efficiency": _spread(entry["efficiency"], 2),
+        "samples/image": entry["samples_per_image"]["mean"],
+        "median": entry["samples_per_image"]["median"],
+        "95 %": entry["samples_per_image"]["p95"],
+    }
+
+
+def _sizing_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "test set": entry["test_set"],
+        "images": entry["images"],
+        "samples/image": _figure(entry["samples_per_image"]),
+        "samples/s of a device": _figure(entry["samples_per_second"]),
+        "devices": entry["devices"],
+        "efficiency": _figure(entry["efficiency"]),
+        "hours": entry["hours"],
+        "device-hours": entry["device_hours"],
+    }
+
+
 ROWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "throughput": _throughput_row,
     "designs": _designs_row,
     "methods": _methods_row,
     "train": _train_row,
+    "scaling": _scaling_row,
+    "sizing": _sizing_row,
 }
 
 
@@ -174,11 +248,21 @@ NOTES = {
     "training.",
     "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the time "
     "that compiling takes is not part of the rates.",
+    "scaling": "Efficiency: rate divided by as many times that of one process, median "
+    "(smallest–largest) over turns. On a CPU a process has one thread.",
+    "sizing": "Measured: on the network and images of the table above. Hours: images × "
+    "samples/image / (devices × samples/s × efficiency), and the longest image there can be, which "
+    "others may wait for at the end. Where the efficiency is assumed, they are an estimate.",
 }
 
 
-def _spread(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['median']:.1f} ({ratio['min']:.1f}–{ratio['max']:.1f})"
+def _spread(ratio: Mapping[str, float], digits: int = 1) -> str:
+    middle, least, most = (f"{ratio[name]:.{digits}f}" for name in ("median", "min", "max"))
+    return f"{middle} ({least}–{most})"
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    return f"{_cell(figure['value'])} ({figure['source']})"
 
 
 def _cell(value: Any) -> str:

@@ -21,8 +21,8 @@ from smoothcert.processes import is_group, processes
 TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
 """What makes a run, with the names of its classes."""
 PLACES = ("root", "download", "cache", "num_workers", "corrupt")
-"""Where data lies and how it is read: no part of what makes a run. Certificates depend on the images
-that are certified, left out or not."""
+"""Where data lies and how it is read: no part of what makes a run. What certificates depend on are
+the images themselves."""
 CHOICES = ("data", "model", "objective", "attack")
 """Groups that say what a run is."""
 OF_ANY_MODEL = ("weights", "reinitialize", "freeze", "freeze_epochs", "normalization")

@@ -19,15 +19,19 @@ from smoothcert.data import ImageDataModule, write_thumbnails
 from smoothcert.errors import (
     InvalidArgumentError,
     MismatchError,
+    RecordsError,
     SmoothCertWarning,
     require_positive,
 )
 from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.models import load_weights, read_checkpoint
+from smoothcert.processes import processes
+from smoothcert.records import Shard
 from smoothcert.report import plot_certified_accuracy, summarize
 from smoothcert.runs.build import CHOICES, build_data, build_model, device_of, names_of_parts
 from smoothcert.runs.commandline import check, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
+from smoothcert.runs.trust import trusted
 from smoothcert.stats import default_radii
 
 logger = logging.getLogger(__name__)
@@ -57,7 +61,7 @@ class Subject:
     facts: dict[str, Any]
 
 
-def certify(cfg: DictConfig) -> float:
+def certify(cfg: DictConfig) -> float | None:
     """Certify and summarize; see `smoothcert.runs.certify`."""
     folder = Path(cfg.paths.run)
     subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
@@ -80,9 +84,14 @@ def certify(cfg: DictConfig) -> float:
         seed=subject.seed,
         configuration={"data": subject.facts["data"]},
         max_hours=cfg.max_hours,
+        shard=None if cfg.shard is None else Shard.parse(cfg.shard),
     )
     if not certified.rows:
-        raise SystemExit("Time is up before the first image was certified: raise max_hours")
+        raise InvalidArgumentError(
+            "Time is up before the first image was certified: raise max_hours"
+        )
+    if not processes().first:
+        return None
     write_thumbnails(images, subset.positions(len(images)), folder / "thumbnails.png")
     picture = folder / "certified_accuracy.png"
     plot_certified_accuracy(certified.rows, certified.settings, picture)
@@ -173,16 +182,19 @@ def subject_of_file(cfg: DictConfig) -> Subject:
 
 def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Return a run's configuration, with this command's paths, and the names of its choices."""
-    trained: Any = read_yaml(run, "config.yaml")
+    configuration: Any = read_yaml(run, "config.yaml")
     hydra = read_yaml(run, "hydra.yaml")
+    trained = trusted(configuration, cfg.paths, run)
     # A data folder that moved since is named again, as in training.
-    trained.paths = cfg.paths
     if cfg.data.root is not None:
         trained.data.root = cfg.data.root
     if "pretrained" in trained.model:
         # The run's own weights come next; those of the network's publisher need not be fetched.
         trained.model.pretrained = False
-    return trained, names_of_parts(trained, hydra["hydra"]["runtime"]["choices"])
+    try:
+        return trained, names_of_parts(configuration, hydra["hydra"]["runtime"]["choices"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
 
 
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:

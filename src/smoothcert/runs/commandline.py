@@ -1,11 +1,16 @@
 """What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
 
+import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+from yaml import YAMLError
 
 from smoothcert.errors import (
     InvalidArgumentError,
@@ -14,12 +19,29 @@ from smoothcert.errors import (
     require_positive,
     require_probability,
 )
+from smoothcert.runs.trust import check_links, check_overrides
 
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
 PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=", "out=", "group_by=", "title=")
 """Settings whose values are taken as they are: folders of a sweep have commas in their names, lists
 too, and titles have parentheses."""
+SECRET = re.compile(
+    r"(^|_)(api_?keys?|access_?key|private_?key|client_?secret|secret(_?key)?|passw(or)?d|"
+    r"passphrase|credentials?|token)$",
+    re.IGNORECASE,
+)
+"""Names of settings that hold what nobody else may know. `tokens` are a transformer's."""
+SECRET_VARIABLE = re.compile(rf"{SECRET.pattern}|_(key|pass|pat|auth)$", re.IGNORECASE)
+"""Names of such variables of the environment."""
+NO_SECRET = re.compile(r"(null|none|true|false|\?{3})?", re.IGNORECASE)
+"""Values that are none, such as that of `class_token=true`."""
+SHORTEST_SECRET = 12
+"""Characters from which a variable's value is looked for: shorter ones may stand for themselves."""
+INNER = re.compile(r"[{,]\s*([\w-]+)\s*:\s*([^,{}\[\]]*)")
+"""Names and values in a value."""
+VARIABLES = re.compile(r"oc\.env\s*:\s*['\"]?([^'\",}\s]+)")
+"""Variables of the environment in a value."""
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
@@ -120,6 +142,26 @@ def bar_every(terminal: int, file: int) -> int:
     return terminal if sys.stdout.isatty() else file
 
 
+def environment(name: str, *default: Any) -> str | None:
+    """Return a variable of the environment, as `${oc.env:…}` in configurations, if it is no secret.
+
+    Args:
+        name: the variable.
+        default: what to return where it is not set.
+
+    Raises:
+        InvalidArgumentError: if it is a secret: configurations are kept and logged.
+
+    Example:
+        >>> environment("SMOOTHCERT_DATA", "data")
+        'data'
+    """
+    if _is_secret(name):
+        raise InvalidArgumentError(f"Expected no secret in a configuration, got ${{oc.env:{name}}}")
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", environment, replace=True)
 OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
 OmegaConf.register_new_resolver("epochs_within", epochs_within, replace=True)
 OmegaConf.register_new_resolver("bar_every", bar_every, replace=True)
@@ -213,6 +255,10 @@ def require_run(arguments: Sequence[str]) -> None:
         raise SystemExit(
             f"Expected a run folder, got {str(folder)!r}: it has no .hydra/config.yaml"
         )
+    try:
+        check_links(folder, "certify")
+    except InvalidArgumentError as error:
+        raise SystemExit(str(error)) from error
 
 
 def require_runs(arguments: Sequence[str]) -> None:
@@ -230,6 +276,49 @@ def require_runs(arguments: Sequence[str]) -> None:
     asked = any(argument.startswith(("runs=", "-")) for argument in arguments[1:])
     if not asked:
         raise SystemExit("Expected runs='<folders>', for example runs='outputs/sweeps/**'")
+
+
+def refuse_secrets(arguments: Sequence[str]) -> None:
+    """Refuse a command line with a secret: Hydra and W&B would keep it with the run.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        SystemExit: with where the secret belongs; the secret itself is not repeated.
+
+    Example:
+        >>> refuse_secrets(["src/train.py", "sigma=0.5", "model.arguments.class_token=true"])
+    """
+    for argument in arguments[1:]:
+        found = next(_secrets_in(argument), None)
+        if found is not None:
+            raise SystemExit(
+                f"Expected no secret on the command line, got one by {found}: it would be kept in "
+                "the run folder. Set it in the environment, for example WANDB_API_KEY, or use "
+                "`wandb login`"
+            )
+
+
+def _secrets_in(argument: str) -> Iterator[str]:
+    """Yield what in an argument holds a secret, by name."""
+    key, _, value = argument.partition("=")
+    pattern = SECRET_VARIABLE if "env_set" in key else SECRET
+    pairs = [(key.lstrip("+~"), value), *INNER.findall(value)]
+    for name, said in pairs:
+        last = re.split(r"[./@:]", name)[-1].replace("-", "_")
+        if pattern.search(last) and not NO_SECRET.fullmatch(said.strip("'\" ")):
+            yield name
+    yield from (f"oc.env:{name}" for name in VARIABLES.findall(value) if _is_secret(name))
+    yield from (
+        f"the value of {name}"
+        for name, secret in os.environ.items()
+        if _is_secret(name) and len(secret) >= SHORTEST_SECRET and secret in argument
+    )
+
+
+def _is_secret(variable: str) -> bool:
+    return SECRET_VARIABLE.search(variable) is not None
 
 
 def names_checkpoint(arguments: Sequence[str]) -> bool:
@@ -255,7 +344,8 @@ def expand_run(arguments: Sequence[str]) -> list[str]:
         arguments: the command line.
 
     Raises:
-        InvalidArgumentError: if the folder is no run folder, or other overrides come with it.
+        InvalidArgumentError: if the folder is no run folder, other overrides come with it, or its
+            own are not to be trusted.
         RecordsError: if `hydra.run.dir` names the folder of a run with other overrides.
 
     Example:
@@ -271,7 +361,10 @@ def expand_run(arguments: Sequence[str]) -> list[str]:
                 f"set; got {' '.join(argument for argument in others if argument not in runs)}"
             )
         folder = Path(runs[0].removeprefix("run=").strip("'\""))
-        return [program, *_overrides(folder), quoted("hydra.run.dir", str(folder))]
+        overrides = _overrides(folder)
+        check_overrides(overrides, folder)
+        check_links(folder)
+        return [program, *overrides, quoted("hydra.run.dir", str(folder))]
     for argument in others:
         if argument.startswith("hydra.run.dir="):
             _check_folder(Path(argument.removeprefix("hydra.run.dir=").strip("'\"")), others)
@@ -287,18 +380,23 @@ def read_yaml(run: Path, name: str) -> Any:
 
     Raises:
         InvalidArgumentError: if it is not there.
+        RecordsError: if it is damaged.
     """
     path = run / ".hydra" / name
     if not path.is_file():
         raise InvalidArgumentError(
             f"Expected a run folder, got {str(run)!r}: it has no .hydra/{name}"
         )
-    return OmegaConf.load(path)
+    try:
+        return OmegaConf.load(path)
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        raise RecordsError(f"{path} is damaged: {error}") from error
 
 
 def _check_folder(folder: Path, arguments: Sequence[str]) -> None:
     if not (folder / ".hydra" / "overrides.yaml").is_file():
         return
+    check_links(folder)
     ours = [a for a in arguments if "=" in a and not a.startswith(("hydra.", "-"))]
     if sorted(ours) != sorted(_overrides(folder)):
         raise RecordsError(
@@ -308,4 +406,9 @@ def _check_folder(folder: Path, arguments: Sequence[str]) -> None:
 
 
 def _overrides(folder: Path) -> list[str]:
-    return [str(item) for item in read_yaml(folder, "overrides.yaml")]
+    listed = read_yaml(folder, "overrides.yaml")
+    if not isinstance(listed, ListConfig):
+        raise RecordsError(f"{folder / '.hydra' / 'overrides.yaml'} is damaged: expected a list")
+    # As they stand: what they interpolate is Hydra's to find.
+    overrides: Any = OmegaConf.to_container(listed)
+    return [str(override) for override in overrides]

@@ -26,7 +26,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from smoothcert.errors import InvalidArgumentError, ProcessError, SmoothCertError, Stopped
-from smoothcert.records import FolderLock
+from smoothcert.records import FolderLock, working_in
 from smoothcert.runs.shell import plain, quiet, signals_stop, stopping_signals
 
 TOGETHER, LAST = 5.0, 20.0
@@ -347,7 +347,7 @@ def _child(local_rank: int, work: Work, messages: Any) -> None:
     _follow_parent()
     _as_hydras_job(work, rank)
     try:
-        with quiet(), signals_stop(), _joined(work, rank):
+        with quiet(), signals_stop(), working_in(Path(work.cfg.paths.run)), _joined(work, rank):
             value = work.run()
     except Stopped:
         raise

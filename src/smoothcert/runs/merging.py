@@ -2,8 +2,8 @@
 
 import json
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.records import FolderLock, merge_shards, write_atomically
+from smoothcert.records import FolderLock, gather_shards, read_settings, write_atomically
 from smoothcert.report import plot_certified_accuracy, print_summary, summarize
+from smoothcert.runs.trust import check_links
 
 CERTIFICATES, SUMMARY, THUMBNAILS = "certificates.tsv", "summary.json", "thumbnails.png"
+ACCURACIES = "certified_accuracy"
 OF_A_SHARD = re.compile(r",shard=\d+_\d+|shard=\d+_\d+,|_shard=\d+_\d+$")
 """What a folder's name says of its shard alone."""
 MEASURED = (
@@ -28,15 +30,16 @@ def merge(cfg: DictConfig) -> float:
     """Merge shards and summarize the whole; see `smoothcert.runs.merge`."""
     files = _certificate_files(cfg.runs)
     folder = _default_folder(files) if cfg.out is None else Path(cfg.out)
-    with FolderLock(folder):
-        merged = merge_shards(files, folder / CERTIFICATES)
-        base = _summary_of(files)
-        radii = [float(radius) for radius in base["certified_accuracy"]]
+    # All that can be refused is, before anything is written.
+    whole, base = gather_shards(files), _summary_of(files)
+    _check_links(folder)
+    with FolderLock(folder), _writing(folder):
+        merged = whole.write(folder / CERTIFICATES)
         plot_certified_accuracy(merged.rows, merged.settings, folder / "certified_accuracy.png")
         _copy_thumbnails(files, folder)
         summary = {
             **base,
-            **summarize(merged.rows, merged.settings, radii),
+            **summarize(merged.rows, merged.settings, [float(r) for r in base[ACCURACIES]]),
             "images_asked": len(merged.rows),
             "shards": len(files),
             **dict.fromkeys(MEASURED),
@@ -46,21 +49,50 @@ def merge(cfg: DictConfig) -> float:
     return summary["acr"]
 
 
+def _check_links(folder: Path) -> None:
+    """Refuse files of the folder that are links out of it; shards' own folders may be."""
+    for path in folder.glob("*"):
+        if path.is_symlink() and not path.is_dir():
+            check_links(folder, path.name)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordsError(
+            f"{folder} cannot be written: {error.strerror}. The shards are as they were; the same "
+            "command goes on"
+        ) from error
+
+
 def _certificate_files(patterns: str | Sequence[str]) -> list[Path]:
     """Return the certificate files among what globs of folders and files match."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    places = [Path(place) for pattern in patterns for place in glob(pattern, recursive=True)]  # noqa: PTH207
-    files = {place / CERTIFICATES if place.is_dir() else place for place in places}
-    found = sorted(path for path in files if path.name == CERTIFICATES and path.is_file())
+    places = [Path(place) for pattern in patterns for place in _matches(pattern)]
+    files = [place / CERTIFICATES if place.is_dir() else place for place in places]
+    # By where they are: a link beside a shard is not another copy of it.
+    found = {
+        path.resolve(): path
+        for path in sorted(files, reverse=True)
+        if path.name == CERTIFICATES and path.is_file()
+    }
     if not found:
         raise InvalidArgumentError(f"Expected folders of shards by {patterns}, got none")
-    return found
+    return sorted(found.values())
+
+
+def _matches(pattern: str) -> list[str]:
+    # Folders of ours have brackets in their names, where a list is overridden.
+    return glob(pattern, recursive=True) or glob(pattern.replace("[", "[[]"), recursive=True)  # noqa: PTH207
 
 
 def _default_folder(files: Sequence[Path]) -> Path:
     """Return the folder that the same command would have without its shard."""
-    folders = {path.parent.with_name(OF_A_SHARD.sub("", path.parent.name)) for path in files}
-    if len(folders) != 1 or folders & {path.parent for path in files}:
+    shards = {path.parent.absolute() for path in files}
+    folders = {each.with_name(OF_A_SHARD.sub("", each.name) or each.name) for each in shards}
+    if len(folders) != 1 or folders & shards:
         raise InvalidArgumentError(
             "Expected out=<folder>: the shards' folders do not differ by their shard alone"
         )
@@ -70,14 +102,17 @@ def _default_folder(files: Sequence[Path]) -> Path:
 def _summary_of(files: Sequence[Path]) -> dict[str, Any]:
     """Return what all shards' summaries say alike, from the first that is there."""
     for path in files:
-        summary = path.with_name(SUMMARY)
-        if summary.is_file():
-            return json.loads(summary.read_text(encoding="utf-8"))
+        place = path.with_name(SUMMARY)
+        if place.is_file():
+            summary = read_settings(place)
+            if not isinstance(summary.get(ACCURACIES), dict):
+                raise RecordsError(f"{place} is damaged: expected {ACCURACIES} by radius")
+            return summary
     raise RecordsError(f"No shard has a {SUMMARY}: run the command of one of them again")
 
 
 def _copy_thumbnails(files: Sequence[Path], folder: Path) -> None:
     for path in files:
         if path.with_name(THUMBNAILS).is_file():
-            shutil.copyfile(path.with_name(THUMBNAILS), folder / THUMBNAILS)
+            write_atomically(folder / THUMBNAILS, path.with_name(THUMBNAILS).read_bytes())
             return

@@ -1,27 +1,34 @@
 """What surrounds a command: plain errors, plain warnings, honest exit codes."""
 
 import logging
+import re
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from smoothcert.errors import SmoothCertError, SmoothCertWarning
+from smoothcert.errors import DataError, SmoothCertError, SmoothCertWarning, Stopped
 
 logger = logging.getLogger(__name__)
+
+LOADING = "DataLoader worker"
+"""What torch calls a process that loads images."""
+NO_SHARED_MEMORY = re.compile(r"shared memory\(shm\)|out of shared memory|to file </torch_")
+END_OF_PROCESS = re.compile(r"(signal: [^.]+|exit code -?\d+)\.")
 
 
 @contextmanager
 def command() -> Iterator[None]:
     """Run a command as its user should see it."""
-    with _plain_errors(), _quiet(), _exit_code_on_sigterm():
+    with _plain_errors(), quiet(), signals_stop():
         yield
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide advice that does not apply here, and show our own warnings as plain lines."""
     for library in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -33,6 +40,8 @@ def _quiet() -> Iterator[None]:
             "Checkpoint directory .* exists and is not empty.*",
             "The dirpath has changed from.*",
             ".*number of training batches .* is smaller than the logging.*",
+            # What is logged at the end of an epoch is that of all processes already.
+            ".*It is recommended to use .*sync_dist=True.*",
         ):
             warnings.filterwarnings("ignore", advice)
         warnings.filterwarnings("always", category=SmoothCertWarning)
@@ -51,19 +60,95 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Answer bad input with its message alone; other errors keep their trace."""
-    from hydra.errors import InstantiationException
-
     try:
         yield
-    except (SmoothCertError, InstantiationException) as error:
-        # Hydra wraps whatever a constructor raises.
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(cause, SmoothCertError):
+    except Exception as error:
+        cause = plain(error)
+        if cause is None:
             raise
+        stop = _stop_before(error)
+        if stop is not None:
+            raise stop from None
         if _in_a_sweep():
             # An exit would end the whole sweep.
             raise cause from None
         raise SystemExit(f"{type(cause).__name__}: {cause}") from error
+
+
+def plain(error: BaseException) -> SmoothCertError | None:
+    """Return the error that says in plain words what is wrong; None where its trace is needed.
+
+    Args:
+        error: what a command raised.
+    """
+    from hydra.errors import InstantiationException
+
+    # Hydra wraps whatever a constructor raises.
+    cause = error.__cause__ if isinstance(error, InstantiationException) else error
+    if isinstance(cause, SmoothCertError):
+        return _as_it_was_raised(cause)
+    return _of_lost_process(cause) if isinstance(cause, RuntimeError) else None
+
+
+def _as_it_was_raised(error: SmoothCertError) -> SmoothCertError:
+    """Return an error without the trace that torch adds where a process loads images."""
+    text = str(error)
+    if not re.match(r"Caught \w+ in .*\.\nOriginal Traceback", text):
+        return error
+    kind = type(error)
+    return kind(text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
+
+
+def _of_lost_process(error: RuntimeError) -> DataError | None:
+    """Return what to say where a process that loads images has died, or cannot hand them on."""
+    if LOADING not in str(error):
+        return None
+    # One that is found dead was reported by its signal before.
+    said = " ".join(str(each) for each in _chain(error))
+    if NO_SHARED_MEMORY.search(said):
+        return DataError(
+            "Shared memory (/dev/shm), through which loading processes hand images on, is full: "
+            "enlarge it (docker run --shm-size=8g), or lower data.num_workers; 0 needs none. "
+            f"{_way_on()}"
+        )
+    if f"{LOADING} (pid" not in said:
+        return None
+    end = END_OF_PROCESS.search(said)
+    return DataError(
+        f"A process that loads images died{f' ({end[1]})' if end else ''}, often for want of "
+        f"memory: lower data.num_workers. {_way_on()}"
+    )
+
+
+def _stop_before(error: BaseException) -> SystemExit | None:
+    """Return the end of the command that a process which loads images has died in.
+
+    A scheduler's signal stops them all, and the first to end is reported while the others do.
+    """
+    if LOADING not in str(error):
+        return None
+    return next((each for each in _chain(error) if isinstance(each, SystemExit)), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _way_on() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return "What is finished is kept"
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return "No checkpoint is written yet: start again"
+    return (
+        f"What is finished is kept: run={folder} goes on as it was started. With fewer "
+        f"data.num_workers, go on in a new folder: the same command with ckpt_path={last}"
+    )
 
 
 def _in_a_sweep() -> bool:
@@ -74,17 +159,40 @@ def _in_a_sweep() -> bool:
 
 
 @contextmanager
-def _exit_code_on_sigterm() -> Iterator[None]:
-    """Exit with 143 on SIGTERM: Lightning's own handler exits with 0, as if all had gone well."""
+def signals_stop() -> Iterator[None]:
+    """End at SIGTERM and SIGUSR1, which schedulers send before they kill, with an honest exit code.
+
+    Lightning's own handler exits with 0, as if all had gone well. A handler that is there already
+    is a scheduler's, which may put the job in its queue again; it decides what comes next.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before: dict[int, Any] = {}
 
-    def leave(*_: Any) -> None:
-        raise SystemExit(143)
+    def leave(number: int, frame: Any) -> None:
+        if not callable(before[number]):
+            raise Stopped(number)
+        before[number](number, frame)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    for number in stopping_signals():
+        before[number] = signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stopping_signals() -> list[int]:
+    """Return the signals that end a command in good order.
+
+    SIGUSR2 is among them where somebody handles it: submitit does, to be told that time is short.
+    """
+    names = ("SIGTERM", "SIGUSR1", "SIGUSR2")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [
+        number
+        for number in numbers
+        if number != getattr(signal, "SIGUSR2", None) or callable(signal.getsignal(number))
+    ]

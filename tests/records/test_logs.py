@@ -202,9 +202,6 @@ def test_rows_of_many_images_come_back(tmp_path):
     assert {row.time for row in read} == {1.5}
 
 
-# What does not hold yet.
-
-
 @pytest.mark.parametrize("radius", ["nan", "inf", "-0.5"])
 def test_a_radius_that_is_no_radius_is_damage(radius):
     """It would make ACR nan, infinite, or less than that of an abstention."""
