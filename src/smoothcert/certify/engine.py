@@ -179,7 +179,6 @@ def certify_examples(
     """
     if max_hours is not None:
         require_positive("max_hours", max_hours)
-    start = time.perf_counter()
     whole = subset.positions(len(examples))
     positions = whole if shard is None else shard.share(whole)
     order = [int(examples.indices[position]) for position in positions]
@@ -193,6 +192,9 @@ def certify_examples(
             p for p, index in zip(positions, order, strict=True) if index not in ledger.finished
         ]
         deal = Deal(left, ledger.team)
+        # The clock starts when all have come.
+        ledger.team.meet("ready")
+        start = time.perf_counter()
         results = smoothed.stream(
             (_example(examples, position) for position in deal),
             certifier,

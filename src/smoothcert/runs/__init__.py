@@ -27,6 +27,7 @@ from smoothcert.runs.commandline import (
 )
 from smoothcert.runs.launching import devices_of, require_common_folder, run
 from smoothcert.runs.shell import command
+from smoothcert.runs.trust import check_places
 
 __all__ = [
     "benchmark",
@@ -79,6 +80,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     with command(), _how_to_go_on(f"python -m src.train {quoted('run', cfg.paths.run)}"):
         check(cfg)
+        check_places(cfg)
         trainer = cfg.trainer
         each = devices_of(trainer.devices, trainer.accelerator)
         return run("smoothcert.runs.training:train", cfg, each, trainer.num_nodes)

@@ -103,10 +103,11 @@ def _network(config: DictConfig) -> DictConfig:
 def build_data(cfg: DictConfig) -> ImageDataModule:
     """Return the data of a configuration, loaded."""
     config = cfg.data.copy()
-    if config.get("root", "") is None:
+    with open_dict(config):
         # What `src.certify` has for data of any kind; the digits have no folder.
-        with open_dict(config):
-            del config["root"]
+        for name in ("root", "corrupt"):
+            if config.get(name, "") is None:
+                del config[name]
     data = instantiate(config, _convert_="all")
     _load_in_turn(data)
     return data

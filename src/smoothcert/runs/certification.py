@@ -186,8 +186,10 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
     hydra = read_yaml(run, "hydra.yaml")
     trained = trusted(configuration, cfg.paths, run)
     # A data folder that moved since is named again, as in training.
-    if cfg.data.root is not None:
-        trained.data.root = cfg.data.root
+    # Its unreadable images may be left out now.
+    for name in ("root", "corrupt"):
+        if cfg.data.get(name) is not None:
+            trained.data[name] = cfg.data[name]
     if "pretrained" in trained.model:
         # The run's own weights come next; those of the network's publisher need not be fetched.
         trained.model.pretrained = False

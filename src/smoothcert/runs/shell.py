@@ -1,5 +1,6 @@
 """What surrounds a command: plain errors, plain warnings, honest exit codes."""
 
+import errno
 import logging
 import re
 import signal
@@ -10,10 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smoothcert.errors import DataError, SmoothCertError, SmoothCertWarning, Stopped
+from smoothcert.errors import (
+    DataError,
+    RecordsError,
+    SmoothCertError,
+    SmoothCertWarning,
+    Stopped,
+)
 
 logger = logging.getLogger(__name__)
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says of a disk that is full, of a quota, and of one that has become read-only."""
 LOADING = "DataLoader worker"
 """What torch calls a process that loads images."""
 NO_SHARED_MEMORY = re.compile(r"shared memory\(shm\)|out of shared memory|to file </torch_")
@@ -87,6 +96,12 @@ def plain(error: BaseException) -> SmoothCertError | None:
     cause = error.__cause__ if isinstance(error, InstantiationException) else error
     if isinstance(cause, SmoothCertError):
         return _as_it_was_raised(cause)
+    if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
+        where = cause.filename or "A file of the run"
+        return RecordsError(
+            f"{where} cannot be written: {cause.strerror}. What is finished is kept, and goes on "
+            "once there is room"
+        )
     return _of_lost_process(cause) if isinstance(cause, RuntimeError) else None
 
 

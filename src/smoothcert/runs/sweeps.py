@@ -1,6 +1,8 @@
-"""What a sweep does when a job of it fails, and what it says at its end."""
+"""Where commands write, what a sweep does when a job fails, and what it says at its end."""
 
+import errno
 import logging
+import os
 import time
 from glob import escape
 from pathlib import Path
@@ -18,6 +20,37 @@ logger = logging.getLogger(__name__)
 
 ERROR = "error.txt"
 """File of a job's folder that says why it failed."""
+
+
+class RunFolder(Callback):
+    """Says in one line that a command's folder cannot be written, before Hydra writes there."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Look at the folder of a run.
+
+        Raises:
+            SystemExit: if it cannot be made or written.
+        """
+        _require_writable(Path(config.hydra.run.dir), "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Look at the folder of a sweep.
+
+        Raises:
+            SystemExit: if it cannot be made or written.
+        """
+        _require_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+
+
+def _require_writable(folder: Path, setting: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise SystemExit(
+            f"{folder} cannot be written: {error.strerror}. Choose another folder by {setting}=…"
+        ) from error
 
 
 class SweepEnd(Callback):

@@ -24,7 +24,6 @@ from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.report import summarize
 from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts, switch
 from smoothcert.runs.summary import performance_of, provenance, write_summary
-from smoothcert.runs.trust import check_places
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ STATE = ("optimizer", "scheduler")
 
 def train(cfg: DictConfig) -> float | None:
     """Train, certify and summarize; see `smoothcert.runs.train`."""
-    check_places(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     folder = Path(cfg.paths.run)
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
