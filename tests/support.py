@@ -1,6 +1,7 @@
 """Composing configurations in tests as the commands do."""
 
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -29,9 +30,11 @@ def composed(folder, overrides, name="train"):
         )
         everything.hydra.runtime.output_dir = str(folder)
         HydraConfig.instance().set_config(everything)
-        with open_dict(everything):
-            del everything["hydra"]
+        # Of a copy, as Hydra does: its own values refer to each other.
+        cfg = deepcopy(everything)
+        with open_dict(cfg):
+            del cfg["hydra"]
         try:
-            yield everything
+            yield cfg
         finally:
             HydraConfig.instance().cfg = None

@@ -18,7 +18,7 @@ from smoothcert.runs.launching.child import as_child
 from smoothcert.runs.launching.work import Machine, Work
 from smoothcert.runs.shell import stopping_signals
 
-TOGETHER, LAST = 5.0, 20.0
+TOGETHER, LAST = 3.0, 15.0
 """Seconds for the others to end by themselves when a process has failed; then after SIGTERM."""
 
 

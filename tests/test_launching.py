@@ -1,0 +1,141 @@
+"""Commands that start processes of their own."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support import TINY, composed
+
+from smoothcert.errors import DataError, InvalidArgumentError, ProcessError, RecordsError, Stopped
+from smoothcert.processes import processes
+from smoothcert.records import FolderLock
+from smoothcert.runs import launching
+from smoothcert.runs.launching import devices_of, machine, require_common_folder
+
+
+def report(cfg):
+    """Say who did it, and return what the first one is to return."""
+    team = processes()
+    folder = Path(cfg.paths.run)
+    facts = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
+    (folder / f"rank{team.rank}").write_text(" ".join(facts))
+    team.meet("done")
+    return {"sigma": cfg.sigma, "ranks": team.size}
+
+
+def fail(cfg):
+    """End otherwise than expected, in the second process: the first one waits for it."""
+    how, team = cfg.name, processes()
+    if team.rank == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(120)
+    if how == "an error of ours":
+        raise DataError("No images here")
+    if how == "another error":
+        raise ZeroDivisionError("by zero")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop(cfg):
+    """Get a signal in one process; the other one has not heard of it."""
+    team = processes()
+    team.meet("here")
+    if team.rank == 1:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(120)
+
+
+def launched(folder, function, *overrides):
+    with composed(folder, [*TINY, *overrides]) as cfg:
+        return launching.run(f"test_launching:{function}", cfg, each=2)
+
+
+def test_each_process_does_it_once_and_the_first_ones_answer_is_returned(tmp_path):
+    assert launched(tmp_path, "report", "sigma=0.75") == {"sigma": 0.75, "ranks": 2}
+    said = {path.name: path.read_text() for path in tmp_path.glob("rank*")}
+    assert said == {"rank0": "0 0 2", "rank1": "1 1 2"}
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ("an error of ours", DataError, "^No images here$"),
+        pytest.param(
+            "another error",
+            ProcessError,
+            "^Process 1 of 2 failed: ZeroDivisionError: by zero$",
+            marks=pytest.mark.slow,
+        ),
+        ("death", ProcessError, r"^Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
+    ],
+)
+def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(tmp_path, how, kind, message):
+    """The first process would wait for two minutes; the suite would end before that."""
+    with pytest.raises(kind, match=message):
+        launched(tmp_path, "fail", f"name='{how}'")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_told_to_stop_stops_the_others(tmp_path):
+    with pytest.raises(Stopped) as ended:
+        launched(tmp_path, "stop")
+    assert ended.value.code == 128 + signal.SIGUSR1
+
+
+def test_a_folder_that_another_command_has_is_refused_before_anything_is_started(tmp_path):
+    with FolderLock(tmp_path), pytest.raises(RecordsError, match=f"another process .{os.getpid()}"):
+        launched(tmp_path, "report")
+
+
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "count"),
+    [
+        *((1, "cpu", 1), (3, "cpu", 3), ("3", "gpu", 3), ([0, 2], "gpu", 2), ("0,2,", "gpu", 2)),
+        *(("auto", "cpu", 1), (-1, "gpu", 4), ("-1", "auto", 4), ("auto", "auto", 4)),
+    ],
+)
+def test_devices_are_counted_as_lightning_takes_them(monkeypatch, devices, accelerator, count):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert devices_of(devices, accelerator) == count
+
+
+@pytest.mark.parametrize("devices", [0, -2, "some", "1.5"])
+def test_numbers_of_devices_that_are_none_are_refused(devices):
+    with pytest.raises(InvalidArgumentError, match="Expected `devices`"):
+        devices_of(devices, "cpu")
+
+
+def test_slurm_says_which_machine_this_is(monkeypatch):
+    """One task a machine, as in conf/hydra/launcher/slurm.yaml."""
+    job = {"SLURM_NODEID": "2", "SLURM_JOB_NODELIST": "gpu[07-09],cpu3", "SLURM_JOB_ID": "1234567"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    found = machine(3)
+    assert (found.number, found.of, found.address) == (2, 3, "gpu07")
+    assert 10_000 < found.port < 2**16
+    # One machine needs nobody else.
+    assert machine(1).address == "127.0.0.1"
+
+
+def test_machines_by_hand_say_which_they_are_and_one_that_does_not_is_refused(monkeypatch):
+    for name in ("SLURM_NODEID", "SLURM_JOB_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(InvalidArgumentError, match=r"Expected NODE_RANK \(0 … 1\), MASTER_ADDR"):
+        machine(2)
+    monkeypatch.setenv("NODE_RANK", "1")
+    found = machine(2)
+    assert (found.number, found.of, found.address, found.port) == (1, 2, "10.0.0.1", 29500)
+
+
+def test_torchruns_processes_need_a_common_folder(monkeypatch):
+    require_common_folder(["src/train.py", "sigma=0.5"])
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(SystemExit, match=r"Expected hydra\.run\.dir=<folder> with torchrun"):
+        require_common_folder(["src/train.py", "sigma=0.5"])
+    require_common_folder(["src/train.py", "sigma=0.5", "hydra.run.dir=a"])

@@ -1,0 +1,99 @@
+"""What processes tell each other, and what becomes of one whose partner dies."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from together import PATIENCE, ending, started, together
+
+from smoothcert import processes as module
+from smoothcert.errors import ProcessError
+from smoothcert.processes import Processes, Watch, processes
+
+
+@given(st.lists(st.integers(-100, 100)))
+def test_a_process_alone_counts_what_it_adds(amounts):
+    alone = Processes()
+    totals = [alone.add("n", amount) for amount in amounts]
+    assert totals == [sum(amounts[: i + 1]) for i in range(len(amounts))]
+    assert alone.add("n", 0) == sum(amounts)
+
+
+def test_a_process_alone_meets_and_gathers_itself():
+    alone = Processes()
+    alone.meet("here")
+    assert alone.gather("name", {"a": [1, None]}) == [{"a": [1, None]}]
+    assert (alone.rank, alone.size, alone.first) == (0, 1, True)
+    with pytest.raises(ProcessError, match="Process 0 of 1 has ended: no more"):
+        alone.give_up("no more") or alone.check()
+
+
+def conversations():
+    """Take 200 numbers, then meet, then gather, in two conversations at once."""
+    first, second = processes(), processes()
+    taken = [first.add("number") for _ in range(200)]
+    second.meet("here")
+    return taken, first.gather("rank", first.rank), second.add("number", 0)
+
+
+def test_numbers_are_handed_out_once_and_conversations_are_apart(tmp_path):
+    answers = together(3, tmp_path, conversations)
+    numbers = [number for taken, _, _ in answers for number in taken]
+    assert sorted(numbers) == list(range(1, 601))
+    assert [ranks for _, ranks, _ in answers] == [[0, 1, 2]] * 3
+    assert [others for _, _, others in answers] == [0] * 3
+
+
+def waiting_for_one_that_gives_up():
+    team = processes()
+    if team.rank == 1:
+        team.give_up("its images are gone")
+        return None
+    try:
+        team.read("never said")
+    except ProcessError as error:
+        return str(error)
+
+
+def test_one_that_gives_up_is_not_waited_for(tmp_path):
+    said, _ = together(2, tmp_path, waiting_for_one_that_gives_up)
+    assert said == "Process 1 of 2 has ended: its images are gone. What is finished is kept"
+
+
+def watching(rank, folder, how):
+    """Watch; the second process dies, gives a fault, or leaves."""
+    module.BEAT, module.SILENCE = 0.1, 1.0
+    sys.stderr = (folder / f"said by {rank}").open("w")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    watch = Watch()
+    watch.start()
+    if rank == 1:
+        time.sleep(0.5)
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        watch.leave("DataError: no images" if how == "fault" else None)
+        os._exit(0)
+    # Longer than the silence that is suffered.
+    time.sleep(4)
+    os._exit(7)
+
+
+@pytest.mark.parametrize(("how", "code"), [("killed", 1), ("fault", 1), ("left", 7)])
+def test_a_watched_partner_that_dies_ends_this_process_and_one_that_leaves_does_not(
+    tmp_path, how, code
+):
+    first, second = (started(watching, rank, tmp_path, how) for rank in (0, 1))
+    with ending(first), ending(second):
+        first.join(PATIENCE)
+        assert first.exitcode == code
+    said = {
+        "killed": "Stopped: process 1 of 2 has given no sign of life",
+        "fault": "Stopped: process 1: DataError: no images",
+        "left": "",
+    }
+    assert (tmp_path / "said by 0").read_text().strip() == said[how]
