@@ -81,7 +81,9 @@ class ImageFolderDataModule(ImageDataModule):
         require_corrupt(corrupt)
         self.in_memory = image_size <= SMALL if in_memory is None else in_memory
         if num_workers is None:
-            num_workers = min(8, os.cpu_count() or 1)
+            # Of this process: others of this machine have as many.
+            sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            num_workers = min(8, max(1, (os.cpu_count() or 1) // sharing))
         super().__init__(
             batch_size, val_fraction, seed, split_seed, 0 if self.in_memory else num_workers
         )

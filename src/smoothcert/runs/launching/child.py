@@ -42,6 +42,9 @@ def as_child(local_rank: int, work: Work, tell: Connection) -> None:
     """
     rank = work.rank(local_rank)
     _set_environment(local_rank, work)
+    if hasattr(signal, "SIGUSR2"):
+        # A scheduler's word to the parent, which passes on what it means.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     _follow_parent()
     _as_hydras_job(work, rank)
     try:
