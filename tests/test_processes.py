@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from together import PATIENCE, ending, started, together
 
 from smoothcert import processes as module
-from smoothcert.errors import ProcessError
+from smoothcert.errors import DataError, ProcessError, Stopped
 from smoothcert.processes import Processes, Watch, processes
 
 
@@ -30,7 +30,7 @@ def test_a_process_alone_meets_and_gathers_itself():
     assert alone.gather("name", {"a": [1, None]}) == [{"a": [1, None]}]
     assert (alone.rank, alone.size, alone.first) == (0, 1, True)
     with pytest.raises(ProcessError, match="Process 0 of 1 has ended: no more"):
-        alone.give_up("no more") or alone.check()
+        alone.give_up(ValueError("no more")) or alone.check()
 
 
 def conversations():
@@ -49,20 +49,27 @@ def test_numbers_are_handed_out_once_and_conversations_are_apart(tmp_path):
     assert [others for _, _, others in answers] == [0] * 3
 
 
-def waiting_for_one_that_gives_up():
+def waiting_for_one_that_gives_up(how):
     team = processes()
     if team.rank == 1:
-        team.give_up("its images are gone")
+        team.give_up(DataError("its images are gone") if how == "error" else Stopped(15))
         return None
     try:
         team.read("never said")
-    except ProcessError as error:
+    except (ProcessError, Stopped) as error:
         return str(error)
 
 
-def test_one_that_gives_up_is_not_waited_for(tmp_path):
-    said, _ = together(2, tmp_path, waiting_for_one_that_gives_up)
-    assert said == "Process 1 of 2 has ended: its images are gone. What is finished is kept"
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("error", "Process 1 of 2 has ended: its images are gone. What is finished is kept"),
+        ("signal", "143"),
+    ],
+)
+def test_one_that_gives_up_is_not_waited_for(tmp_path, how, told):
+    said, _ = together(2, tmp_path, waiting_for_one_that_gives_up, how)
+    assert said == told
 
 
 def watching(rank, folder, how):

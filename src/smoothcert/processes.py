@@ -18,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 
-from smoothcert.errors import ProcessError
+from smoothcert.errors import ProcessError, Stopped
 
 POLL = 0.1
 """Seconds between two looks for something that another process is to say."""
@@ -81,18 +81,32 @@ class Processes:
             self.publish(f"{name}/all", True)
         self.read(f"{name}/all")
 
-    def give_up(self, reason: str) -> None:
-        """Tell the others that this process ends before the work is done: they need not wait."""
-        self.publish("given up", f"Process {self.rank} of {self.size} has ended: {reason}")
+    def give_up(self, error: BaseException) -> None:
+        """Tell the others that this process ends before the work is done: they need not wait.
+
+        Args:
+            error: why.
+        """
+        stop = error.signal if isinstance(error, Stopped) else None
+        reason = str(error) or type(error).__name__
+        self.publish("given up", {"rank": self.rank, "reason": reason, "signal": stop})
 
     def check(self) -> None:
         """Look whether all processes are still at work.
 
         Raises:
             ProcessError: if one has given up, with its reason.
+            Stopped: if that was a signal, which may have been meant for all.
         """
-        if self.said("given up"):
-            raise ProcessError(f"{self.read('given up')}. What is finished is kept")
+        if not self.said("given up"):
+            return
+        told = self.read("given up")
+        if told["signal"] is not None:
+            raise Stopped(told["signal"])
+        raise ProcessError(
+            f"Process {told['rank']} of {self.size} has ended: {told['reason']}. What is finished "
+            "is kept"
+        )
 
     def gather(self, name: str, value: Any) -> list[Any]:
         """Return what every process gives (JSON values), by rank, to all of them.

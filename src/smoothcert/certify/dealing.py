@@ -180,7 +180,7 @@ class Ledger:
         with suppress(ProcessError):
             # What another process has told is what it was.
             if not self.team.said("given up"):
-                self.team.give_up(str(error))
+                self.team.give_up(error)
 
     def __enter__(self) -> Self:
         return self

@@ -116,12 +116,14 @@ def _supervise(children: Sequence[Any], work: Work, messages: Sequence[Connectio
         ended = wait([child.sentinel for child in running], None if stopped is None else TOGETHER)
         if stopped is not None and not ended:
             _tell(running, stopped)
-        for child in [child for child in running if not child.is_alive()]:
+        over = [child for child in running if not child.is_alive()]
+        for child in sorted(over, key=lambda child: _stop_of(child.exitcode) is None):
             running.remove(child)
             if child.exitcode == 0:
                 continue
             number = _stop_of(child.exitcode)
-            if number is None:
+            # Once one has been stopped, others may only have lost contact with it.
+            if number is None and stopped is None:
                 # One that died breaks the others' connections, which may be seen first.
                 wait([other.sentinel for other in running], 1.0)
                 died = [other for other in children if (other.exitcode or 0) < 0] or [child]
