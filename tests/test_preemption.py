@@ -89,8 +89,12 @@ def check_equal(parts, whole):
         (["model._target_=test_preemption.Dropping"], 0),
         ([*ACCUMULATING, "scheduler=cosine"], 2),
         ([], 5),
+        (["model.freeze=[features]"], 1),
     ],
-    ids=["average and schedule", "dropout", "accumulated gradients", "last step of an epoch"],
+    ids=[
+        *("average and schedule", "dropout", "accumulated gradients", "last step of an epoch"),
+        "frozen part",
+    ],
 )
 def test_a_training_told_to_end_goes_on_in_the_middle_of_its_epoch(
     tmp_path, monkeypatch, overrides, batch

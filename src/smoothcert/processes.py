@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -124,11 +125,12 @@ class Group(Processes):
     Args:
         name: what this conversation is called. Another one under the same name would hear the
             first one's words.
+        store: the group's store; the default group's own unless given.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, store: Any = None) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._store = PrefixStore(f"smoothcert/{name}", _default_store())
+        self._store = PrefixStore(f"smoothcert/{name}", store or _default_store())
 
     def add(self, name: str, amount: int = 1) -> int:
         """Add to a number that all processes share, 0 at first; return what it is then."""
@@ -197,11 +199,11 @@ class Watch(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True, name="smoothcert-watch")
-        self._group = Group("watch")
+        store = _default_store()
+        # One of its own, where torch can: another thread's waiting would keep this one from it.
+        self._group = Group("watch", store.clone() if hasattr(store, "clone") else store)
         self._ended = threading.Event()
-        self._seen: dict[int, tuple[int, float]] = dict.fromkeys(
-            range(self._group.size), (-1, time.monotonic())
-        )
+        self._seen: dict[int, tuple[int, int]] = dict.fromkeys(range(self._group.size), (-1, 0))
 
     def run(self) -> None:
         """Give and look for signs of life until `leave`."""
@@ -223,17 +225,19 @@ class Watch(threading.Thread):
         """
         self._ended.set()
         name = "fault" if fault else f"left/{self._group.rank}"
-        self._group.publish(name, f"process {self._group.rank}: {fault}")
+        # Where the store is gone, so are those who would have read it.
+        with suppress(ProcessError):
+            self._group.publish(name, f"process {self._group.rank}: {fault}")
 
     def _loss(self) -> str | None:
         """Return why the work cannot go on; None while all is well."""
         if self._group.said("fault"):
             return self._group.read("fault")
-        now = time.monotonic()
-        for rank, (beats, since) in self._seen.items():
+        for rank, (beats, silent) in self._seen.items():
             present = self._group.add(f"beat/{rank}", 0)
-            if present != beats or self._group.said(f"left/{rank}"):
-                self._seen[rank] = present, now
-            elif now - since > SILENCE:
+            alive = present != beats or self._group.said(f"left/{rank}")
+            # Looks, not seconds: a job may be suspended, and this process with it.
+            self._seen[rank] = present, 0 if alive else silent + 1
+            if self._seen[rank][1] > SILENCE / BEAT:
                 return f"process {rank} of {self._group.size} has given no sign of life"
         return None

@@ -16,6 +16,8 @@ from smoothcert.records import (
     read_certificates,
 )
 
+NETWORK = 60.0
+"""Seconds that a network's file system may show an old list of files."""
 TURNS = 2
 """Of what is left, each process may have one in so many times the number of processes in flight."""
 
@@ -150,14 +152,22 @@ class Ledger:
             return read_certificates(self._path)
         self.team.meet("closed")
         absorb_parts(self._file)
+        deadline = time.monotonic() + NETWORK
+        while not self._is_complete and time.monotonic() < deadline:
+            time.sleep(1)
+            absorb_parts(self._file)
         self._check_complete()
         self._file.finish()
         self.team.publish("gathered", True)
         return self._file.rows
 
+    @property
+    def _is_complete(self) -> bool:
+        return len(self._file.rows) == len(self.finished) + self.done
+
     def _check_complete(self) -> None:
         expected = len(self.finished) + self.done
-        if len(self._file.rows) != expected:
+        if not self._is_complete:
             raise RecordsError(
                 f"Expected {expected} certificates beside {self._path}, got "
                 f"{len(self._file.rows)}: every process must see the same folder. On machines "

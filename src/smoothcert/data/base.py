@@ -1,5 +1,6 @@
 """What every data module offers."""
 
+import signal
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -155,8 +156,14 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def _share(self) -> tuple[int, int]:
         """Which share of the images is this process's, and how many there are."""
-        trainer = self.trainer
-        return getattr(trainer, "global_rank", 0), getattr(trainer, "world_size", 1)
+        share = getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if share[1] > 1 and getattr(connector, "use_distributed_sampler", False):
+            raise InvalidArgumentError(
+                "Expected Trainer(use_distributed_sampler=False): the data module itself shares "
+                "images among processes"
+            )
+        return share
 
     def _fixed(self, images: ImageSet) -> DataLoader[ImageBatch]:
         rank, processes = self._share
@@ -173,7 +180,18 @@ class ImageDataModule(pl.LightningDataModule):
             # A GPU fetches the next batch while it works, from memory that stays in place.
             pin_memory=self._device().type == "cuda",
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_parent,
         )
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """Let a process that loads images go on while its parent, told to end, saves its state.
+
+    Schedulers tell a whole group of processes. A parent that ends takes its workers along.
+    """
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -187,8 +205,8 @@ class ResumableLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         batches: Any = self.sampler
-        loop = getattr(self.trainer, "fit_loop", None)
-        batches.start_at(0 if loop is None else loop.batch_idx + 1)
+        done = self.trainer.fit_loop.batch_idx + 1 if getattr(self.trainer, "training", 0) else 0
+        batches.start_at(done if done < len(self) else 0)
         # Not before: workers begin with the batches that come first here.
         yield from super().__iter__()
 

@@ -39,6 +39,10 @@ class FreezeParts(pl.Callback):
         if all(id(parameter) in frozen for parameter in pl_module.parameters()):
             raise InvalidArgumentError("Expected a part that is trained; model.freeze names all")
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze the parts where a training goes on in the middle of an epoch, too."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the parts, or set them free once their epochs are over."""
         frozen = self.epochs is None or trainer.current_epoch < self.epochs

@@ -7,8 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class _Means(Metric):
-    """Means over images as sums, which processes with unequal shares can add up."""
+class _MeanOverImages(Metric):
+    """A mean over images as sums, which processes with unequal shares can add up."""
 
     full_state_update = False
     total: Tensor
@@ -28,25 +28,7 @@ class _Means(Metric):
         self.images += len(values)
 
 
-class MeanOverImages(_Means):
-    """Means of values that each image has, over the images of all processes.
-
-    Args:
-        size: number of values of an image.
-
-    Example:
-        >>> metric = MeanOverImages(2)
-        >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-        >>> metric.compute().tolist()
-        [0.5, 0.0]
-    """
-
-    def update(self, values: Tensor) -> None:
-        """Add images: their values, shape (N, size)."""
-        self._add(values)
-
-
-class AverageCertifiedRadius(_Means):
+class AverageCertifiedRadius(_MeanOverImages):
     """ACR: mean certified radius, wrong and abstained images counting 0 (Zhai et al., 2020).
 
     Example:
@@ -61,7 +43,7 @@ class AverageCertifiedRadius(_Means):
         self._add((radius * correct)[:, None])
 
 
-class CertifiedAccuracy(_Means):
+class CertifiedAccuracy(_MeanOverImages):
     """Share of images predicted correctly with a radius of at least r, for each r of a list.
 
     Args:
@@ -85,7 +67,7 @@ class CertifiedAccuracy(_Means):
         self._add((radius[:, None] >= self.radii) & correct[:, None])
 
 
-class AbstentionRate(_Means):
+class AbstentionRate(_MeanOverImages):
     """Share of images on which the smoothed classifier abstains.
 
     Example:

@@ -17,13 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from smoothcert.attacks import Attack
 from smoothcert.errors import InvalidArgumentError, NonFiniteError, require_count, require_positive
-from smoothcert.lightning.metrics import MeanOverImages
 from smoothcert.noise import draw_noise, generator, noisy_logits, smoothed_log_probabilities
 from smoothcert.objectives import Objective
-from smoothcert.processes import is_group
+from smoothcert.processes import Processes, is_group, processes
 from smoothcert.types import ImageBatch, NoisyBatch
 
-TRAINING, VALIDATION = 0, 1
+TRAINING, VALIDATION, GLOBAL = 0, 1, 2
+"""What a stream of random numbers is for."""
 VALIDATED = ("val/cross_entropy", "val/smoothed_accuracy")
 INTERVALS = ("epoch", "step")
 
@@ -86,7 +86,7 @@ class SmoothedTraining(pl.LightningModule):
         self.seed = seed
         self.configuration = configuration or {}
         self._step_began: float | None = None
-        self._validated = MeanOverImages(len(VALIDATED))
+        self._sums, self._images = torch.zeros(len(VALIDATED), dtype=torch.float64), 0
         self._began: float | None = None
         self._seconds_before = 0.0
 
@@ -121,7 +121,7 @@ class SmoothedTraining(pl.LightningModule):
 
         So a run that is resumed in the middle of an epoch needs no state of theirs.
         """
-        keys = (self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
+        keys = (self.seed, GLOBAL, self.global_rank, self.current_epoch, batch_idx)
         isolated = np.random.SeedSequence((len(keys), *keys))
         for_torch, for_numpy = isolated.generate_state(2).tolist()
         torch.manual_seed(for_torch)
@@ -130,8 +130,8 @@ class SmoothedTraining(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Let every process validate and certify the same network: statistics of BatchNorm too."""
-        self._validated.reset()
-        if is_group():
+        self._sums, self._images = torch.zeros(len(VALIDATED), dtype=torch.float64), 0
+        if is_group() and self.trainer.world_size > 1:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, src=0)
 
@@ -143,12 +143,17 @@ class SmoothedTraining(pl.LightningModule):
         right = smoothed_log_probabilities(logits).argmax(-1) == batch.labels
         labels = batch.labels.expand(len(logits), -1)
         losses = cross_entropy(logits.movedim(-1, 1), labels, reduction="none").mean(0)
-        self._validated.update(torch.stack([losses, right.float()], dim=1))
+        # In float64 on the CPU, whatever the device and the precision of the training.
+        self._sums += torch.stack([losses.sum(), right.sum()]).cpu().double()
+        self._images += len(images)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all images of all processes, each image once."""
-        means = self._validated.compute().float()
-        self.log_dict(dict(zip(VALIDATED, means, strict=True)), prog_bar=True, batch_size=1)
+        team = processes() if self.trainer.world_size > 1 else Processes()
+        every = team.gather("validated", [*self._sums.tolist(), self._images])
+        *sums, images = map(sum, zip(*every, strict=True))
+        means = {name: total / images for name, total in zip(VALIDATED, sums, strict=True)}
+        self.log_dict(means, prog_bar=True, batch_size=1)
 
     def _validation_noise(self, images: Tensor, indices: Tensor) -> Tensor:
         """Draw the same noise for an image in every epoch, in whichever batch it comes."""
@@ -181,6 +186,7 @@ class SmoothedTraining(pl.LightningModule):
         """Keep the configuration with the weights, and how long they were trained."""
         checkpoint["configuration"] = self.configuration
         checkpoint["seconds_training"] = self.seconds_training
+        checkpoint["processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting the time of training."""

@@ -48,9 +48,13 @@ class SaveOnSignal(Checkpoint):
         self._received = 0
         self._agreed = 0
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Remember the handlers, before Lightning sets its own."""
         self._received = self._agreed = 0
+        # Lightning's would wait for other processes inside a handler, each at another place.
+        connector: Any = getattr(trainer, "_signal_connector", None)
+        if hasattr(connector, "_sigterm_notifier_fn"):
+            connector._sigterm_notifier_fn = lambda *_: None
         present = {number: signal.getsignal(number) for number in self.signals}
         second = getattr(signal, "SIGUSR2", None)
         self._before = {
@@ -83,7 +87,8 @@ class SaveOnSignal(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
         self._agree(pl_module)
-        if self._agreed and not trainer.is_last_batch:
+        # Batches that are repeated to overfit to have no place to go on from.
+        if self._agreed and not trainer.is_last_batch and not self._overfits(trainer):
             trainer.save_checkpoint(self.path)
 
     def on_train_batch_start(
@@ -104,6 +109,10 @@ class SaveOnSignal(Checkpoint):
         """End after the last epoch, before certification."""
         self._agree(pl_module)
         self._hand_over()
+
+    @staticmethod
+    def _overfits(trainer: pl.Trainer) -> bool:
+        return getattr(trainer, "overfit_batches", 0) > 0
 
     def _receive(self, number: int, _: Any) -> None:
         self._received = number

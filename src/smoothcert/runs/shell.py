@@ -184,9 +184,14 @@ def signals_stop() -> Iterator[None]:
         yield
         return
     before: dict[int, Any] = {}
+    stopping: list[int] = []
 
     def leave(number: int, frame: Any) -> None:
+        # What is being saved and closed is not to be interrupted again.
+        if stopping:
+            return
         if not callable(before[number]):
+            stopping.append(number)
             raise Stopped(number)
         before[number](number, frame)
 

@@ -15,12 +15,14 @@ from smoothcert.errors import (
     CheckpointError,
     InvalidArgumentError,
     MismatchError,
+    ProcessError,
     RecordsError,
     SmoothCertWarning,
 )
 from smoothcert.lightning import EMA, CertificationCallback, ResumingCSVLogger, SmoothedTraining
 from smoothcert.lightning.loggers import log_summary
 from smoothcert.models import load_weights, read_checkpoint
+from smoothcert.processes import processes
 from smoothcert.report import summarize
 from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts, switch
 from smoothcert.runs.summary import performance_of, provenance, write_summary
@@ -37,6 +39,7 @@ def train(cfg: DictConfig) -> float | None:
     folder = Path(cfg.paths.run)
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    _check_common(folder, last)
     data = build_data(cfg)
     data.on_device = switch("speed.data_on_device", cfg.speed.data_on_device)
     module = build_module(cfg, data, start=not last.is_file())
@@ -64,6 +67,17 @@ def train(cfg: DictConfig) -> float | None:
         return _finish(folder, facts, certification, trainer)
     finally:
         _close_wandb()
+
+
+def _check_common(folder: Path, last: Path) -> None:
+    """Refuse to train in folders of different names, or from different states."""
+    begun = last.stat().st_mtime_ns if last.is_file() else None
+    told = processes().gather("folder", [str(folder.resolve()), begun])
+    if any(each != told[0] for each in told):
+        raise ProcessError(
+            "Expected one run folder that all processes see, for example by hydra.run.dir=…, got "
+            + " and ".join(sorted({place for place, _ in told}))
+        )
 
 
 def _finish(
@@ -157,6 +171,14 @@ def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:
         raise RecordsError(
             f"{last.parent.parent} holds a run of another configuration: "
             f"{', '.join(different.values())}. Nothing was overwritten; choose another run folder"
+        )
+    before = checkpoint.get("processes", trainer.world_size)
+    if before != trainer.world_size:
+        warnings.warn(
+            f"Going on with {trainer.world_size} processes where there were {before}: noise "
+            "and shares of batches are other ones",
+            SmoothCertWarning,
+            stacklevel=2,
         )
     # Lightning loads them again, with errors that name no file.
     load_weights(module.model, last)

@@ -84,7 +84,16 @@ PATHS = ("ckpt_path",)
 NEEDED = ("name", "sigma", "seed", "data", "model", "certifier")
 """What certification takes from the configuration of a training."""
 
-FOLDERS = ("dirpath", "folder", "save_dir", "dir", "root_dir", "default_root_dir", "log_dir")
+FOLDERS = (
+    "dirpath",
+    "path",
+    "folder",
+    "save_dir",
+    "dir",
+    "root_dir",
+    "default_root_dir",
+    "log_dir",
+)
 """Settings of callbacks, loggers and trainers that name a folder to write to."""
 NAMES = ("filename", "name", "version", "sub_dir")
 """Settings that name a file or a folder in such a one."""

@@ -64,7 +64,7 @@ def require_common_folder(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: with what was expected.
     """
-    named = any(each.startswith(("hydra.run.dir=", "run=", "-")) for each in arguments[1:])
+    named = any(each.startswith(("hydra.run.dir=", "run=", "--")) for each in arguments[1:])
     if started_elsewhere() and not named:
         raise SystemExit(
             "Expected hydra.run.dir=<folder> with torchrun: a folder for all processes"

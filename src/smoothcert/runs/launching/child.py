@@ -25,6 +25,8 @@ from smoothcert.runs.shell import plain, quiet, signals_stop
 
 LOST_CONTACT = ("Connection closed by peer", "Connection reset by peer", "has lost contact")
 """How torch, and we, say that another process has ended."""
+LONGEST = 2000
+"""Characters of an error that nobody expected."""
 ENDING = 120.0
 """Seconds for a child to save its state when its parent has died."""
 
@@ -47,8 +49,9 @@ def as_child(local_rank: int, work: Work, tell: Connection) -> None:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     _follow_parent()
     _as_hydras_job(work, rank)
+    folder = Path(work.cfg.paths.run)
     try:
-        with quiet(), signals_stop(), working_in(Path(work.cfg.paths.run)), _joined(work, rank):
+        with quiet(), signals_stop(), _joined(work, rank), working_in(folder):
             value = work.run()
     except Stopped:
         raise
@@ -64,8 +67,10 @@ def _is_lost_contact(error: BaseException) -> bool:
     """Return whether an error only says that another process has ended, for reasons of its own."""
     import torch.distributed as dist
 
-    told = str(error)
-    return isinstance(error, dist.DistError) or any(sign in told for sign in LOST_CONTACT)
+    if isinstance(error, dist.DistError):
+        return True
+    kinds = RuntimeError, ProcessError
+    return isinstance(error, kinds) and any(sign in str(error) for sign in LOST_CONTACT)
 
 
 def _told(error: BaseException, rank: int, work: Work) -> SmoothCertError:
@@ -75,7 +80,8 @@ def _told(error: BaseException, rank: int, work: Work) -> SmoothCertError:
     if isinstance(known := plain(error), SmoothCertError):
         return known
     traceback.print_exc()
-    return ProcessError(f"Process {rank} of {work.size} failed: {type(error).__name__}: {error}")
+    said = f"{type(error).__name__}: {error}"[:LONGEST]
+    return ProcessError(f"Process {rank} of {work.size} failed: {said}")
 
 
 def _set_environment(local_rank: int, work: Work) -> None:
@@ -146,7 +152,7 @@ def _joined(work: Work | None, rank: int) -> Iterator[None]:
     import torch.distributed as dist
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-    from smoothcert.processes import Watch, is_group
+    from smoothcert.processes import Watch, is_group, processes
 
     backend = "cpu:gloo,cuda:nccl" if gpus() else "gloo"
     if work is None:
@@ -156,16 +162,18 @@ def _joined(work: Work | None, rank: int) -> Iterator[None]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=work.size)
     # On one machine the parent sees at once who dies.
     watch = Watch() if is_group() and (work is None or work.machine.of > 1) else None
-    fault = "it was stopped"
+    fault = None
     try:
         if watch is not None:
             watch.start()
         yield
-        fault = None
-    except Exception as error:
+        # The first machine, whose store the others need, does not go before them.
+        processes().meet("end")
+    except (Exception, KeyboardInterrupt) as error:
         fault = f"{type(error).__name__}: {error}"
         raise
     finally:
+        # One that was told to stop is no fault: the others are told so, too.
         if watch is not None:
             watch.leave(fault)
     dist.destroy_process_group()

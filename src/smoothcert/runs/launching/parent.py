@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from smoothcert.runs.shell import stopping_signals
 
 TOGETHER, LAST = 3.0, 15.0
 """Seconds for the others to end by themselves when a process has failed; then after SIGTERM."""
+SAVING = 300.0
+"""Seconds for all to save their state, once they have been told to stop."""
 
 
 def run_in_children(work: Work) -> Any:
@@ -41,7 +44,7 @@ def run_in_children(work: Work) -> Any:
         work = replace(work, machine=Machine(port=store.port))
     children: list[Any] = []
     messages: list[Connection] = []
-    with _passing_signals_on(children) as received:
+    with _passing_signals_on(children, work.machine.number == 0) as received:
         try:
             for local_rank in range(work.each):
                 message, tell = context.Pipe(duplex=False)
@@ -51,7 +54,7 @@ def run_in_children(work: Work) -> Any:
                 children.append(child)
             for number in received:
                 _tell(children, number)
-            _supervise(children, work, messages)
+            _supervise(children, work, messages, received)
         except BaseException:
             _end(children)
             raise
@@ -64,12 +67,20 @@ def _meeting_point(work: Work) -> Any:
         return None
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-    host = work.machine.address
-    return TCPStore(host, work.machine.port, is_master=True, wait_for_workers=False)
+    host, several = work.machine.address, work.machine.of > 1
+    listener = socket.create_server(("" if several else host, work.machine.port))
+    return TCPStore(
+        host,
+        listener.getsockname()[1],
+        is_master=True,
+        wait_for_workers=False,
+        # Nobody else's on one machine. The store closes it.
+        master_listen_fd=listener.detach(),
+    )
 
 
 @contextmanager
-def _passing_signals_on(children: list[Any]) -> Iterator[list[int]]:
+def _passing_signals_on(children: list[Any], first: bool) -> Iterator[list[int]]:
     """Pass signals on to the children, and do what they ask for once these have ended by them."""
     received: list[int] = []
 
@@ -91,6 +102,9 @@ def _passing_signals_on(children: list[Any]) -> Iterator[list[int]]:
     # This process's own handler knows what a scheduler wants.
     if callable(handler := before.get(number)):
         handler(number, None)
+        if not first:
+            # A scheduler's returns on other machines, so that the first one's may do its work.
+            raise SystemExit(0)
     raise Stopped(number)
 
 
@@ -99,10 +113,13 @@ def _tell(children: Sequence[Any], number: int) -> None:
     number = number if number == signal.SIGTERM else signal.SIGUSR1
     for child in children:
         if child.is_alive():
-            os.kill(child.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, number)
 
 
-def _supervise(children: Sequence[Any], work: Work, messages: Sequence[Connection]) -> None:
+def _supervise(
+    children: Sequence[Any], work: Work, messages: Sequence[Connection], received: Sequence[int]
+) -> None:
     """Wait until all children have ended.
 
     Raises:
@@ -111,11 +128,17 @@ def _supervise(children: Sequence[Any], work: Work, messages: Sequence[Connectio
     """
     running = list(children)
     stopped: int | None = None
+    since = time.monotonic()
     while running:
         # Where one was told to stop, the others are saving their state, or have not been told.
-        ended = wait([child.sentinel for child in running], None if stopped is None else TOGETHER)
-        if stopped is not None and not ended:
-            _tell(running, stopped)
+        ended = wait([child.sentinel for child in running], TOGETHER)
+        told = stopped or (received[0] if received else None)
+        since = time.monotonic() if told is None else since
+        if told is not None and not ended:
+            _tell(running, told)
+            # Stuck where no signal is heard.
+            if time.monotonic() - since > SAVING:
+                _end(running)
         over = [child for child in running if not child.is_alive()]
         for child in sorted(over, key=lambda child: _stop_of(child.exitcode) is None):
             running.remove(child)
@@ -123,13 +146,13 @@ def _supervise(children: Sequence[Any], work: Work, messages: Sequence[Connectio
                 continue
             number = _stop_of(child.exitcode)
             # Once one has been stopped, others may only have lost contact with it.
-            if number is None and stopped is None:
+            if number is None and stopped is None and not received:
                 # One that died breaks the others' connections, which may be seen first.
                 wait([other.sentinel for other in running], 1.0)
                 died = [other for other in children if (other.exitcode or 0) < 0] or [child]
                 _end(running)
                 raise _said(messages, "error") or _death(died[0], children.index(died[0]), work)
-            stopped = stopped or number
+            stopped = stopped or number or received[0]
     if stopped is not None:
         raise Stopped(stopped)
 
