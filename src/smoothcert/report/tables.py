@@ -66,7 +66,9 @@ def _samples(summary: Mapping[str, Any]) -> str:
     mean = f"{summary['mean_samples_per_image']:,.0f} an image"
     rate = summary.get("samples_per_second")
     precision = summary.get("precision", "float32")
-    return f"{mean}, {rate:,.0f} a second in {precision}" if rate else mean
+    several = summary.get("processes") or 1
+    by = f", by {several} processes" if several > 1 else ""
+    return f"{mean}, {rate:,.0f} a second in {precision}{by}" if rate else mean
 
 
 def _subject(summary: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import warnings
 from dataclasses import dataclass
+from glob import escape
 from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
@@ -29,7 +31,7 @@ from smoothcert.processes import processes
 from smoothcert.records import Shard
 from smoothcert.report import plot_certified_accuracy, summarize
 from smoothcert.runs.build import CHOICES, build_data, build_model, device_of, names_of_parts
-from smoothcert.runs.commandline import check, read_yaml
+from smoothcert.runs.commandline import check, quoted, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.runs.trust import trusted
 from smoothcert.stats import default_radii
@@ -104,6 +106,12 @@ def certify(cfg: DictConfig) -> float | None:
         **provenance(),
     }
     write_summary(summary, folder)
+    if cfg.shard is not None:
+        logger.info(
+            "This is shard %s alone. Once all are there: python -m src.merge %s",
+            cfg.shard,
+            quoted("runs", _all_shards(folder)),
+        )
     if len(certified.rows) < certified.asked:
         logger.warning(
             "Time is up: the first %d of %d images are certified, in the order of their files. "
@@ -112,6 +120,11 @@ def certify(cfg: DictConfig) -> float | None:
             certified.asked,
         )
     return summary["acr"]
+
+
+def _all_shards(folder: Path) -> str:
+    """Return a glob of a shard's folder and of its fellows'."""
+    return re.sub(r"shard=\d+_", "shard=*_", escape(str(folder)))
 
 
 def subject_of_run(cfg: DictConfig) -> Subject:

@@ -1,6 +1,7 @@
 """What `python -m src.merge` does: no torch, so it answers at once."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import FolderLock, gather_shards, read_settings, write_atomically
 from smoothcert.report import plot_certified_accuracy, print_summary, summarize
 from smoothcert.runs.trust import check_links
+
+logger = logging.getLogger(__name__)
 
 CERTIFICATES, SUMMARY, THUMBNAILS = "certificates.tsv", "summary.json", "thumbnails.png"
 ACCURACIES = "certified_accuracy"
@@ -34,7 +37,12 @@ def merge(cfg: DictConfig) -> float:
     whole, base = gather_shards(files), _summary_of(files)
     _check_links(folder)
     with FolderLock(folder), _writing(folder):
+        before = _finished(folder)
         merged = whole.write(folder / CERTIFICATES)
+        if before is not None and before.get("images") == len(merged.rows):
+            logger.info("All %d certificates were there already", len(merged.rows))
+            print_summary(before, folder)
+            return before["acr"]
         plot_certified_accuracy(merged.rows, merged.settings, folder / "certified_accuracy.png")
         _copy_thumbnails(files, folder)
         summary = {
@@ -47,6 +55,12 @@ def merge(cfg: DictConfig) -> float:
         write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     print_summary(summary, folder)
     return summary["acr"]
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a certification that was finished before; None without one."""
+    path = folder / SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _check_links(folder: Path) -> None:

@@ -8,6 +8,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -31,6 +32,8 @@ class RunFolder(Callback):
         Raises:
             SystemExit: if it cannot be made or written.
         """
+        # Hydra itself does so next; a folder's name may come from its values.
+        HydraConfig.instance().set_config(config)
         _require_writable(Path(config.hydra.run.dir), "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
