@@ -124,6 +124,26 @@ def test_a_training_may_be_told_to_end_again_and_again(tmp_path, monkeypatch):
     check_equal(parts, whole)
 
 
+def test_what_was_logged_before_the_first_checkpoint_is_logged_once(tmp_path, monkeypatch):
+    """A training that dies in its first epoch leaves rows and no state."""
+    whole, parts = trained(tmp_path / "whole"), tmp_path / "parts"
+    step = SmoothedTraining.training_step
+
+    def dying(self, images, batch_idx):
+        if batch_idx == 4:
+            raise KeyboardInterrupt
+        return step(self, images, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SmoothedTraining, "training_step", dying)
+        with pytest.raises(SystemExit):
+            trained(parts)
+    assert len(metrics_of(parts)) == 4
+    assert not (parts / "checkpoints" / "last.ckpt").exists()
+    trained(parts)
+    check_equal(parts, whole)
+
+
 def test_workers_begin_at_the_right_batch_of_the_right_epoch(tmp_path, monkeypatch):
     """They ask for batches ahead of those that are trained on."""
     data = [*class_folders(tmp_path / "images", ("ant", "bee")), "data.in_memory=false"]

@@ -108,6 +108,8 @@ def _checkpoint(
     if last.is_file():
         _prepare_resume(last, module, trainer)
         return last
+    # An attempt that ended before its first checkpoint may have logged some steps.
+    _forget_from(0, trainer)
     if other is None:
         return None
     _prepare_continuation(Path(other), module, trainer)
@@ -182,10 +184,15 @@ def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:
         )
     # Lightning loads them again, with errors that name no file.
     load_weights(module.model, last)
+    _forget_from(checkpoint["global_step"], trainer)
+    logger.info("Going on from %s", last)
+
+
+def _forget_from(step: int, trainer: Any) -> None:
+    """Remove from the metrics what this training is going to log again."""
     for each in trainer.loggers:
         if isinstance(each, ResumingCSVLogger) and trainer.is_global_zero:
-            each.drop_from(checkpoint["global_step"])
-    logger.info("Going on from %s", last)
+            each.drop_from(step)
 
 
 def _close_wandb() -> None:
