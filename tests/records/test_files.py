@@ -25,7 +25,7 @@ from row_files import (
 )
 
 from smoothcert.errors import RecordsError
-from smoothcert.records import CertificateFile, files, read_certificates, settings_path
+from smoothcert.records import CertificateFile, locks, read_certificates, settings_path
 from smoothcert.records.files import write_atomically
 
 
@@ -187,14 +187,14 @@ def test_a_second_writer_is_refused_until_the_first_is_done(path):
 
 def test_a_file_that_its_last_writer_has_just_replaced_is_opened_again(path, monkeypatch):
     """Rows that are appended to what it was before would be lost without a word."""
-    whole, lock = path.read_bytes(), files.lock
+    whole, lock = path.read_bytes(), locks.lock
 
     def locked_late(file):
-        monkeypatch.setattr(files, "lock", lock)
+        monkeypatch.setattr(locks, "lock", lock)
         write_atomically(path, whole)
         return lock(file)
 
-    monkeypatch.setattr(files, "lock", locked_late)
+    monkeypatch.setattr(locks, "lock", locked_late)
     write(path, [replace(ROWS[0], idx=99)])
     assert [row.idx for row in read_certificates(path)] == [7, 0, 12, 99]
 

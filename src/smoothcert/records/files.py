@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from smoothcert.errors import RecordsError
 from smoothcert.records.atomic import write_atomically
-from smoothcert.records.locks import lock
+from smoothcert.records.locks import open_locked
 from smoothcert.records.reading import finished_bytes, read_certificates
 from smoothcert.records.rows import COLUMNS, CertificateRow, format_row
 
@@ -46,7 +46,7 @@ class CertificateFile:
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
-        self._file = self._locked()
+        self._file = self._opened()
         try:
             self.rows = self._resume()
             if not self.rows and self._size == 0:
@@ -104,13 +104,6 @@ class CertificateFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _opened(self) -> io.FileIO:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise RecordsError(f"{self.path} cannot be written: {error.strerror}") from error
-
     @property
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
@@ -133,19 +126,17 @@ class CertificateFile:
             "kept; the same command goes on with them"
         )
 
-    def _locked(self) -> io.FileIO:
-        while True:
-            file = self._opened()
-            if not lock(file):
-                file.close()
-                raise RecordsError(
-                    f"{self.path} is being written by another process. Wait for it, or choose "
-                    "another run folder"
-                )
-            # Its last writer may just have replaced or removed it: rows would go to a lost file.
-            if os.fstat(file.fileno()).st_nlink:
-                return file
-            file.close()
+    def _opened(self) -> io.FileIO:
+        try:
+            return open_locked(self.path, "ab", self._refusal)
+        except OSError as error:
+            raise RecordsError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _refusal(self, _: object) -> RecordsError:
+        return RecordsError(
+            f"{self.path} is being written by another process. Wait for it, or choose another run "
+            "folder"
+        )
 
     def _resume(self) -> list[CertificateRow]:
         sidecar = settings_path(self.path)

@@ -6,9 +6,9 @@ import io
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from weakref import WeakSet
 
 from smoothcert.errors import RecordsError
@@ -47,6 +47,33 @@ def lock(file: io.FileIO, shared: bool = False) -> bool:
     return True
 
 
+def open_locked(
+    path: Path, mode: Literal["ab", "ab+"], refusal: Callable[[io.FileIO], RecordsError]
+) -> io.FileIO:
+    """Open a file for this process alone; it is made where it does not exist.
+
+    Args:
+        path: the file; its folder is made, too.
+        mode: how to open it.
+        refusal: makes the error from the open file, where another process has it.
+
+    Raises:
+        RecordsError: if another process has it.
+        OSError: if it cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open(mode, buffering=0)
+        if not lock(file):
+            error = refusal(file)
+            file.close()
+            raise error
+        # Its last writer may just have replaced or removed it: this would be a lost file.
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+
+
 def _let_go() -> None:
     """Close a parent's locked files in a forked child: data workers would outlive its lock."""
     for file in list(_held):
@@ -76,8 +103,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._locked()
+            self._file = open_locked(folder / LOCK, "ab+", self._refusal)
             try:
                 self._await_workers()
             except BaseException:
@@ -88,22 +114,6 @@ class FolderLock:
         with contextlib.suppress(OSError):  # A full disk: the lock holds without a name.
             self._file.truncate(0)
             self._file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
-
-    def _locked(self) -> io.FileIO:
-        path = self.folder / LOCK
-        while True:
-            file = path.open("ab+", buffering=0)
-            if not lock(file):
-                owner = self._owner(file)
-                file.close()
-                raise RecordsError(
-                    f"{self.folder} is being written by another process{owner}. Wait for it, or "
-                    "choose another run folder"
-                )
-            # The one before may have removed the file between the two.
-            if os.fstat(file.fileno()).st_nlink:
-                return file
-            file.close()
 
     def _await_workers(self) -> None:
         """Wait for processes that save their state because their command was killed."""
@@ -117,11 +127,13 @@ class FolderLock:
                     )
                 time.sleep(LOOK)
 
-    @staticmethod
-    def _owner(file: io.FileIO) -> str:
+    def _refusal(self, file: io.FileIO) -> RecordsError:
         file.seek(0)
         said = file.read(200).decode("utf-8", errors="replace")
-        return f" ({said})" if said else ""
+        return RecordsError(
+            f"{self.folder} is being written by another process{f' ({said})' if said else ''}. "
+            "Wait for it, or choose another run folder"
+        )
 
     def __enter__(self) -> Self:
         return self

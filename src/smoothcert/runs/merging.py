@@ -36,8 +36,8 @@ def merge(cfg: DictConfig) -> float:
     # All that can be refused is, before anything is written.
     whole, base = gather_shards(files), _summary_of(files)
     _check_links(folder)
+    before = _finished(folder)
     with FolderLock(folder), _writing(folder):
-        before = _finished(folder)
         merged = whole.write(folder / CERTIFICATES)
         if before is not None and before.get("images") == len(merged.rows):
             logger.info("All %d certificates were there already", len(merged.rows))
@@ -60,7 +60,7 @@ def merge(cfg: DictConfig) -> float:
 def _finished(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a certification that was finished before; None without one."""
     path = folder / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_settings(path) if path.is_file() else None
 
 
 def _check_links(folder: Path) -> None:
