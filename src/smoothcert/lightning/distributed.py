@@ -45,7 +45,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             raise TypeError("Expected no storage_options: checkpoints are files")
         path = Path(path)
         contents = io.BytesIO()
-        torch.save(dict(checkpoint), contents)
+        torch.save(checkpoint, contents)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, contents.getvalue())

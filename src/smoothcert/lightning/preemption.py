@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from smoothcert.errors import Stopped
 from smoothcert.processes import is_group
+from smoothcert.signals import stopping_signals
 
 Handler = Callable[[int, Any], Any] | int | None
 
@@ -35,15 +36,10 @@ class SaveOnSignal(Checkpoint):
 
     Args:
         path: where to save the state; the file that the training is resumed from.
-        signals: names of the signals. Those that have a handler are waited for too: SIGUSR2, which
-            submitit uses.
     """
 
-    def __init__(
-        self, path: str | Path, signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1", "SIGUSR2")
-    ) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]
         self._before: dict[int, Handler] = {}
         self._received = 0
         self._agreed = 0
@@ -55,13 +51,7 @@ class SaveOnSignal(Checkpoint):
         connector: Any = getattr(trainer, "_signal_connector", None)
         if hasattr(connector, "_sigterm_notifier_fn"):
             connector._sigterm_notifier_fn = lambda *_: None
-        present = {number: signal.getsignal(number) for number in self.signals}
-        second = getattr(signal, "SIGUSR2", None)
-        self._before = {
-            number: handler
-            for number, handler in present.items()
-            if number != second or callable(handler)
-        }
+        self._before = {number: signal.getsignal(number) for number in stopping_signals()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Wait for signals; the trainer takes the handlers back at its end."""

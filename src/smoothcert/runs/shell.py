@@ -18,6 +18,7 @@ from smoothcert.errors import (
     SmoothCertWarning,
     Stopped,
 )
+from smoothcert.signals import stopping_signals
 
 logger = logging.getLogger(__name__)
 
@@ -202,17 +203,3 @@ def signals_stop() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def stopping_signals() -> list[int]:
-    """Return the signals that end a command in good order.
-
-    SIGUSR2 is among them where somebody handles it: submitit does, to be told that time is short.
-    """
-    names = ("SIGTERM", "SIGUSR1", "SIGUSR2")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    return [
-        number
-        for number in numbers
-        if number != getattr(signal, "SIGUSR2", None) or callable(signal.getsignal(number))
-    ]

@@ -17,7 +17,7 @@ from typing import Any
 from smoothcert.errors import ProcessError, Stopped
 from smoothcert.runs.launching.child import as_child
 from smoothcert.runs.launching.work import Machine, Work
-from smoothcert.runs.shell import stopping_signals
+from smoothcert.signals import stopping_signals
 
 TOGETHER, LAST = 3.0, 15.0
 """Seconds for the others to end by themselves when a process has failed; then after SIGTERM."""
