@@ -88,8 +88,9 @@ def answer(work, *arguments):
 @FORKS
 def test_a_killed_loading_process_ends_a_training_in_one_plain_line():
     said = answer(fit, DataLoader(Dying(), batch_size=None, num_workers=1))
-    assert said.startswith("DataError: A process that loads images died (signal: Killed)")
-    assert "memory" in said
+    # Its signal is not told where torch finds it dead before the system says how it died.
+    start = r"DataError: A process that loads images died( \(signal: Killed\))?, often for want of"
+    assert re.match(f"{start} memory", said)
     assert "data.num_workers" in said
     assert "\n" not in said
 
