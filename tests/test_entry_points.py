@@ -143,7 +143,9 @@ def test_certify_names_its_folder_after_what_it_overrides(finished):
     default = folder / "certify" / "val_max_images=2,skip=45"
     assert certified(folder, default, *asked)["certifier"] == "sequential"
     before = {path.name: path.read_bytes() for path in default.iterdir() if path.is_file()}
-    succeeded(run("certify", f"run={folder}", "certifier=tight", *asked))
+    process = run("certify", f"run={folder}", "certifier=tight", *asked)
+    succeeded(process)
+    assert "Warning" not in process.stderr_text
     own = folder / "certify" / "val_certifier=tight,max_images=2,skip=45"
     trained = read_certificates(folder / "certificates.tsv")
     # The same weights, seed and images: the same certificates as at the end of training.

@@ -3,13 +3,18 @@
 import json
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from records.faults import under_permissions
+from support import CONF
 from test_entry_points import QUICK, run
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.runs.sweeps import SweepEnd
+from smoothcert.runs.sweeps import RunFolder, SweepEnd
 
 
 def job(folder, mode=RunMode.MULTIRUN, number=0):
@@ -84,6 +89,38 @@ def test_a_sweep_without_failures_ends_well(tmp_path, caplog):
     SweepEnd().on_multirun_end(job(tmp_path / "0"))
     assert "1 of 1 jobs finished" in caplog.text
     assert "Failed" not in caplog.text
+
+
+def everything_of(name, *overrides):
+    """Return a command's configuration with Hydra's own, before Hydra has set it."""
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, [*overrides, "hydra.job.num=0"], return_hydra_config=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "look", "setting"),
+    [
+        ("train", RunFolder().on_run_start, "hydra.run.dir"),
+        # Its name comes from what the command overrides, which Hydra's own configuration knows.
+        ("certify", RunFolder().on_run_start, "hydra.run.dir"),
+        ("train", RunFolder().on_multirun_start, "hydra.sweep.dir"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is(tmp_path, name, look, setting):
+    where = [f"run='{tmp_path}/a'"] if name == "certify" else [f"paths.outputs='{tmp_path}/a'"]
+    config = everything_of(name, *where)
+    try:
+        with (
+            under_permissions(tmp_path, 0o500),
+            pytest.raises(SystemExit, match=rf"{tmp_path}/a.* cannot be written: .*by {setting}=…"),
+        ):
+            look(config)
+        assert list(tmp_path.iterdir()) == []
+        look(config)
+    finally:
+        HydraConfig.instance().cfg = None
 
 
 @pytest.mark.slow
