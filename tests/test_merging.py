@@ -28,7 +28,7 @@ from smoothcert.records import (
     CertificateFile,
     FolderLock,
     Shard,
-    merge_shards,
+    gather_shards,
     part_path,
     read_certificates,
     settings_path,
@@ -379,7 +379,7 @@ def without_time(path):
 @pytest.mark.parametrize("of", [1, 2, 5])
 def test_shards_have_the_certificates_of_an_unsharded_certification(tmp_path, of, subset):
     whole = certified(tmp_path / "whole.tsv", **subset)
-    out = merge_shards(certified_shards(tmp_path, of, **subset), tmp_path / "out.tsv").path
+    out = gather_shards(certified_shards(tmp_path, of, **subset)).write(tmp_path / "out.tsv").path
     assert without_time(out) == without_time(whole)
     assert settings_path(out).read_bytes() == settings_path(whole).read_bytes()
     before = out.read_bytes()
@@ -395,7 +395,7 @@ def test_shards_that_were_certified_otherwise_are_refused(tmp_path, other):
     paths[1] = certified(tmp_path / "other.tsv", "2/2", **other)
     name = {"weight": "weights"}.get(*other, *other)
     with pytest.raises(RecordsError, match=rf"1\.tsv and .*other\.tsv are of .*{name} "):
-        merge_shards(paths, tmp_path / "out.tsv")
+        gather_shards(paths)
     assert not (tmp_path / "out.tsv").exists()
 
 

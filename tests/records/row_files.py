@@ -14,6 +14,7 @@ from smoothcert.records import (
     CertificateFile,
     CertificateRow,
     absorb_parts,
+    gather_shards,
     read_certificates,
 )
 from smoothcert.types import ABSTAIN, Certificate
@@ -107,3 +108,8 @@ def reading_error(path):
     with pytest.raises(RecordsError) as caught:
         read_certificates(path)
     return str(caught.value)
+
+
+def merge(paths, out):
+    """Merge shards as the command does; return the file, closed."""
+    return gather_shards(paths).write(out)

@@ -9,13 +9,12 @@ import pytest
 from faults import Killed, killed_after, largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_files import ROWS, SETTINGS, by_index, contents, fresh_folder, refusal, write
+from row_files import ROWS, SETTINGS, by_index, contents, fresh_folder, merge, refusal, write
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import (
     CertificateFile,
     Shard,
-    merge_shards,
     part_path,
     read_certificates,
     read_settings,
@@ -102,15 +101,15 @@ def test_shards_are_merged_into_the_file_of_an_unsharded_certification(tmp_path,
     paths = write_shards(tmp_path, of)
     whole = write(tmp_path / "whole" / "certificates.tsv", ALL)
     out = tmp_path / "test" / "certificates.tsv"
-    assert merge_shards(reversed(paths), out).rows == ALL
+    assert merge(reversed(paths), out).rows == ALL
     assert contents(out.parent) == contents(whole.parent)
 
 
 def test_merging_again_changes_nothing(tmp_path):
     paths, out = write_shards(tmp_path), tmp_path / "test" / "certificates.tsv"
-    merge_shards(paths, out)
+    merge(paths, out)
     before = contents(tmp_path)
-    merge_shards(paths, out)
+    merge(paths, out)
     assert contents(tmp_path) == before
 
 
@@ -120,7 +119,7 @@ def test_an_unfinished_unsharded_certification_is_completed_with_its_own_times(t
     write(out, begun[:2])
     out.write_bytes(out.read_bytes()[:-5])
     write(part_path(out, 1), begun[3:5])
-    merge_shards(write_shards(tmp_path), out)
+    merge(write_shards(tmp_path), out)
     assert read_certificates(out) == by_index(begun[:1] + MANY[1:3] + begun[3:5] + MANY[5:])
     assert sorted(contents(out.parent)) == ["certificates.settings.json", "certificates.tsv"]
 
@@ -131,8 +130,8 @@ def test_a_merge_killed_at_any_step_goes_on_to_the_same_whole():
             paths, out = write_shards(folder), folder / "test" / "certificates.tsv"
             done = False
             with contextlib.suppress(Killed), killed_after(steps):
-                done = merge_shards(paths, out).rows == ALL
-            merge_shards(paths, out)
+                done = merge(paths, out).rows == ALL
+            merge(paths, out)
             assert read_certificates(out) == ALL, f"killed after step {steps}"
         if done:
             break
@@ -147,8 +146,8 @@ def test_a_merge_on_a_full_disk_goes_on_once_there_is_room(share):
         paths, out = write_shards(folder), folder / "test" / "certificates.tsv"
         room = int(share * write(folder / "whole.tsv", ALL).stat().st_size)
         with largest_file(room), pytest.raises(RecordsError, match=r"test/certificates\.tsv cann"):
-            merge_shards(paths, out)
-        merge_shards(paths, out)
+            merge(paths, out)
+        merge(paths, out)
         assert read_certificates(out) == ALL
 
 
@@ -156,7 +155,7 @@ def refused(paths, folder):
     """Return why shards are not merged; nothing must be written then."""
     before = contents(folder)
     with pytest.raises(RecordsError) as caught:
-        merge_shards(paths, folder / "test" / "certificates.tsv")
+        merge(paths, folder / "test" / "certificates.tsv")
     assert contents(folder) == before
     assert not (folder / "test").exists()
     return str(caught.value)
@@ -286,7 +285,7 @@ def test_a_file_of_another_configuration_is_not_completed(tmp_path):
     for out, why in ((other, "sigma was 1.0 and is now 0.25"), (paths[0], "shard was '1/3'")):
         before = contents(tmp_path)
         with pytest.raises(RecordsError, match=f"another configuration.*{why}"):
-            merge_shards(paths, out)
+            merge(paths, out)
         assert contents(tmp_path) == before
 
 
@@ -294,7 +293,7 @@ def test_a_file_with_another_certificate_of_an_image_is_not_completed(tmp_path):
     out = write(tmp_path / "c.tsv", [replace(MANY[2], radius=0.1)])
     before = contents(tmp_path)
     with pytest.raises(RecordsError, match="different certificates of image 12"):
-        merge_shards(write_shards(tmp_path / "shards"), out)
+        merge(write_shards(tmp_path / "shards"), out)
     assert before.items() <= contents(tmp_path).items()
     assert read_certificates(out) == [replace(MANY[2], radius=0.1)]
 
@@ -302,8 +301,8 @@ def test_a_file_with_another_certificate_of_an_image_is_not_completed(tmp_path):
 def test_a_file_that_is_being_written_is_not_completed(tmp_path):
     paths, out = write_shards(tmp_path), tmp_path / "c.tsv"
     with CertificateFile(out, SETTINGS), pytest.raises(RecordsError, match="another process"):
-        merge_shards(paths, out)
-    assert merge_shards(paths, out).rows == ALL
+        merge(paths, out)
+    assert merge(paths, out).rows == ALL
 
 
 def test_a_shard_is_no_whole_that_a_certification_may_go_on_with(tmp_path):

@@ -164,8 +164,8 @@ def certify_examples(
         seed: seed of the noise, >= 0.
         configuration: what else the certificates depend on (JSON values), for the records.
         max_hours: end after so many hours, images in flight dropped; None: when all are done.
-        shard: certify one of several shares of the subset; `smoothcert.records.merge_shards` makes
-            one file of all of them.
+        shard: certify one of several shares of the subset; `smoothcert.records.gather_shards`
+            makes one whole of all of them.
 
     Returns:
         The certificates, the same in every process.

@@ -12,7 +12,7 @@ from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, read_field_log
 from smoothcert.records.parts import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates
 from smoothcert.records.rows import COLUMNS, CertificateRow
-from smoothcert.records.shards import Shard, Whole, gather_shards, merge_shards
+from smoothcert.records.shards import Shard, Whole, gather_shards
 
 __all__ = [
     "COLUMNS",
@@ -25,7 +25,6 @@ __all__ = [
     "absorb_parts",
     "gather_shards",
     "is_field_log",
-    "merge_shards",
     "part_path",
     "read_certificates",
     "read_field_log",

@@ -172,7 +172,7 @@ class Whole:
 
 
 def gather_shards(paths: Iterable[Path]) -> Whole:
-    """Read all shards of a certification; nothing is written.
+    """Read all shards of a certification; nothing is written before `Whole.write`.
 
     Args:
         paths: the shards' certificate files, each beside its settings.
@@ -189,23 +189,6 @@ def gather_shards(paths: Iterable[Path]) -> Whole:
     if faults:
         raise RecordsError(f"The shards are not one whole: {'; '.join(faults)}")
     return Whole(pieces[0].settings, [row for piece in pieces for row in piece.rows])
-
-
-def merge_shards(paths: Iterable[Path], out: Path) -> CertificateFile:
-    """Write the certificates of all shards as those of one certification, in index order.
-
-    Args:
-        paths: the shards' certificate files, each beside its settings.
-        out: the certificate file to write; see `Whole.write`.
-
-    Returns:
-        The file, closed.
-
-    Raises:
-        RecordsError: if the shards are not one whole, or do not fit what is there; nothing is
-            written then.
-    """
-    return gather_shards(paths).write(out)
 
 
 def _read(path: Path) -> _Piece:
