@@ -147,11 +147,10 @@ def test_a_certification_by_two_processes_survives_the_death_of_any_process(
             assert process.returncode == 1
             assert f"(pid {target}) was killed by SIGKILL" in said
     process = start("certify", *common)
-    printed, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert by_index(own / "certificates.tsv") == by_index(tmp_path / "calm" / "certificates.tsv")
     assert not list(own.glob("*.part*"))
-    del printed
 
 
 def test_a_training_by_two_processes_survives_the_death_of_one(tmp_path):

@@ -11,13 +11,8 @@ from support import CONF, composed
 from smoothcert import runs
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.runs.commandline import read_yaml
-from smoothcert.runs.trust import (
-    check_links,
-    check_overrides,
-    check_places,
-    check_targets,
-    trusted,
-)
+from smoothcert.runs.places import check_links, check_places
+from smoothcert.runs.trust import check_overrides, check_targets, trusted
 
 CONFIGURATION = {
     "name": "run",

@@ -17,3 +17,14 @@ def stopping_signals() -> list[int]:
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     last = getattr(signal, IF_HANDLED, None)
     return [*numbers, last] if last is not None and callable(signal.getsignal(last)) else numbers
+
+
+def ignore_signals(*names: str) -> None:
+    """Let this process go on when it gets one of these signals: another one decides what they mean.
+
+    Args:
+        names: such as `SIGTERM`; those that this machine does not have are passed over.
+    """
+    for name in names:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -27,7 +27,7 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import COLUMNS, CertificateRow
 from smoothcert.records.rows import format_row
 from smoothcert.report.tables import measurements_as_markdown
-from smoothcert.runs import benchmarking
+from smoothcert.runs import sizing
 
 ROW = CertificateRow(0, 3, 3, 0.4, 1, 0.5, 0.94, 0.04, 450, 30, 500, "certified")
 SUMMARY = {
@@ -202,7 +202,7 @@ class Commands:
 @pytest.fixture
 def commands(monkeypatch):
     replaced = Commands()
-    monkeypatch.setattr(benchmarking, "subprocess", replaced)
+    monkeypatch.setattr(sizing, "subprocess", replaced)
     return replaced
 
 
@@ -263,7 +263,7 @@ def test_what_is_measured_and_given_makes_the_tables(commands, tmp_path, capsys)
 
 
 def test_other_votes_in_other_runs_are_counted_and_told(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(benchmarking, "subprocess", Commands(n_a=451))
+    monkeypatch.setattr(sizing, "subprocess", Commands(n_a=451))
     results = sized(tmp_path, "run=run", "images=4", "repeats=1")
     assert results["scaling"][0]["different_rows"] == 4
     assert "4 of 4 images have other votes" in caplog.text
@@ -301,8 +301,8 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 def test_more_processes_than_gpus_are_refused_and_one_takes_a_given_efficiency(
     commands, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(benchmarking, "_on_cpu", lambda cfg: False)
-    monkeypatch.setattr(benchmarking.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(sizing, "_on_cpu", lambda cfg: False)
+    monkeypatch.setattr(sizing.torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SystemExit, match="at most 1, one a GPU, got 2"):
         sized(tmp_path, "run=run")
     results = sized(tmp_path, "run=run", "processes=[1]", "efficiency=0.9")

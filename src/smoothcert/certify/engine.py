@@ -258,16 +258,16 @@ class _Meter:
         seconds = time.perf_counter() - self._start
         runner, team = self._smoothed.runner, self._ledger.team
         own = None if runner is None else (runner.batch_size, runner.compiled, str(runner.device))
-        peaks = team.gather("peak", peak_memory(self._smoothed.device))
+        told = team.gather("ran", [own, peak_memory(self._smoothed.device)])
         # A process that came too late for any image has run nothing.
-        ran = [each for each in team.gather("ran", own) if each is not None]
+        ran = [each for each, _ in told if each is not None]
         if not self._ledger.done or not ran:
             return None
         batch_size, compiled, device = ran[0]
         return Performance(
             images_per_second=self._ledger.done / seconds,
             samples_per_second=self._ledger.samples / seconds,
-            peak_memory_bytes=max(peaks),
+            peak_memory_bytes=max(peak for _, peak in told),
             batch_size=batch_size,
             compiled=compiled,
             device=device,

@@ -1,6 +1,5 @@
 """What every data module offers."""
 
-import signal
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from smoothcert.data.datasets import FixedBatches, ImageSet, InMemoryImages, Keys
 from smoothcert.data.sampling import BatchKey, EpochBatches
 from smoothcert.errors import DataError, InvalidArgumentError, require_count
+from smoothcert.signals import IF_HANDLED, NAMES, ignore_signals
 from smoothcert.types import ImageBatch
 
 Split = Literal["train", "val", "test"]
@@ -189,9 +189,7 @@ def _leave_signals_to_parent(_: int) -> None:
 
     Schedulers tell a whole group of processes. A parent that ends takes its workers along.
     """
-    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_signals(*NAMES, IF_HANDLED)
 
 
 class ResumableLoader(DataLoader[Any]):

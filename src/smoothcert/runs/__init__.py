@@ -20,14 +20,14 @@ from smoothcert.runs.commandline import (
     names_checkpoint,
     quote_paths,
     quoted,
-    refuse_secrets,
     require_run,
     require_runs,
     suffix,
 )
 from smoothcert.runs.launching import devices_of, require_common_folder, run
+from smoothcert.runs.places import check_places
+from smoothcert.runs.secrets import refuse_secrets
 from smoothcert.runs.shell import command
-from smoothcert.runs.trust import check_places
 
 __all__ = [
     "benchmark",

@@ -1,15 +1,12 @@
 """What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
 
-import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from smoothcert.errors import (
@@ -19,29 +16,15 @@ from smoothcert.errors import (
     require_positive,
     require_probability,
 )
-from smoothcert.runs.trust import check_links, check_overrides
+from smoothcert.runs.places import check_links
+from smoothcert.runs.secrets import environment
+from smoothcert.runs.trust import check_overrides
 
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
 PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=", "out=", "group_by=", "title=")
 """Settings whose values are taken as they are: folders of a sweep have commas in their names, lists
 too, and titles have parentheses."""
-SECRET = re.compile(
-    r"(^|_)(api_?keys?|access_?key|private_?key|client_?secret|secret(_?key)?|passw(or)?d|"
-    r"passphrase|credentials?|token)$",
-    re.IGNORECASE,
-)
-"""Names of settings that hold what nobody else may know. `tokens` are a transformer's."""
-SECRET_VARIABLE = re.compile(rf"{SECRET.pattern}|_(key|pass|pat|auth)$", re.IGNORECASE)
-"""Names of such variables of the environment."""
-NO_SECRET = re.compile(r"(null|none|true|false|\?{3})?", re.IGNORECASE)
-"""Values that are none, such as that of `class_token=true`."""
-SHORTEST_SECRET = 12
-"""Characters from which a variable's value is looked for: shorter ones may stand for themselves."""
-INNER = re.compile(r"[{,]\s*([\w-]+)\s*:\s*([^,{}\[\]]*)")
-"""Names and values in a value."""
-VARIABLES = re.compile(r"oc\.env\s*:\s*['\"]?([^'\",}\s]+)")
-"""Variables of the environment in a value."""
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
@@ -140,25 +123,6 @@ def bar_every(terminal: int, file: int) -> int:
         file: steps, where the output goes elsewhere.
     """
     return terminal if sys.stdout.isatty() else file
-
-
-def environment(name: str, *default: Any) -> str | None:
-    """Return a variable of the environment, as `${oc.env:…}` in configurations, if it is no secret.
-
-    Args:
-        name: the variable.
-        default: what to return where it is not set.
-
-    Raises:
-        InvalidArgumentError: if it is a secret: configurations are kept and logged.
-
-    Example:
-        >>> environment("SMOOTHCERT_DATA", "data")
-        'data'
-    """
-    if _is_secret(name):
-        raise InvalidArgumentError(f"Expected no secret in a configuration, got ${{oc.env:{name}}}")
-    return oc.env(name, *default)
 
 
 OmegaConf.register_new_resolver("oc.env", environment, replace=True)
@@ -276,49 +240,6 @@ def require_runs(arguments: Sequence[str]) -> None:
     asked = any(argument.startswith(("runs=", "-")) for argument in arguments[1:])
     if not asked:
         raise SystemExit("Expected runs='<folders>', for example runs='outputs/sweeps/**'")
-
-
-def refuse_secrets(arguments: Sequence[str]) -> None:
-    """Refuse a command line with a secret: Hydra and W&B would keep it with the run.
-
-    Args:
-        arguments: the command line.
-
-    Raises:
-        SystemExit: with where the secret belongs; the secret itself is not repeated.
-
-    Example:
-        >>> refuse_secrets(["src/train.py", "sigma=0.5", "model.arguments.class_token=true"])
-    """
-    for argument in arguments[1:]:
-        found = next(_secrets_in(argument), None)
-        if found is not None:
-            raise SystemExit(
-                f"Expected no secret on the command line, got one by {found}: it would be kept in "
-                "the run folder. Set it in the environment, for example WANDB_API_KEY, or use "
-                "`wandb login`"
-            )
-
-
-def _secrets_in(argument: str) -> Iterator[str]:
-    """Yield what in an argument holds a secret, by name."""
-    key, _, value = argument.partition("=")
-    pattern = SECRET_VARIABLE if "env_set" in key else SECRET
-    pairs = [(key.lstrip("+~"), value), *INNER.findall(value)]
-    for name, said in pairs:
-        last = re.split(r"[./@:]", name)[-1].replace("-", "_")
-        if pattern.search(last) and not NO_SECRET.fullmatch(said.strip("'\" ")):
-            yield name
-    yield from (f"oc.env:{name}" for name in VARIABLES.findall(value) if _is_secret(name))
-    yield from (
-        f"the value of {name}"
-        for name, secret in os.environ.items()
-        if _is_secret(name) and len(secret) >= SHORTEST_SECRET and secret in argument
-    )
-
-
-def _is_secret(variable: str) -> bool:
-    return SECRET_VARIABLE.search(variable) is not None
 
 
 def names_checkpoint(arguments: Sequence[str]) -> bool:

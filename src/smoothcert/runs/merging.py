@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import FolderLock, gather_shards, read_settings, write_atomically
 from smoothcert.report import plot_certified_accuracy, print_summary, summarize
-from smoothcert.runs.trust import check_links
+from smoothcert.runs.places import check_links
 
 logger = logging.getLogger(__name__)
 

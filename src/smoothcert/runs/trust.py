@@ -4,11 +4,10 @@ Its configuration names classes, and whatever is named there would be called; it
 would be written to. Nothing in a folder is followed before it has been looked at here.
 """
 
-import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
@@ -17,13 +16,13 @@ from inspect import isclass, isfunction, ismodule
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
+from smoothcert.runs.places import leaves, lies_in, resolved
 
 TARGET = "_target_"
 REQUIRED = "???"
@@ -84,22 +83,6 @@ PATHS = ("ckpt_path",)
 NEEDED = ("name", "sigma", "seed", "data", "model", "certifier")
 """What certification takes from the configuration of a training."""
 
-FOLDERS = (
-    "dirpath",
-    "path",
-    "folder",
-    "save_dir",
-    "dir",
-    "root_dir",
-    "default_root_dir",
-    "log_dir",
-)
-"""Settings of callbacks, loggers and trainers that name a folder to write to."""
-NAMES = ("filename", "name", "version", "sub_dir")
-"""Settings that name a file or a folder in such a one."""
-LINKING = "wandb"
-"""W&B links its folder to logs elsewhere, and gives each run a new name in it."""
-
 
 def check_overrides(overrides: Sequence[str], run: Path) -> None:
     """Refuse overrides from a run folder that do more than set what is in the configuration.
@@ -142,7 +125,7 @@ def check_targets(values: Any, source: Path, run: Path, all_used: bool = True) -
     Example:
         >>> check_targets({"_target_": "torch.optim.SGD"}, Path("config.yaml"), Path("run"))
     """
-    for names, value in _leaves(values):
+    for names, value in leaves(values):
         refused = _refused(names)
         if refused is not None:
             raise InvalidArgumentError(
@@ -195,64 +178,15 @@ def trusted(config: Any, paths: DictConfig, run: Path) -> DictConfig:
     check_targets(OmegaConf.to_container(config), source, run, all_used=False)
     config.paths = paths
     try:
-        values = {name: _plain(config[name]) for name in NEEDED}
+        values = {name: resolved(config[name]) for name in NEEDED}
     except (OmegaConfBaseException, KeyError, TypeError) as error:
         raise RecordsError(f"{source} is damaged: {error}") from error
     check_targets(values, source, run)
-    for names, value in _leaves(values):
+    for names, value in leaves(values):
         # Written out once more, it would be followed after all.
         if "${" in str(value):
             raise InvalidArgumentError(f"{source} sets {'.'.join(names)} to {value!r}")
     return OmegaConf.create(values)
-
-
-def check_places(cfg: DictConfig) -> None:
-    """Refuse a training that would write outside of its run folder.
-
-    Args:
-        cfg: a configuration of `conf/train.yaml`; Hydra's own says which folder is the run's.
-
-    Raises:
-        InvalidArgumentError: if a part writes elsewhere, or a link in the folder leads elsewhere.
-    """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    check_links(folder)
-    for key, value, place in [("paths.run", cfg.paths.run, cfg.paths.run), *_places(cfg, folder)]:
-        if not _lies_in(folder, place):
-            raise InvalidArgumentError(
-                f"Expected `{key}` inside the run folder {folder}, got {str(value)!r}"
-            )
-
-
-def check_links(run: Path, part: str = "") -> None:
-    """Refuse links in a run folder that lead out of it: what is written there would go elsewhere.
-
-    Args:
-        run: the run folder, which may itself be a link.
-        part: a part of the folder; all of it unless given.
-
-    Raises:
-        InvalidArgumentError: if there is one.
-    """
-    for path in _links(run / part):
-        if not _lies_in(run, path):
-            raise InvalidArgumentError(
-                f"Expected files in the run folder {run}, got {path}, a link to "
-                f"{os.path.realpath(path)}"
-            )
-
-
-def _places(cfg: DictConfig, folder: Path) -> Iterator[tuple[str, Any, str]]:
-    """Yield every setting that says where something is written, its value, and where that is."""
-    parts = {name: _plain(cfg.get(name)) for name in ("callbacks", "logger", "trainer")}
-    for names, value in _leaves(parts):
-        if names[-1] in FOLDERS and value is not None:
-            yield ".".join(names), value, os.path.expanduser(str(value))  # noqa: PTH111
-        elif names[-1] == "default_root_dir":
-            # Without a folder of its own the trainer writes where it is started.
-            yield ".".join(names), value, "."
-        elif names[-1] in NAMES and value is not None:
-            yield ".".join(names), value, str(folder / str(value))
 
 
 class _Unlike(Exception):  # noqa: N818
@@ -279,7 +213,7 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 
 def _check_value(key: str, value: Any) -> None:
-    for names, leaf in _leaves(value):
+    for names, leaf in leaves(value):
         for text in (*names, str(leaf)):
             if "${" in INTERPOLATION.sub("", text):
                 raise _Unlike("it makes values")
@@ -292,23 +226,6 @@ def _nested(key: Sequence[str], value: Any) -> Any:
     for name in reversed(key):
         value = {name: value}
     return value
-
-
-def _leaves(values: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every value that holds no others, with the names that lead to it."""
-    if isinstance(values, Mapping) and values:
-        for name, value in values.items():
-            yield from _leaves(value, (*names, str(name)))
-    elif isinstance(values, list | tuple) and values:
-        for place, value in enumerate(values):
-            yield from _leaves(value, (*names, str(place)))
-    else:
-        yield names, values
-
-
-def _plain(value: Any) -> Any:
-    """Return a part of a configuration with all interpolations resolved."""
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _is_trusted(target: Any, run: Path) -> bool:
@@ -407,10 +324,10 @@ def _lies_with_the_user(spec: ModuleSpec, run: Path) -> bool:
         # A folder of modules without an __init__.py; those of Python itself have no folder.
         places = [Path(place) for place in spec.submodule_search_locations or ()]
         # Such as `outputs`, where run folders lie and whatever came with them.
-        if any(_lies_in(place, run) for place in places):
+        if any(lies_in(place, run) for place in places):
             return False
     others = [run, PACKAGE, *_installed()]
-    return bool(places) and not any(_lies_in(other, place) for place in places for other in others)
+    return bool(places) and not any(lies_in(other, place) for place in places for other in others)
 
 
 def _installed() -> list[Path]:
@@ -420,17 +337,3 @@ def _installed() -> list[Path]:
         *(Path(sysconfig.get_path(kind)) for kind in kinds),
         *(Path(place) for place in sys.path if Path(place).name.endswith("-packages")),
     ]
-
-
-def _lies_in(folder: Path, path: Path | str) -> bool:
-    """Return whether a path lies in a folder, or is it; links are followed."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _links(start: Path) -> Iterator[Path]:
-    if start.is_symlink():
-        yield start
-    for place, folders, files in os.walk(start):
-        yield from (path for name in (*folders, *files) if (path := Path(place, name)).is_symlink())
-        if Path(place) == start:
-            folders[:] = [name for name in folders if name != LINKING]

@@ -22,6 +22,7 @@ from smoothcert.errors import ProcessError, SmoothCertError, Stopped
 from smoothcert.records import FolderLock, working_in
 from smoothcert.runs.launching.work import Work, gpus
 from smoothcert.runs.shell import plain, quiet, signals_stop
+from smoothcert.signals import IF_HANDLED, ignore_signals
 
 LOST_CONTACT = ("Connection closed by peer", "Connection reset by peer", "has lost contact")
 """How torch, and we, say that another process has ended."""
@@ -44,9 +45,8 @@ def as_child(local_rank: int, work: Work, tell: Connection) -> None:
     """
     rank = work.rank(local_rank)
     _set_environment(local_rank, work)
-    if hasattr(signal, "SIGUSR2"):
-        # A scheduler's word to the parent, which passes on what it means.
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    # A scheduler's word to the parent, which passes on what it means.
+    ignore_signals(IF_HANDLED)
     _follow_parent()
     _as_hydras_job(work, rank)
     folder = Path(work.cfg.paths.run)
