@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from smoothcert.runs.trust import check_overrides
 
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
+LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
+"""Launchers that an extra of ours installs."""
 PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=", "out=", "group_by=", "title=")
 """Settings whose values are taken as they are: folders of a sweep have commas in their names, lists
 too, and titles have parentheses."""
@@ -223,6 +226,23 @@ def require_run(arguments: Sequence[str]) -> None:
         check_links(folder, "certify")
     except InvalidArgumentError as error:
         raise SystemExit(str(error)) from error
+
+
+def require_launcher(arguments: Sequence[str]) -> None:
+    """Refuse a launcher of submitit's that is not installed; Hydra would list what else there is.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        SystemExit: with what to install.
+
+    Example:
+        >>> require_launcher(["src/train.py", "-m", "sigma=0.25,0.5"])
+    """
+    asked = [each for each in arguments if each.startswith(LAUNCHERS)]
+    if asked and find_spec("submitit") is None:
+        raise SystemExit(f"Expected submitit for {asked[0]}: pip install 'smoothcert[slurm]'")
 
 
 def require_runs(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from smoothcert.records import FolderLock
 from smoothcert.runs.launching.child import run_as_rank
@@ -40,7 +40,7 @@ def run(function: str, cfg: DictConfig, each: int, machines: int = 1) -> Any:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    hydra: Any = HydraConfig.instance().cfg
+    hydra = _plain(HydraConfig.get(), cfg)
     if started_elsewhere():
         return run_as_rank(Work(function, cfg, hydra, Machine(), 1))
     work = Work(function, cfg, hydra, machine(machines), each)
@@ -48,6 +48,15 @@ def run(function: str, cfg: DictConfig, each: int, machines: int = 1) -> Any:
         if work.machine.number == 0:
             held.enter_context(FolderLock(Path(cfg.paths.run)))
         return work.run() if work.size == 1 else run_in_children(work)
+
+
+def _plain(hydra: Any, cfg: DictConfig) -> DictConfig:
+    """Return Hydra's configuration without its classes, beside what it refers to.
+
+    A launcher's are defined anew in each process, and so cannot be sent to another one.
+    """
+    others: Any = OmegaConf.to_container(cfg)
+    return OmegaConf.create({**others, "hydra": OmegaConf.to_container(hydra)})
 
 
 def started_elsewhere() -> bool:
