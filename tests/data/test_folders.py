@@ -16,8 +16,9 @@ LAYOUTS = {
     "training+validation": ("training", None, "validation"),
     "training+valid+test": ("training", "valid", "test"),
     "train": ("train", None, None),
-    "val": ("val", None, None),
-    "test": ("test", None, None),
+    "val": (None, None, "val"),
+    "test": (None, None, "test"),
+    "val+test": (None, "val", "test"),
     ".": (".", None, None),
 }
 
@@ -34,7 +35,7 @@ def test_a_layout_is_understood_there_or_inside_lone_folders(
     inner = tmp_path / around
     for folder in folders.split("+"):
         write_classes(inner / folder, each=1)
-    found = parts(find_splits(tmp_path, "data.root"))
+    found = parts(find_splits(tmp_path))
     assert found == tuple(None if name is None else inner / name for name in expected)
 
 
@@ -42,7 +43,7 @@ def test_hidden_folders_and_loose_files_do_not_count(tmp_path, write_classes):
     write_classes(tmp_path / "images", each=1)
     (tmp_path / ".smoothcert").mkdir()
     (tmp_path / "README.txt").touch()
-    assert parts(find_splits(tmp_path, "data.root")) == (tmp_path / "images", None, None)
+    assert parts(find_splits(tmp_path)) == (tmp_path / "images", None, None)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_other_layouts_are_an_error_that_says_what_to_do(made, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
     with pytest.raises(DataError) as caught:
-        find_splits(tmp_path / "data", "data.root")
+        find_splits(tmp_path / "data")
     message = str(caught.value)
     assert str(tmp_path / "data") in message
     assert "train/<class>/<image>" in message
@@ -64,15 +65,15 @@ def test_other_layouts_are_an_error_that_says_what_to_do(made, tmp_path):
 
 def test_the_message_tells_a_missing_folder_from_another_layout(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        find_splits(tmp_path / "none", "data.root")
-    with pytest.raises(DataError, match="laid out otherwise"):
-        find_splits(tmp_path, "data.root")
+        find_splits(tmp_path / "none")
+    with pytest.raises(DataError, match="has a different layout"):
+        find_splits(tmp_path)
 
 
 def test_a_relative_folder_is_named_in_full(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=re.escape(str(tmp_path / "none"))):
-        find_splits(tmp_path.relative_to(tmp_path) / "none", "data.root")
+        find_splits(tmp_path.relative_to(tmp_path) / "none")
 
 
 def test_images_are_listed_class_after_class_by_name(tmp_path, write_classes):

@@ -7,6 +7,7 @@ import torch
 from torchvision.models import ResNet50_Weights
 
 from smoothcert.data import ImageNetDataModule
+from smoothcert.data.imagenet import CLASSES
 from smoothcert.errors import SmoothCertWarning
 
 SPLITS = ("train", "val", "test")
@@ -27,7 +28,7 @@ def small(write_classes, tmp_path):
 def photographs(shared_file, tmp_path):
     with tarfile.open(shared_file("imagenet-sample.tar")) as archive:
         archive.extractall(tmp_path, filter="data")
-    return tmp_path
+    return tmp_path / "imagenet-sample"
 
 
 def test_the_official_validation_images_are_the_test_images(small):
@@ -57,18 +58,34 @@ def test_normalisation_is_that_of_torchvisions_weights(small):
 
 def test_real_photographs_are_prepared_as_torchvisions_weights_ask(photographs, pillow_pixels):
     """The published preprocessing, up to the rounding of bytes after the resize."""
-    imagenet = load(photographs, split_seed=1)
+    imagenet = load(photographs)
     prepare = ResNet50_Weights.IMAGENET1K_V1.transforms()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (imagenet.mean, imagenet.std))
     (batch,) = imagenet.test_dataloader()
-    assert batch.images.shape == (4, 3, 224, 224)
+    assert batch.images.shape == (40, 3, 224, 224)
     for image, path in zip(batch.images, imagenet.images("test").paths, strict=True):
         expected = prepare(pillow_pixels(path)) * std + mean
         assert (image - expected).abs().max() <= 2.01 / 255
 
 
-def test_forty_real_photographs_are_forty_classes(photographs):
-    imagenet = load(photographs, batch_size=8)
+def test_test_images_alone_are_numbered_as_the_published_weights_number_them(photographs):
+    """The sample's files are named after their classes, in torchvision's words."""
+    imagenet = load(photographs)
+    assert imagenet.num_classes == 1000
+    images = imagenet.images("test")
+    words = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    for path, label in zip(images.paths, images.labels.tolist(), strict=True):
+        assert path.stem.partition("_")[2].replace("_", " ") == words[label]
+    assert len(images) == 40
+
+
+def test_the_published_classes_are_those_of_timm():
+    info = pytest.importorskip("timm.data").ImageNetInfo("imagenet-1k")
+    assert list(CLASSES) == info.label_names() == sorted(CLASSES)
+
+
+def test_forty_real_photographs_in_class_folders_alone_are_divided(photographs):
+    imagenet = load(photographs / "val", batch_size=8)
     parts = [imagenet.images(split) for split in SPLITS]
     assert imagenet.num_classes == 40
     assert sorted(torch.cat([part.labels for part in parts]).tolist()) == list(range(40))
@@ -78,7 +95,7 @@ def test_forty_real_photographs_are_forty_classes(photographs):
 
 
 def test_real_photographs_make_training_batches(photographs):
-    batch = next(iter(load(photographs, batch_size=8).train_dataloader()))
+    batch = next(iter(load(photographs / "val", batch_size=8).train_dataloader()))
     assert batch.images.shape == (8, 3, 224, 224)
     assert torch.all((batch.images >= 0) & (batch.images <= 1))
     assert batch.images.std() > 0.1
@@ -87,7 +104,7 @@ def test_real_photographs_make_training_batches(photographs):
 def test_corrupt_photographs_are_left_out_where_asked(small, write_corrupt):
     write_corrupt(small / "train" / "n01")
     imagenet = load(small, val_fraction=0.05, corrupt="skip")
-    with pytest.warns(SmoothCertWarning, match="Left out 3 of 107 images"):
+    with pytest.warns(SmoothCertWarning, match="Left out 3 of 98 images"):
         sizes = [len(imagenet.images(split)) for split in SPLITS]
     assert sum(sizes[:2]) == 100
     assert sizes[2] == 4

@@ -1,6 +1,11 @@
 """ImageNet in class folders."""
 
+from importlib.resources import files
+
 from smoothcert.data.image_folder import ImageFolderDataModule
+
+CLASSES = tuple((files("smoothcert.data") / "imagenet_classes.txt").read_text().split())
+"""The 1,000 WordNet identifiers of ILSVRC 2012, sorted: the order of published weights' classes."""
 
 
 class ImageNetDataModule(ImageFolderDataModule):
@@ -11,15 +16,18 @@ class ImageNetDataModule(ImageFolderDataModule):
     training, resize 256 and centre crop 224 for evaluation.
 
     Args:
-        root: `train/<class>/` and `val/<class>/`; class folders alone are split, with a warning.
+        root: `train/<class>/` and `val/<class>/`; `val/` alone is enough to certify its images.
+            Class folders alone are split, with a warning.
         batch_size: images in a batch.
         val_fraction: share of the training images held out for validation.
-        num_workers: processes that decode; None: one a CPU core, at most 8.
+        num_workers: processes that decode; None: one per CPU that may be used, at most 8.
         corrupt: what to do about an image that cannot be decoded: `error`, or `skip`: leave out
             all such images, found once by reading every file before anything else.
         seed: seed of the shuffling and the augmentation.
         split_seed: seed of the choice of held-out images.
     """
+
+    published_classes = CLASSES
 
     def __init__(
         self,
