@@ -63,6 +63,21 @@ def test_images_are_loaded_once():
     assert module.loads == 1
 
 
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [("fit", ["train", "val"]), ("validate", ["val"]), ("test", ["test"]), (None, SPLITS)],
+)
+def test_each_stage_loads_the_splits_that_it_needs(stage, expected):
+    class OneByOne(TenImages):
+        def load(self, split):
+            asked.append(split)
+            return {split: super().load(split)[split]}
+
+    asked = []
+    OneByOne().setup(stage)
+    assert asked == list(expected)
+
+
 def test_evaluation_batches_come_in_order_and_unchanged():
     module = TenImages(batch_size=2)
     images, labels, indices = map(torch.cat, zip(*module.val_dataloader(), strict=True))

@@ -100,6 +100,48 @@ def read_class_folders(folder: Path, class_names: list[str] | None = None) -> Cl
     return ClassFolders(paths, torch.tensor(labels), names)
 
 
+def is_flat(folder: Path) -> bool:
+    """Return whether a folder holds images and no class folders.
+
+    Args:
+        folder: any folder.
+
+    Raises:
+        DataError: if the folder cannot be listed.
+    """
+    with listing(folder):
+        return folder.is_dir() and not _folders(folder) and _has_image(folder)
+
+
+def read_flat_folder(
+    folder: Path, class_of: Mapping[str, str], class_names: list[str]
+) -> ClassFolders:
+    """List the images of a folder whose labels are in a file, in the order of class folders.
+
+    Args:
+        folder: holds the images.
+        class_of: the class of each image, by its file's name without the suffix.
+        class_names: the classes that may appear.
+
+    Raises:
+        DataError: if an image has no label or a class that may not appear, or the folder cannot be
+            listed.
+    """
+    with listing(folder):
+        files, others = _files(folder)
+    number = {name: place for place, name in enumerate(class_names)}
+    for path in files:
+        if class_of.get(path.stem) not in number:
+            raise DataError(
+                f"{path} has no label among the {len(number)} classes, got "
+                f"{class_of.get(path.stem)!r}"
+            )
+    files.sort(key=lambda path: (number[class_of[path.stem]], path))
+    _log_left_out(folder, others)
+    labels = torch.tensor([number[class_of[path.stem]] for path in files])
+    return ClassFolders(files, labels, class_names)
+
+
 def _log_left_out(folder: Path, others: Sequence[Path]) -> None:
     if not others:
         return
@@ -226,8 +268,13 @@ def _missing(root: Path) -> str:
         state = "it does not exist"
     elif not root.is_dir():
         state = "it is a file"
-    elif count := len(_images_in(root)):
-        state = f"it holds {count} images without labels"
+    elif images := [path for path in root.iterdir() if _is_image(path)]:
+        state = f"it holds {len(images)} images without labels"
+        if images[0].name.startswith("ILSVRC2012_val_"):
+            state += (
+                ", ImageNet's validation images as they are unpacked. data=imagenet reads them "
+                "with LOC_val_solution.csv or ILSVRC2012_devkit_t12/ next to their folder"
+            )
     else:
         state = "it has a different layout"
     return (
@@ -265,10 +312,6 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
             path = Path(place, name)
             (images if _is_image(path) else others).append(path)
     return sorted(images), sorted(others)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _is_image(path))
 
 
 def _has_image(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Any user's own images, one folder a class."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -112,7 +112,15 @@ class ImageFolderDataModule(ImageDataModule):
             self.test_fraction,
             self.split_seed,
             self.trained_classes or self.published_classes,
+            self.labels_of,
         )
+
+    def labels_of(self, folder: Path) -> Mapping[str, str] | None:  # noqa: ARG002
+        """Return the classes of a folder of images without class folders, by their files' names.
+
+        None: no file records them. Overridden where a data set comes with such a file.
+        """
+        return None
 
     @property
     def class_names(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Photographs in class folders: splits, and the field's usual transforms."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ from smoothcert.data.folders import (
     ClassFolders,
     Splits,
     find_splits,
+    is_flat,
     read_class_folders,
     read_class_names,
+    read_flat_folder,
 )
 from smoothcert.data.sampling import held_out
 from smoothcert.errors import DataError
@@ -74,6 +76,8 @@ class DividedFolders:
         split_seed: seed of both choices.
         known: names of all classes, in the order of the labels. They number test images that come
             without training images; class folders with other names get a warning.
+        labels_of: returns the class names of images in a folder without class folders, by their
+            files' names without suffix, or None where no file records them.
 
     Raises:
         InvalidArgumentError: if `test_fraction` is outside [0, 1).
@@ -86,11 +90,13 @@ class DividedFolders:
         test_fraction: float,
         split_seed: int,
         known: Sequence[str] | None = None,
+        labels_of: Callable[[Path], Mapping[str, str] | None] = lambda _: None,
     ) -> None:
         self.root = root
         self.fractions = val_fraction, test_fraction
         self.split_seed = split_seed
         self.known = known
+        self.labels_of = labels_of
 
     @cached_property
     def splits(self) -> Splits:
@@ -99,7 +105,7 @@ class DividedFolders:
         Raises:
             DataError: if there are none.
         """
-        return find_splits(self.root)
+        return Splits(None, None, self.root) if self._labels(self.root) else find_splits(self.root)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -110,7 +116,8 @@ class DividedFolders:
         """
         folder = self.splits.training or self.splits.test
         assert folder is not None, "find_splits finds one of them"
-        names = read_class_names(folder)
+        labels = self._labels(folder)
+        names = read_class_names(folder) if labels is None else sorted(set(labels.values()))
         if self.known is None:
             return names
         others = sorted(set(names) - set(self.known))
@@ -132,8 +139,16 @@ class DividedFolders:
         if folder is None:
             listed, parts = self._training
             return listed, parts[split]
-        listed = read_class_folders(folder, self.class_names)
+        labels = self._labels(folder)
+        if labels is None:
+            listed = read_class_folders(folder, self.class_names)
+        else:
+            listed = read_flat_folder(folder, labels, self.class_names)
         return listed, torch.arange(len(listed.paths))
+
+    def _labels(self, folder: Path) -> Mapping[str, str] | None:
+        """Return the classes of images without class folders, where a file records them."""
+        return self.labels_of(folder) if is_flat(folder) else None
 
     @cached_property
     def _training(self) -> tuple[ClassFolders, dict[Split, Tensor]]:
@@ -141,8 +156,8 @@ class DividedFolders:
         training, validation, test = astuple(self.splits)
         if training is None:
             raise DataError(
-                f"No training images in {self.root}: those in {test} are test images. Expected "
-                f"{LAYOUT}. data.root={test} divides these into training, validation, test images"
+                f"No training images in {self.root}: those in {test} are test images (split=test). "
+                f"Expected {LAYOUT}. To divide these images instead: data.root={test}"
             )
         listed = read_class_folders(training)
         own = [validation is None, test is None]
