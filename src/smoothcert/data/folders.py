@@ -147,6 +147,7 @@ def _log_left_out(folder: Path, others: Sequence[Path]) -> None:
         return
     kinds = Counter(
         "hidden" if path.name.startswith(".")
+        else "folder link" if path.is_dir()
         else "next to the class folders" if path.parent == folder
         else path.suffix.lower() or "no suffix"
         for path in others

@@ -63,14 +63,14 @@ class ImageNetDataModule(ImageFolderDataModule):
         """Return the classes of official validation images that are not sorted into folders.
 
         They are read from Kaggle's `LOC_val_solution.csv`, or from the development kit's
-        `ILSVRC2012_validation_ground_truth.txt` and `meta.mat`, next to the images or in one of the
-        four folders above; the kit's own folder may be around its files.
+        `ILSVRC2012_validation_ground_truth.txt` and `meta.mat`, among the images or in one of the
+        four folders above them, where the kit may be in its own folder.
 
         Args:
             folder: holds the images.
 
         Returns:
-            Wordnet identifiers by file names without suffix; None: there is no such file.
+            WordNet identifiers by file names without suffix; None: there is no such file.
 
         Raises:
             DataError: if such a file is damaged.
