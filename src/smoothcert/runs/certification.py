@@ -141,10 +141,9 @@ def subject_of_run(cfg: DictConfig) -> Subject:
     trained, choices = trained_configuration(run, cfg)
     checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
     data = build_data(trained)
-    data.trained_classes = _trained_classes(checkpoint)
+    _check_classes(checkpoint, data)
     model = build_model(trained.model, data)
     load_weights(model, checkpoint)
-    _check_classes(checkpoint, data)
     return Subject(
         model,
         data,
@@ -186,10 +185,9 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     if "_target_" not in asked:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
     data = build_data(cfg)
-    data.trained_classes = recorded.get("class_names")
+    _check_classes(Path(cfg.ckpt), data)
     model = build_model(cfg.model, data)
     load_weights(model, Path(cfg.ckpt))
-    _check_classes(Path(cfg.ckpt), data)
     choices = HydraConfig.get().runtime.choices
     facts = {"objective": None, "attack": None, "ckpt": str(cfg.ckpt)}
     facts |= {"normalization": cfg.model.normalization}
@@ -222,14 +220,10 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
         raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
 
 
-def _trained_classes(checkpoint: Path) -> list[str] | None:
-    """Return the names of the classes that a file records; None: published files have none."""
-    return read_checkpoint(checkpoint).get("configuration", {}).get("class_names")
-
-
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
-    """Refuse data whose class numbers mean other classes than in training."""
-    trained = _trained_classes(checkpoint)
+    """Number test images alone as in training; refuse data that has different classes."""
+    trained = read_checkpoint(checkpoint).get("configuration", {}).get("class_names")
+    data.trained_classes = trained
     if trained is not None and trained != list(data.class_names):
         ours, theirs = next(
             pair for pair in zip_longest(data.class_names, trained) if pair[0] != pair[1]
