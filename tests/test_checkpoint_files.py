@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from shutil import rmtree
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 
 from smoothcert import runs
 from smoothcert.certify import weights_digest
-from smoothcert.data import DigitsDataModule
+from smoothcert.data import DigitsDataModule, decoding
 from smoothcert.lightning import SmoothedTraining
 from smoothcert.models import CifarResNet, Normalize, SmallCNN
 from smoothcert.records import CertificateFile, read_certificates
@@ -296,6 +297,49 @@ def test_class_folders_are_certified(tmp_path, data):
     assert summary["data"] == ("image_folder" if data else "cifar10")
     labels = [row.label for row in read_certificates(tmp_path / "own" / "certificates.tsv")]
     assert sorted(labels) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("data", [[], ["data=image_folder", "data.image_size=32"]])
+def test_test_images_alone_are_certified(tmp_path, data):
+    root, ckpt = class_folders(tmp_path / "images"), folders_file(tmp_path / "checkpoint.pth.tar")
+    asked = [ckpt, *data, root, *OF_FOLDERS]
+    certified(tmp_path / "whole", *asked)
+    rmtree(tmp_path / "images" / "train")
+    certified(tmp_path / "alone", *asked)
+    assert by_index(tmp_path / "alone") == by_index(tmp_path / "whole")
+    assert settings_of(tmp_path / "alone") == settings_of(tmp_path / "whole")
+    refused(tmp_path / "alone", "No training images in .*split=test", *asked, "split=val")
+
+
+@pytest.mark.parametrize("data", ["cifar10", "image_folder"])
+def test_a_run_opens_the_images_that_it_needs_and_no_others(tmp_path, monkeypatch, data):
+    asked = [f"data={data}", class_folders(tmp_path / "images"), "data.val_fraction=0.25"]
+    asked += ["data.batch_size=2", *(["data.image_size=32"] if data == "image_folder" else [])]
+    opened, open_image = [], decoding.Image.open
+    monkeypatch.setattr(
+        decoding.Image, "open", lambda path: opened.append(path) or open_image(path)
+    )
+
+    def splits():
+        found = {path.parents[1].name for path in opened}
+        opened.clear()
+        return found
+
+    training = ["trainer=cpu", "objective=gaussian", "trainer.max_epochs=1"]
+    folder = trained(tmp_path / "run", *asked, *training, *OF_FOLDERS)
+    assert splits() == {"train"}
+    certified(tmp_path / "whole", f"run={folder}", name="certify")
+    assert splits() == {"test"}
+    rmtree(tmp_path / "images" / "train")
+    certified(tmp_path / "alone", f"run={folder}", name="certify")
+    assert by_index(tmp_path / "alone") == by_index(tmp_path / "whole")
+    # A class without test images keeps its number.
+    rmtree(tmp_path / "images" / "test" / "dark")
+    certified(tmp_path / "pale", f"run={folder}", name="certify")
+    assert [row["label"] for row in by_index(tmp_path / "pale")] == [1, 1]
+    (tmp_path / "images" / "test" / "pale").rename(tmp_path / "images" / "test" / "grey")
+    with pytest.raises(SystemExit, match="has a class 'grey' where the run was trained"):
+        certified(tmp_path / "grey", f"run={folder}", name="certify")
 
 
 def test_rows_of_other_images_are_never_mixed_with_these(tmp_path):

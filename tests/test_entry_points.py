@@ -391,8 +391,10 @@ def test_a_folder_that_is_no_run_is_refused():
         (["experiment=cifar_reg", "data.root=no/such"], r"No CIFAR-10 in .*no/such.* data\.root="),
         (
             ["data=image_folder", "data.root=no/such"],
-            "No images found in .*no/such, which does not",
+            "No class folders with images found in .*no/such: it does not exist",
         ),
+        (["data=image_folder"], "^InvalidArgumentError: Expected data.root=<folder>, which holds"),
+        (["data=image_folder", "data.root=null"], "Expected data.root=<folder>, which holds"),
         (["+model.num_classes=7"], "configured for 7 classes and the data has 10"),
         (["model=resnet50"], "resnet50 takes 3 channels, and the data has 1"),
         (["callbacks.certification.split=dev"], "one of train, val, test, got 'dev'"),

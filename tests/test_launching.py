@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import TINY, composed
@@ -12,7 +13,7 @@ from smoothcert.errors import DataError, InvalidArgumentError, ProcessError, Rec
 from smoothcert.processes import processes
 from smoothcert.records import FolderLock
 from smoothcert.runs import launching
-from smoothcert.runs.launching import devices_of, machine, require_common_folder
+from smoothcert.runs.launching import child, devices_of, machine, require_common_folder
 
 
 def report(cfg):
@@ -139,3 +140,14 @@ def test_torchruns_processes_need_a_common_folder(monkeypatch):
     with pytest.raises(SystemExit, match=r"Expected hydra\.run\.dir=<folder> with torchrun"):
         require_common_folder(["src/train.py", "sigma=0.5"])
     require_common_folder(["src/train.py", "sigma=0.5", "hydra.run.dir=a"])
+
+
+def test_processes_share_the_cpus_that_may_be_used(monkeypatch):
+    """Seven CPUs of a machine with 64, for three processes."""
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
+    machine = SimpleNamespace(address="localhost", port=1, number=0)
+    work = SimpleNamespace(each=3, size=3, machine=machine, rank=lambda local: local)
+    child._set_environment(1, work)
+    assert os.environ["OMP_NUM_THREADS"] == "2"

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from smoothcert.data import decoding
+
 
 @pytest.fixture
 def write_image():
@@ -49,6 +51,19 @@ def write_corrupt(write_image):
         return {half, text, nothing}
 
     return write
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The image files that have been opened, in order."""
+    seen, open_image = [], decoding.Image.open
+
+    def record(path):
+        seen.append(path)
+        return open_image(path)
+
+    monkeypatch.setattr(decoding.Image, "open", record)
+    return seen
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pickle
 import tarfile
 from itertools import islice
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from urllib.error import URLError
 
 import numpy as np
@@ -243,9 +243,10 @@ def test_skipping_leaves_out_corrupt_files_and_nothing_else_changes(damaged, cac
         path.write_bytes(b"no image")
     for _ in range(2):
         cifar10 = load(root, cache=cache, val_fraction=0.2, corrupt="skip")
-        with pytest.warns(SmoothCertWarning, match="Left out 3 of 49 images") as caught:
+        with pytest.warns(SmoothCertWarning, match="Left out") as caught:
             after = labels_by_index(cifar10)
-        assert len(caught) == 1
+        said = [str(each.message).partition(" images")[0] for each in caught]
+        assert said == ["Left out 2 of 40", "Left out 1 of 9"]
         for split, lost in (("train", {3, 20}), ("val", {3, 20}), ("test", {test_index})):
             assert after[split] == {i: y for i, y in before[split].items() if i not in lost}
         kept = [i for i in range(40) if i not in (3, 20)]
@@ -276,10 +277,67 @@ def test_a_corrupt_file_is_named_unless_it_is_skipped(damaged):
 def test_a_class_without_a_readable_file_is_named(class_folders):
     for path in class_folders.glob("train/dog/*"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="training images of class 'dog' can be read"):
+    with pytest.raises(DataError, match="train images of class 'dog' can be read"):
         load(class_folders, corrupt="skip").setup()
 
 
 def test_another_answer_to_corrupt_files_is_refused():
     with pytest.raises(InvalidArgumentError, match="`corrupt` one of error, skip, got 'drop'"):
         load("anywhere", corrupt="drop")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_torchvisions_other_files_need_not_be_there(pickled, split):
+    whole = load(pickled).images(split)
+    for path in pickled.glob("*/data_batch_*" if split == "test" else "*/test_batch"):
+        path.unlink()
+    alone = load(pickled).images(split)
+    assert torch.equal(alone.images, whole.images)
+    assert torch.equal(alone.labels, whole.labels)
+    with pytest.raises(DataError, match="No CIFAR-10 in"):
+        load(pickled).images("train" if split == "test" else "test")
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_test_images_in_class_folders_need_no_training_images(class_folders, opened, cache):
+    options = {"cache": cache, "corrupt": "skip" if cache else "error"}
+    whole = load(class_folders, **options).images("test")
+    assert {path.parents[1].name for path in opened} == {"test"}
+    rmtree(class_folders / "train")
+    # They lack classes.
+    assert len(list(class_folders.glob("test/*"))) < 10
+    cifar10 = load(class_folders, **options)
+    assert cifar10.class_names == CLASSES
+    alone = cifar10.images("test")
+    for name in ("images", "labels", "indices"):
+        assert torch.equal(getattr(alone, name), getattr(whole, name))
+    with pytest.raises(DataError, match="No training images"):
+        cifar10.images("train")
+
+
+def test_training_opens_no_test_image(class_folders, opened):
+    cifar10 = load(class_folders)
+    cifar10.setup("fit")
+    # The first image is decoded once more, for its size.
+    assert len(opened) == 5 * PER_FILE + 1
+    assert {path.parents[1].name for path in opened} == {"train"}
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_validation_images_alone_are_those_of_training(class_folders, opened, cache):
+    alone = load(class_folders, cache=cache).images("val")
+    assert len(set(opened)) == len(alone) == 4
+    whole = load(class_folders, cache=cache)
+    whole.setup("fit")
+    for name in ("images", "labels", "indices"):
+        assert torch.equal(getattr(alone, name), getattr(whole.images("val"), name))
+    opened.clear()
+    load(class_folders, cache=cache).images("val")
+    assert bool(opened) is not cache
+
+
+def test_the_folder_of_classes_with_other_names_is_named(tmp_path, write_classes, caplog):
+    write_classes(tmp_path / "train", ("car", "plane"))
+    write_classes(tmp_path / "test", ("car", "plane"))
+    assert load(tmp_path).class_names == ["car", "plane"]
+    assert "other names than airplane …, for example car: published weights may" in caplog.text

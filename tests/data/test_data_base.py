@@ -16,9 +16,10 @@ class TenImages(ImageDataModule):
         super().__init__(batch_size, val_fraction, seed=0, split_seed=0, num_workers=0)
         self.sizes, self.loads = sizes, 0
 
-    def load(self):
+    class_names = ("cat", "dog")
+
+    def load(self, split):
         self.loads += 1
-        self.class_names = ["cat", "dog"]
         pixels = torch.rand(10, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         everything = InMemoryImages(pixels, torch.arange(10) % 2)
         parts = torch.split(torch.arange(10), [*self.sizes, 10 - sum(self.sizes)])[:3]
@@ -60,6 +61,21 @@ def test_images_are_loaded_once():
     module.setup("test")
     module.train_dataloader()
     assert module.loads == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [("fit", ["train", "val"]), ("validate", ["val"]), ("test", ["test"]), (None, SPLITS)],
+)
+def test_each_stage_loads_the_splits_that_it_needs(stage, expected):
+    class OneByOne(TenImages):
+        def load(self, split):
+            asked.append(split)
+            return {split: super().load(split)[split]}
+
+    asked = []
+    OneByOne().setup(stage)
+    assert asked == list(expected)
 
 
 def test_evaluation_batches_come_in_order_and_unchanged():

@@ -1,14 +1,18 @@
 """Decoding against the pixels that were written, files that are no images, and the cache."""
 
+import itertools
 import json
 import os
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from smoothcert.data import decoding
 from smoothcert.data.decoding import (
@@ -18,6 +22,7 @@ from smoothcert.data.decoding import (
     require_corrupt,
     warn_of_unreadable,
 )
+from smoothcert.data.folders import read_class_folders
 from smoothcert.errors import DataError, InvalidArgumentError, SmoothCertWarning
 
 
@@ -115,7 +120,30 @@ def test_jpeg_keeps_a_smooth_picture_up_to_a_few_levels(mode, tmp_path):
     assert np.abs(found.astype(int) - pixels).max() <= 6
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.webp"])
+def test_all_that_torchvision_reads_is_read_in_its_order_and_pixel_by_pixel(tmp_path, write_image):
+    """torchvision's ImageFolder lists the same files, with the same labels and pixels."""
+    modes = {
+        ("L", "RGB", "1", "RGBA"): (".bmp", ".png", ".tif", ".tiff", ".webp", ".ppm"),
+        ("L", "RGB", "CMYK"): (".jpg", ".jpeg", ".tif"),
+        ("P", "LA"): (".png", ".tiff"),
+        ("L", "1"): (".pgm",),
+        ("YCbCr",): (".tif",),
+    }
+    for number, (each, suffixes) in enumerate(modes.items()):
+        for mode, suffix in itertools.product(each, suffixes):
+            name = f"{mode}{suffix.upper() if mode == 'L' else suffix}"
+            write_image(tmp_path / str(number) / "inner" / name, (9, 14), mode)
+    theirs = ImageFolder(tmp_path)
+    ours = read_class_folders(tmp_path)
+    assert {Path(path).suffix.lower() for path, _ in theirs.samples} == set(IMG_EXTENSIONS)
+    labels = ours.labels.tolist()
+    assert list(zip(map(str, ours.paths), labels, strict=True)) == theirs.samples
+    assert ours.class_names == theirs.classes
+    for path, (image, _) in zip(ours.paths, theirs, strict=True):
+        assert_pixels(path, np.array(image))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.webp", "a.bmp", "a.tif", "a.ppm"])
 def test_a_truncated_file_is_named(name, write_image, tmp_path):
     path = write_image(tmp_path / name, (64, 64))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -229,6 +257,9 @@ def test_a_damaged_cache_is_decoded_again(tmp_path):
 
 def test_sixteen_bits_are_refused_and_not_clipped(tmp_path):
     Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(tmp_path / "0.png")
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "1.tif")
+    with pytest.raises(DataError, match=r"1\.tif has F.* more than 8 bits"):
+        decode(tmp_path / "1.tif")
     with pytest.raises(DataError, match=r"0\.png has I.* more than 8 bits"):
         decode(tmp_path / "0.png")
 

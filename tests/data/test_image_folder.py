@@ -1,10 +1,13 @@
 """A user's own class folders, kept in memory or decoded when they are due."""
 
+import re
 import warnings
+from io import StringIO
 from itertools import chain
 
 import pytest
 import torch
+from joblib.externals.loky.backend import context
 
 from smoothcert.data import ImageFolderDataModule, decoding
 from smoothcert.data.photographs import evaluation_transform
@@ -143,7 +146,7 @@ def test_a_corrupt_image_is_named(root):
 
 
 def test_a_missing_folder_is_named_with_the_override(tmp_path):
-    with pytest.raises(DataError, match=r"none, which does not exist.*data\.root="):
+    with pytest.raises(DataError, match=r"none: it does not exist.*data\.root="):
         load(tmp_path / "none").setup()
 
 
@@ -161,6 +164,11 @@ def damaged(write_classes, write_corrupt, tmp_path):
     return tmp_path, {paths.index(path) for path in corrupt}
 
 
+def left_out(caught):
+    """How many images the warnings say are left out."""
+    return sum(int(re.match(r"Left out (\d+) of", str(each.message))[1]) for each in caught)
+
+
 def facts(folder):
     """Label of each index, in each split."""
     return {
@@ -174,9 +182,9 @@ def facts(folder):
 def test_skipping_leaves_out_the_corrupt_and_nothing_else_changes(damaged, in_memory, write_image):
     root, corrupt = damaged
     options = {"in_memory": in_memory, "val_fraction": 0.3, "test_fraction": 0.3}
-    with pytest.warns(SmoothCertWarning, match="Left out 6 of 26 images") as caught:
+    with pytest.warns(SmoothCertWarning) as caught:
         found = facts(load(root, corrupt="skip", **options))
-    assert len(caught) == 1
+    assert left_out(caught) == 6
     paths = sorted(root.glob("[!.]*/*"))
     for index in corrupt:
         write_image(paths[index], (40, 56))
@@ -195,7 +203,7 @@ def test_the_other_images_are_the_files_of_their_indices(
     for each in SPLITS:
         write_corrupt(root / each / "cat")
     folder = load(root, in_memory=in_memory, corrupt="skip")
-    with pytest.warns(SmoothCertWarning, match="Left out 9 of 29 images"):
+    with pytest.warns(SmoothCertWarning, match="Left out 3 of "):
         images = folder.images(split)
     paths = sorted(root.glob(f"{split}/*/*"))
     for position, index in enumerate(images.indices.tolist()):
@@ -225,30 +233,24 @@ def test_without_corrupt_images_skipping_changes_nothing(root):
 
 def test_the_second_start_warns_too_and_reads_no_image(damaged, monkeypatch):
     root, _ = damaged
-    with pytest.warns(SmoothCertWarning, match="Left out 6"):
+    with pytest.warns(SmoothCertWarning) as caught:
         first = facts(load(root, in_memory=False, corrupt="skip"))
 
     def forbid(*_):
         raise AssertionError("read again")
 
     monkeypatch.setattr(decoding.Image, "open", forbid)
-    with pytest.warns(SmoothCertWarning, match="Left out 6"):
+    with pytest.warns(SmoothCertWarning) as again:
         assert facts(load(root, in_memory=False, corrupt="skip")) == first
-    with pytest.warns(SmoothCertWarning, match="Left out 6"):
+    with pytest.warns(SmoothCertWarning) as other:
         assert facts(load(root, in_memory=False, corrupt="skip", split_seed=1)) != first
+    assert left_out(caught) == left_out(again) == left_out(other) == 6
     assert len(list((root / ".smoothcert").iterdir())) == 1
 
 
-def test_images_in_memory_are_read_once(root, write_corrupt, monkeypatch):
+def test_images_in_memory_are_read_once(root, write_corrupt, opened):
     corrupt = write_corrupt(root / "train" / "cat")
-    opened, open_image = [], decoding.Image.open
-
-    def record(path):
-        opened.append(path)
-        return open_image(path)
-
-    monkeypatch.setattr(decoding.Image, "open", record)
-    with pytest.warns(SmoothCertWarning, match="Left out 3 of 23"):
+    with pytest.warns(SmoothCertWarning, match="Left out 3 of 13"):
         load(root, in_memory=True, corrupt="skip").setup()
     # The first readable image of each split is read before the others too, for their size.
     assert len([path for path in opened if path not in corrupt]) == 20 + len(SPLITS)
@@ -283,3 +285,103 @@ def test_a_split_without_a_readable_image_is_named(root, in_memory):
 def test_another_answer_to_corrupt_images_is_refused(root):
     with pytest.raises(InvalidArgumentError, match="`corrupt` one of error, skip, got 'drop'"):
         load(root, corrupt="drop")
+
+
+SPLITS_OPENED = pytest.mark.parametrize(
+    ("in_memory", "corrupt"), [(True, "error"), (True, "skip"), (False, "skip"), (False, "error")]
+)
+
+
+@SPLITS_OPENED
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_in_a_folder_of_its_own_opens_no_file_of_another(
+    root, opened, split, in_memory, corrupt
+):
+    folder = load(root, in_memory=in_memory, corrupt=corrupt)
+    assert (folder.class_names, opened) == (["cat", "dog"], [])
+    folder.images(split).example(0)
+    assert {path.parents[1].name for path in opened} == {split}
+
+
+@SPLITS_OPENED
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_images_held_out_open_no_file_of_another_split(
+    tmp_path, write_classes, opened, split, in_memory, corrupt
+):
+    write_classes(tmp_path, each=10)
+    options = {"in_memory": in_memory, "corrupt": corrupt, "test_fraction": 0.3}
+    images = load(tmp_path, **options).images(split)
+    images.example(0)
+    seen = set(opened)
+    paths = sorted(tmp_path.glob("[!.]*/*"))
+    assert 0 < len(seen) <= len(images) < 10
+    assert seen <= {paths[index] for index in images.indices.tolist()}
+    # The same images, under the same indices, as where the others are loaded too.
+    whole = load(tmp_path, **options)
+    whole.setup()
+    assert torch.equal(images.indices, whole.images(split).indices)
+    places = range(len(images))
+    assert images.digest(places) == whole.images(split).digest(places)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_test_images_alone_serve_certification(tmp_path, write_classes, in_memory, name):
+    write_classes(tmp_path / name, ("ant", "cat"), each=3, size=(40, 56))
+    folder = load(tmp_path, in_memory=in_memory)
+    assert folder.images("test").labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for split in ("train", "val"):
+        with pytest.raises(DataError, match=rf"No training images .*data\.root={tmp_path}/{name}$"):
+            folder.images(split)
+    assert len(load(tmp_path / name, in_memory=in_memory).images("train")) == 4
+
+
+def test_test_images_alone_keep_the_numbers_of_the_classes_in_training(tmp_path, write_classes):
+    write_classes(tmp_path / "test", ("ant", "cat"), each=1)
+    folder = load(tmp_path)
+    folder.trained_classes = ["ant", "bee", "cat"]
+    assert folder.num_classes == 3
+    assert folder.images("test").labels.tolist() == [0, 2]
+
+
+def test_classes_that_training_did_not_have_are_not_renumbered(tmp_path, write_classes, caplog):
+    write_classes(tmp_path / "test", ("ant", "elk"), each=1)
+    folder = load(tmp_path)
+    folder.trained_classes = ["ant", "bee", "cat"]
+    assert folder.class_names == ["ant", "elk"]
+    assert "other names than ant …, for example elk" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_size": "abc"}, "`image_size` a whole number >= 1, got abc"),
+        ({"image_size": -1}, "`image_size` a whole number >= 1, got -1"),
+        ({"batch_size": 0}, "`batch_size` a whole number >= 1, got 0"),
+        ({"val_fraction": 2}, r"`val_fraction` in \(0, 1\), got 2"),
+        ({"val_fraction": "abc"}, r"`val_fraction` in \(0, 1\), got abc"),
+        ({"test_fraction": "abc"}, r"test_fraction\) in \[0, 1\), got abc"),
+        ({"num_workers": -1}, "`num_workers` a whole number >= 0, got -1"),
+        ({"crop_padding": -1}, "`crop_padding` a whole number >= 0, got -1"),
+        ({"split_seed": "abc"}, "`split_seed` a whole number >= 0, got abc"),
+        ({"mean": [0.5]}, r"`mean` of 3 channels, got \[0\.5\]"),
+        ({"std": [0.5, 0, 0.5]}, "`std` > 0 and finite, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(root, wrong, message):
+    with pytest.raises(InvalidArgumentError, match=f"^Expected .*{message}$"):
+        load(root, **{"in_memory": False} | wrong)
+
+
+def test_workers_are_as_many_as_the_cpus_that_may_be_used(root, monkeypatch):
+    """A container's quota, and a scheduler's affinity, of a machine with 64 CPUs."""
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    workers = {"num_workers": None, "in_memory": False}
+    assert load(root, **workers).num_workers == 6
+    quota = {"/sys/fs/cgroup/cpu.max": "250000 100000"}
+    monkeypatch.setattr("os.path.exists", lambda path: path in quota)
+    monkeypatch.setattr(context, "open", lambda path: StringIO(quota[path]), raising=False)
+    assert load(root, **workers).num_workers == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert load(root, **workers).num_workers == 1

@@ -9,11 +9,13 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from smoothcert.data.photographs import (
+    DividedFolders,
     evaluation_transform,
-    split_class_folders,
     training_transform,
 )
 from smoothcert.errors import DataError
+
+SPLITS = ("train", "val", "test")
 
 
 def noise(height, width):
@@ -22,7 +24,8 @@ def noise(height, width):
 
 
 def split(root, val_fraction=0.2, test_fraction=0.3, split_seed=0):
-    return split_class_folders(root, val_fraction, test_fraction, split_seed)
+    folders = DividedFolders(root, val_fraction, test_fraction, split_seed)
+    return zip(*(folders.part(name) for name in SPLITS), strict=True)
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (224, 224), (100, 60), (256, 700)])
@@ -127,6 +130,6 @@ def test_a_test_class_without_training_images_is_an_error(tmp_path, write_classe
 
 def test_the_split_seed_chooses_what_is_held_out(tmp_path, write_classes):
     write_classes(tmp_path, each=10)
-    first, again, other = (split(tmp_path, split_seed=seed)[1] for seed in (0, 0, 1))
+    first, again, other = (list(split(tmp_path, split_seed=seed))[1] for seed in (0, 0, 1))
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])

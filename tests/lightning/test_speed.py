@@ -35,8 +35,9 @@ class Colours(ImageDataModule):
     def __init__(self):
         super().__init__(8, 0.25, seed=0, split_seed=0, num_workers=0)
 
-    def load(self):
-        self.class_names = ["cat", "dog"]
+    class_names = ("cat", "dog")
+
+    def load(self, split):
         pixels = np.random.default_rng(0).integers(256, size=(32, 3, 8, 8), dtype=np.uint8)
         everything = InMemoryImages(torch.from_numpy(pixels), torch.arange(32) % 2)
         train, val = everything.subset(np.arange(24), CropAndFlip(1)), np.arange(24, 32)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from smoothcert.errors import require_count
+
 BatchAugmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -18,6 +20,9 @@ class CropAndFlip:
         padding: pixels added on each side before the crop; 0 leaves images in place.
         flip: whether to mirror left and right with probability one half.
 
+    Raises:
+        InvalidArgumentError: if the padding is no whole number >= 0.
+
     Example:
         >>> augment = CropAndFlip(padding=4)
         >>> augment(torch.ones(2, 3, 32, 32), torch.Generator().manual_seed(0)).shape
@@ -25,6 +30,7 @@ class CropAndFlip:
     """
 
     def __init__(self, padding: int, flip: bool = True) -> None:
+        require_count("crop_padding", padding, minimum=0)
         self.padding = padding
         self.flip = flip
 

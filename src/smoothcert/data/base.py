@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from smoothcert.data.datasets import FixedBatches, ImageSet, InMemoryImages, Keys
 from smoothcert.data.sampling import BatchKey, EpochBatches
-from smoothcert.errors import DataError, InvalidArgumentError, require_count
+from smoothcert.errors import DataError, InvalidArgumentError, require_count, require_probability
 from smoothcert.signals import IF_HANDLED, NAMES, ignore_signals
 from smoothcert.types import ImageBatch
 
@@ -18,6 +18,14 @@ Split = Literal["train", "val", "test"]
 SHARE_OF_MEMORY = 0.1
 """Share of a GPU's memory that training images may take."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+STAGES: dict[str | None, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": (),
+    None: SPLITS,
+}
+"""The splits that each of Lightning's stages needs."""
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -27,6 +35,9 @@ class ImageDataModule(pl.LightningDataModule):
     alone; validation and test images are never augmented. Which training images are held out
     for validation follows from `split_seed`, so that runs with other seeds are compared on the
     same images.
+
+    Each split is loaded when it is first requested. The classes, the shape and the normalisation
+    are known before any image is decoded.
 
     Args:
         batch_size: images in a batch, >= 1.
@@ -38,8 +49,9 @@ class ImageDataModule(pl.LightningDataModule):
     Attributes:
         on_device: keep decoded training images on a GPU and make batches there: True, False, or
             `auto`: where they take no more than a tenth of its memory.
-        class_names: names of the classes, after `setup`.
-        input_shape: (C, H, W) of every image, after `setup`.
+        trained_classes: names of the classes that a network was trained on, in order. Test images
+            without training images are numbered by them, even where a class has no test image.
+        input_shape: (C, H, W) of every image.
         mean: mean of each channel, for the model's normalisation.
         std: standard deviation of each channel.
 
@@ -48,7 +60,7 @@ class ImageDataModule(pl.LightningDataModule):
     """
 
     on_device: bool | Literal["auto"] = "auto"
-    class_names: list[str]
+    trained_classes: Sequence[str] | None = None
     input_shape: tuple[int, int, int]
     mean: Sequence[float]
     std: Sequence[float]
@@ -58,8 +70,10 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         require_count("batch_size", batch_size)
-        if not 0 < val_fraction < 1:
-            raise InvalidArgumentError(f"Expected `val_fraction` in (0, 1), got {val_fraction}")
+        require_probability("val_fraction", val_fraction)
+        require_count("split_seed", split_seed, minimum=0)
+        require_count("seed", seed, minimum=0)
+        require_count("num_workers", num_workers, minimum=0)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.seed = seed
@@ -70,37 +84,47 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, after `setup`."""
+        """Number of classes; decodes no image."""
         return len(self.class_names)
 
+    @property
     @abstractmethod
-    def load(self) -> dict[Split, ImageSet]:
-        """Load the three sets, the training set with its augmentation; sets the attributes."""
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels; decodes no image."""
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
-        """Load the images once, whatever the stage.
+    @abstractmethod
+    def load(self, split: Split) -> dict[Split, ImageSet]:
+        """Load a split, and others that come with it; the training set with its augmentation."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits that a stage needs, each of them once.
+
+        Args:
+            stage: fit, validate, test or predict; None: all of them.
 
         Raises:
             DataError: if the images are missing, too few, or not laid out as expected.
         """
-        if not self._sets:
-            loaded = self.load()
-            empty = [split for split in SPLITS if len(loaded[split]) == 0]
-            if empty:
-                raise DataError(f"Too few images to divide: none are left for {', '.join(empty)}")
-            self._sets = loaded
+        for split in STAGES[stage]:
+            self.images(split)
 
     def images(self, split: str) -> ImageSet:
-        """Return the images of a split, one of train, val and test.
+        """Return the images of a split, one of train, val and test; no other split is needed.
 
         Raises:
             InvalidArgumentError: for another name.
+            DataError: if the images are missing, too few, or not laid out as expected.
         """
         if split not in SPLITS:
             raise InvalidArgumentError(
                 f"Expected `split` one of {', '.join(SPLITS)}, got {split!r}"
             )
-        self.setup()
+        if split not in self._sets:
+            loaded = self.load(split)
+            empty = [name for name in SPLITS if name in loaded and len(loaded[name]) == 0]
+            if empty:
+                raise DataError(f"Too few images to divide: none are left for {', '.join(empty)}")
+            self._sets |= loaded
         return self._sets[split]
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:

@@ -1,18 +1,45 @@
 """CIFAR-10, as torchvision downloads it or as class folders."""
 
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule, Split
 from smoothcert.data.datasets import ImageSet, InMemoryImages
-from smoothcert.data.decoding import decode_all, require_corrupt, warn_of_unreadable
-from smoothcert.data.folders import LAYOUT, ClassFolders, find_splits, read_class_folders, readable
+from smoothcert.data.decoding import (
+    decode_all,
+    is_cached,
+    require_corrupt,
+    warn_of_unreadable,
+)
+from smoothcert.data.folders import LAYOUT, ClassFolders, listing, readable
+from smoothcert.data.photographs import DividedFolders
 from smoothcert.data.sampling import held_out
 from smoothcert.errors import DataError
+
+CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+"""The published names, in the order of the labels."""
+
+
+class _TrainingFiles(CIFAR10):
+    """The training images alone: test images need not be there, and are not checked."""
+
+    test_list: ClassVar[list[Any]] = []
+
+
+class _TestFiles(CIFAR10):
+    """The test images alone: training images need not be there, and are not checked."""
+
+    train_list: ClassVar[list[Any]] = []
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -22,7 +49,8 @@ class CIFAR10DataModule(ImageDataModule):
 
     Args:
         root: holds torchvision's `cifar-10-batches-py/`, or class folders `train/<class>/` and
-            `test/<class>/` (there, or in a folder `cifar10/` or a lone folder inside).
+            `test/<class>/` (there, or in a folder `cifar10/` or a lone folder inside); `test/`
+            alone is enough to certify test images.
         download: whether torchvision may download the data set to `root`.
         batch_size: images in a batch.
         val_fraction: share of the training images held out for validation.
@@ -60,64 +88,103 @@ class CIFAR10DataModule(ImageDataModule):
         self.corrupt = corrupt
         self.augmentation = CropAndFlip(crop_padding, flip)
 
-    def load(self) -> dict[Split, ImageSet]:
-        """Load the three sets into memory.
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes: the published ones, or those of class folders, sorted.
 
         Raises:
-            DataError: if they are neither there nor to be downloaded, or no image of a class
-                can be decoded.
+            DataError: if no images are there, and none are to be downloaded.
         """
-        if self.download or (self.root / CIFAR10.base_folder).is_dir():
-            everything, test = (
-                self._from_torchvision(train=True),
-                self._from_torchvision(train=False),
-            )
-            size = len(everything)
-        else:
-            everything, test, size = self._from_class_folders()
-        train, val = held_out(size, [self.val_fraction], self.split_seed)
+        return list(CLASSES) if self._is_published else self._folders.class_names
+
+    def load(self, split: Split) -> dict[Split, ImageSet]:
+        """Load a split into memory; training and validation images together.
+
+        Validation images alone are decoded where only they are requested and none are cached.
+
+        Raises:
+            DataError: if it is neither there nor to be downloaded, or no image of a class can be
+                decoded.
+        """
+        if not self._is_published:
+            return self._from_class_folders(split)
+        everything = self._from_torchvision(train=split != "test")
+        if split == "test":
+            return {"test": everything}
+        train, val = held_out(len(everything), [self.val_fraction], self.split_seed)
+        return self._divided(everything, train, val)
+
+    def _divided(
+        self, everything: InMemoryImages, train: np.ndarray, val: np.ndarray
+    ) -> dict[Split, ImageSet]:
         return {
             "train": everything.subset(_places(everything, train), self.augmentation),
             "val": everything.subset(_places(everything, val)),
-            "test": test,
         }
 
+    @property
+    def _is_published(self) -> bool:
+        """Whether the images are, or will be, the files that torchvision downloads."""
+        with listing(self.root):
+            return self.download or (self.root / CIFAR10.base_folder).is_dir()
+
     def _from_torchvision(self, train: bool) -> InMemoryImages:
+        files = _TrainingFiles if train else _TestFiles
         try:
-            source = CIFAR10(str(self.root), train=train, download=self.download)
+            source = files(str(self.root), train=train, download=self.download)
         except (OSError, RuntimeError) as error:
             raise DataError(f"{self._missing()} (torchvision: {error})") from error
-        self.class_names = list(source.classes)
         images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
         return InMemoryImages(images, torch.tensor(source.targets))
 
-    def _from_class_folders(self) -> tuple[InMemoryImages, InMemoryImages, int]:
-        """Return the training and test images, and the number of all training files."""
+    @cached_property
+    def _folders(self) -> DividedFolders:
         inner = self.root / "cifar10"
+        with listing(self.root):
+            root = inner if inner.is_dir() else self.root
+        folders = DividedFolders(
+            root,
+            self.val_fraction,
+            0.0,
+            self.split_seed,
+            self.trained_classes or CLASSES,
+        )
         try:
-            splits = find_splits(inner if inner.is_dir() else self.root, "data.root")
+            splits = folders.splits
         except DataError as error:
-            raise DataError(self._missing()) from error
+            # What the system refuses to list may be CIFAR-10.
+            raise error if error.__cause__ else DataError(self._missing()) from error
         if splits.test is None:
             raise DataError(self._missing())
-        listed = read_class_folders(splits.training)
-        self.class_names = listed.class_names
-        others = read_class_folders(splits.test, self.class_names)
-        train, unreadable = self._read(listed, "training")
-        test, more = self._read(others, "test")
-        warn_of_unreadable(unreadable | more, len(listed.paths) + len(others.paths))
-        return train, test, len(listed.paths)
+        if splits.training is not None:
+            # Validation images are always held out of the 50,000.
+            folders.splits = replace(splits, validation=None)
+        return folders
 
-    def _read(self, listed: ClassFolders, split: str) -> tuple[InMemoryImages, dict[Path, str]]:
+    def _from_class_folders(self, split: Split) -> dict[Split, ImageSet]:
+        listed, part = self._folders.part(split)
         cache = self.root / ".smoothcert" if self.cache else None
-        images, unreadable = decode_all(listed.paths, cache, corrupt=self.corrupt)
-        kept = readable(listed, torch.arange(len(listed.paths)), unreadable, split)
+        whole = split != "val" or is_cached(listed.paths, cache, self.corrupt)
+        chosen = torch.arange(len(listed.paths)) if whole else part
+        everything = self._decode(listed, chosen, cache, split)
+        if not whole or len(part) == len(listed.paths):
+            return {split: everything}
+        train, val = (self._folders.part(name)[1].numpy() for name in ("train", "val"))
+        return self._divided(everything, train, val)
+
+    def _decode(
+        self, listed: ClassFolders, chosen: Tensor, cache: Path | None, split: Split
+    ) -> InMemoryImages:
+        paths = [listed.paths[i] for i in chosen.tolist()]
+        images, unreadable = decode_all(paths, cache, corrupt=self.corrupt)
+        kept = readable(listed, chosen, unreadable, split, every_class=split != "val")
+        warn_of_unreadable(unreadable, len(paths))
         if tuple(images.shape[1:]) != self.input_shape:
             raise DataError(
                 f"Expected CIFAR-10 images of {self.input_shape}, got {tuple(images.shape[1:])} "
                 f"in {listed.paths[kept[0]]}. For images of another size use data=image_folder"
             )
-        return InMemoryImages(images, listed.labels[kept], kept), unreadable
+        return InMemoryImages(images, listed.labels[kept], kept)
 
     def _missing(self) -> str:
         return (

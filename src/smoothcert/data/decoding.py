@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -65,7 +66,8 @@ def decode(path: Path) -> Tensor:
     """Decode an image file.
 
     Args:
-        path: a JPEG, PNG, GIF or WebP file.
+        path: an image of at most 8 bits per channel, in a format that Pillow reads; of several
+            frames the first is taken. Colours are converted as torchvision's loader does.
 
     Returns:
         uint8 RGB, shape (3, H, W).
@@ -113,6 +115,28 @@ def decode_all(
     return Decoded(images, unreadable)
 
 
+def is_cached(paths: Sequence[Path], cache: Path | None, corrupt: str) -> bool:
+    """Return whether `decode_all` would read these images from its cache.
+
+    Args:
+        paths: the image files.
+        cache: the folder for what was decoded, or None.
+        corrupt: as for `decode_all`.
+    """
+    memory = _Memory(paths, cache)
+    return memory.has_images({} if corrupt == "error" else memory.unreadable() or {})
+
+
+def is_checked(paths: Sequence[Path], cache: Path) -> bool:
+    """Return whether `find_unreadable` would read its answer from its cache.
+
+    Args:
+        paths: the image files.
+        cache: the folder for the answer.
+    """
+    return _Memory(paths, cache).unreadable() is not None
+
+
 def find_unreadable(paths: Sequence[Path], cache: Path | None) -> dict[Path, str]:
     """Find the image files that cannot be decoded, with a progress bar: all of them are read.
 
@@ -156,10 +180,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file; what goes wrong with it meanwhile becomes an error that names it."""
     try:
         with Image.open(path) as file:
-            if file.mode.startswith("I"):
+            if file.mode.startswith(("I", "F")):
                 raise DataError(
                     f"{path} has {file.mode} pixels of more than 8 bits, which would be clipped: "
-                    "it needs 8 bits a channel"
+                    "it needs 8 bits per channel"
                 )
             yield file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -221,7 +245,7 @@ def _collect(paths: Sequence[Path], attempt: Callable[[Path], Tensor | None]) ->
         if image is not None:
             images[position] = image
 
-    with ThreadPoolExecutor() as pool, _progress_bar("decode", len(paths)) as bar:
+    with _threads() as pool, _progress_bar("decode", len(paths)) as bar:
         for _ in pool.map(place, range(len(paths))):
             bar.update()
     return images
@@ -230,7 +254,7 @@ def _collect(paths: Sequence[Path], attempt: Callable[[Path], Tensor | None]) ->
 def _check_in_threads(paths: Sequence[Path]) -> dict[Path, DataError]:
     blocks = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
     errors = {}
-    with ThreadPoolExecutor() as pool, _progress_bar("check", len(paths)) as bar:
+    with _threads() as pool, _progress_bar("check", len(paths)) as bar:
         for block, found in zip(blocks, pool.map(_errors_in, blocks), strict=True):
             errors |= found
             bar.update(len(block))
@@ -245,6 +269,11 @@ def _errors_in(paths: Sequence[Path]) -> dict[Path, DataError]:
         except DataError as error:
             errors[path] = error
     return errors
+
+
+def _threads() -> ThreadPoolExecutor:
+    # Some wait for the disk while others decode.
+    return ThreadPoolExecutor(cpu_count() + 4)
 
 
 def _progress_bar(what: str, total: int) -> tqdm:
@@ -297,6 +326,11 @@ class _Memory:
             write_atomically(note, json.dumps(found, indent=1))
         except OSError as error:
             logger.info("Images are checked anew next time, %s cannot be written: %s", note, error)
+
+    def has_images(self, without: Container[Path]) -> bool:
+        """Return whether the pixels of all files but some are known."""
+        stored = self._file(without, "npy")
+        return stored is not None and stored.is_file()
 
     def images(self, without: Container[Path]) -> Tensor | None:
         """Return the pixels of all files but some; None: not known."""

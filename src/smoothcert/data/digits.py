@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule, Split
 from smoothcert.data.datasets import ImageSet, InMemoryImages
-from smoothcert.data.sampling import held_out
+from smoothcert.data.sampling import held_out, require_share
 
 
 class DigitsDataModule(ImageDataModule):
@@ -44,13 +44,18 @@ class DigitsDataModule(ImageDataModule):
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_fraction, seed, split_seed, num_workers=0)
+        require_share(test_fraction)
         self.test_fraction = test_fraction
         self.crop_padding = crop_padding
 
-    def load(self) -> dict[Split, ImageSet]:
+    @property
+    def class_names(self) -> list[str]:
+        """The ten digits."""
+        return list("0123456789")
+
+    def load(self, split: Split) -> dict[Split, ImageSet]:  # noqa: ARG002
         """Load the three sets from scikit-learn's own files."""
         bundled: Any = load_digits()
-        self.class_names = [str(name) for name in bundled.target_names]
         pixels = torch.tensor(bundled.images, dtype=torch.float32)[:, None] / 16
         everything = InMemoryImages(pixels, torch.tensor(bundled.target))
         train, val, test = held_out(

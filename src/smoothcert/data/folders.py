@@ -1,18 +1,28 @@
 """Class folders: one folder a class, image files inside."""
 
-from collections.abc import Mapping
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from smoothcert.errors import DataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp"})
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({*IMG_EXTENSIONS, ".gif"})
+"""What torchvision's ImageFolder reads, and GIF."""
 TRAINING = ("train", "training")
 EVALUATION = ("test", "val", "valid", "validation")
 LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/ for test/, or <class>/<image>)"
+OF_ARCHIVES = ("__MACOSX",)
+"""Folders that an archive program adds."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +40,37 @@ class ClassFolders:
     class_names: list[str]
 
 
-def read_class_folders(folder: Path, class_names: list[str] | None = None) -> ClassFolders:
-    """List the images of a folder of class folders.
+def read_class_names(folder: Path) -> list[str]:
+    """Return the names of the class folders in a folder, sorted.
 
     Args:
         folder: holds one folder a class.
-        class_names: the classes that may appear; the folder's own unless given.
 
     Raises:
-        DataError: if there is no class folder, no image, or a class that may not appear.
+        DataError: if there is none, or the folder cannot be listed.
     """
-    found = [path.name for path in _folders(folder)]
+    with listing(folder):
+        names = [path.name for path in _folders(folder)]
+        if not names:
+            raise DataError(_missing(folder))
+    return names
+
+
+def read_class_folders(folder: Path, class_names: list[str] | None = None) -> ClassFolders:
+    """List the images of a folder of class folders, and log what is left out.
+
+    Images are found in inner folders of a class too. Left out are files with other suffixes,
+    hidden ones, links to folders, and files next to the class folders.
+
+    Args:
+        folder: holds one folder a class.
+        class_names: the classes that may appear; unless given the folder's own, none of them empty.
+
+    Raises:
+        DataError: if there is no class folder, no image, a class without images, or a class that
+            may not appear, or a folder cannot be listed.
+    """
+    found = read_class_names(folder)
     names = found if class_names is None else class_names
     unknown = sorted(set(found) - set(names))
     if unknown:
@@ -50,14 +80,85 @@ def read_class_folders(folder: Path, class_names: list[str] | None = None) -> Cl
         )
     if len(names) < 2:
         raise DataError(f"Expected at least 2 class folders in {folder}, got {names}")
-    paths, labels = [], []
-    for name in found:
-        files = sorted(p for p in (folder / name).rglob("*") if _is_image(p))
-        paths += files
-        labels += [names.index(name)] * len(files)
+    paths, labels, empty = [], [], []
+    with listing(folder):
+        others = sorted(p for p in folder.iterdir() if not p.is_dir())
+        for name in found:
+            files, rest = _files(folder / name)
+            paths += files
+            labels += [names.index(name)] * len(files)
+            others += rest
+            empty += [] if files else [name]
     if not paths:
         raise DataError(f"No image files ({', '.join(sorted(SUFFIXES))}) under {folder}")
+    if empty and class_names is None:
+        raise DataError(
+            f"No image files ({', '.join(sorted(SUFFIXES))}) in {len(empty)} class folders of "
+            f"{folder}, for example {empty[0]!r}: fill or remove them"
+        )
+    _log_left_out(folder, others)
     return ClassFolders(paths, torch.tensor(labels), names)
+
+
+def is_flat(folder: Path) -> bool:
+    """Return whether a folder holds images and no class folders.
+
+    Args:
+        folder: any folder.
+
+    Raises:
+        DataError: if the folder cannot be listed.
+    """
+    with listing(folder):
+        return folder.is_dir() and not _folders(folder) and _has_image(folder)
+
+
+def read_flat_folder(
+    folder: Path, class_of: Mapping[str, str], class_names: list[str]
+) -> ClassFolders:
+    """List the images of a folder whose labels are in a file, in the order of class folders.
+
+    Args:
+        folder: holds the images.
+        class_of: the class of each image, by its file's name without the suffix.
+        class_names: the classes that may appear.
+
+    Raises:
+        DataError: if an image has no label or a class that may not appear, or the folder cannot be
+            listed.
+    """
+    with listing(folder):
+        files, others = _files(folder)
+    number = {name: place for place, name in enumerate(class_names)}
+    for path in files:
+        if class_of.get(path.stem) not in number:
+            raise DataError(
+                f"{path} has no label among the {len(number)} classes, got "
+                f"{class_of.get(path.stem)!r}"
+            )
+    files.sort(key=lambda path: (number[class_of[path.stem]], path))
+    _log_left_out(folder, others)
+    labels = torch.tensor([number[class_of[path.stem]] for path in files])
+    return ClassFolders(files, labels, class_names)
+
+
+def _log_left_out(folder: Path, others: Sequence[Path]) -> None:
+    if not others:
+        return
+    kinds = Counter(
+        "hidden" if path.name.startswith(".")
+        else "folder link" if path.is_dir()
+        else "next to the class folders" if path.parent == folder
+        else path.suffix.lower() or "no suffix"
+        for path in others
+    )  # fmt: skip
+    logger.warning(
+        "Left out %d files of %s that are no images of a class: %s; for example %s",
+        len(others),
+        folder,
+        ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
+        others[0].relative_to(folder),
+    )
 
 
 def readable(
@@ -99,51 +200,87 @@ class Splits:
     """Which folders hold which images.
 
     Attributes:
-        training: folder of class folders to train on.
+        training: folder of class folders to train on, or None.
         validation: folder of class folders for validation, or None.
         test: folder of class folders to test on, or None.
     """
 
-    training: Path
+    training: Path | None
     validation: Path | None
     test: Path | None
 
 
-def find_splits(root: Path, override: str) -> Splits:
+def find_splits(root: Path) -> Splits:
     """Find the folders of class folders under a data folder.
 
     An archive often unpacks into a folder of its own: a lone folder on the way is entered.
 
     Args:
-        root: `train/` and `test/` or `val/` (both: val for validation), or class folders alone,
-            there or in a lone `val/` or `test/`.
-        override: the command-line override that names the folder, for the message.
+        root: `train/` and `test/` or `val/` (both: val for validation), test images alone in
+            `test/` or `val/`, or class folders alone.
 
     Raises:
-        DataError: if nothing of that kind is there.
+        DataError: if nothing of that kind is there, or a folder cannot be listed.
     """
-    if not root.is_dir():
-        raise DataError(_missing(root, override))
-    folders = _folders(root)
-    training = _first(root, TRAINING)
-    if training is not None:
-        test = _first(root, ("test",))
+    with listing(root):
+        if not root.is_dir():
+            raise DataError(_missing(root))
+        folders = _folders(root)
+        training = _first(root, TRAINING)
+        test = _first(root, EVALUATION[:1])
         validation = _first(root, EVALUATION[1:])
-        # Without test images of their own, the official validation images are the test images,
-        # as for ImageNet.
-        return Splits(training, *((validation, test) if test else (None, validation)))
-    if len(folders) == 1:
-        return find_splits(folders[0], override)
-    if len(folders) >= 2 and all(_has_image(folder) for folder in folders):
-        return Splits(root, None, None)
-    raise DataError(_missing(root, override))
+        others = {path.name for path in folders} - {*TRAINING, *EVALUATION}
+        # A class may be called train.
+        if len(folders) > 1 and others and all(map(_has_image, folders)):
+            return Splits(root, None, None)
+        if training or test or validation:
+            if test and validation and not _folders(test) and _has_image(test):
+                logger.warning("Left out %s: its images are in no class folders", test)
+                test = None
+            # Without test images of their own, the official validation images are the test images,
+            # as for ImageNet.
+            return Splits(training, *((validation, test) if test else (None, validation)))
+        if len(folders) == 1:
+            return find_splits(folders[0])
+    raise DataError(_missing(root))
 
 
-def _missing(root: Path, override: str) -> str:
-    state = "which does not exist" if not root.exists() else "which is laid out otherwise"
+@contextmanager
+def listing(folder: Path) -> Iterator[None]:
+    """Turn what the system refuses to list into an error that names the folder.
+
+    Args:
+        folder: what is listed meanwhile.
+
+    Raises:
+        DataError: if the system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder} cannot be read: {error.strerror or error}. Expected a "
+            "folder of images that is mounted and that you may list"
+        ) from error
+
+
+def _missing(root: Path) -> str:
+    if not root.exists():
+        state = "it does not exist"
+    elif not root.is_dir():
+        state = "it is a file"
+    elif images := [path for path in root.iterdir() if _is_image(path)]:
+        state = f"it holds {len(images)} images without labels"
+        if images[0].name.startswith("ILSVRC2012_val_"):
+            state += (
+                ", ImageNet's validation images as they are unpacked. data=imagenet reads them "
+                "with LOC_val_solution.csv or ILSVRC2012_devkit_t12/ next to their folder"
+            )
+    else:
+        state = "it has a different layout"
     return (
-        f"No images found in {root.absolute()}, {state}. Expected {LAYOUT}. "
-        f"Set {override}=<folder> to where the images are"
+        f"No class folders with images found in {root.absolute()}: {state}. Expected {LAYOUT}. "
+        "Set data.root=<folder> to where the images are"
     )
 
 
@@ -152,7 +289,30 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_dir() and not p.name.startswith(".") and p.name not in OF_ARCHIVES
+    )
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images in a folder and its inner folders, and what else is there."""
+    images, others = [], []
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, inner, files in os.walk(folder, onerror=fail):
+        for name in list(inner):
+            path = Path(place, name)
+            if name.startswith(".") or path.is_symlink():
+                inner.remove(name)
+                others.append(path)
+        for name in files:
+            path = Path(place, name)
+            (images if _is_image(path) else others).append(path)
+    return sorted(images), sorted(others)
 
 
 def _has_image(folder: Path) -> bool:

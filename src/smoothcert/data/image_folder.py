@@ -1,21 +1,21 @@
 """Any user's own images, one folder a class."""
 
 import os
-from collections.abc import Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 from torch import Tensor
 
 from smoothcert.data.augmentation import CropAndFlip
-from smoothcert.data.base import SPLITS, ImageDataModule, Split
+from smoothcert.data.base import ImageDataModule, Split
 from smoothcert.data.datasets import FileImages, ImageSet, InMemoryImages
 from smoothcert.data.decoding import (
-    Decoded,
     decode_all,
     find_unreadable,
+    is_checked,
     require_corrupt,
     warn_of_unreadable,
 )
@@ -23,11 +23,12 @@ from smoothcert.data.folders import ClassFolders, readable
 from smoothcert.data.photographs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    DividedFolders,
     evaluation_transform,
-    split_class_folders,
     training_transform,
 )
-from smoothcert.errors import require_count
+from smoothcert.data.sampling import require_share
+from smoothcert.errors import InvalidArgumentError, require_count, require_positive
 
 SMALL = 64
 """Images up to this side are kept decoded in memory unless the user says otherwise."""
@@ -51,7 +52,7 @@ class ImageFolderDataModule(ImageDataModule):
         flip: whether to mirror half of the training images in memory.
         mean: mean of each channel, for the model's normalisation.
         std: standard deviation of each channel.
-        num_workers: processes that decode; None: one a CPU core, at most 8.
+        num_workers: processes that decode; None: one per CPU that may be used, at most 8.
         corrupt: what to do about an image that cannot be decoded: `error`, or `skip`: leave out
             all such images, with a warning, whatever the other images' split and index. Large
             ones are found by reading every file once, before anything else; they are listed
@@ -59,6 +60,9 @@ class ImageFolderDataModule(ImageDataModule):
         seed: seed of the shuffling and the augmentation.
         split_seed: seed of the choice of held-out images.
     """
+
+    published_classes: Sequence[str] | None = None
+    """Names of the classes that published weights have, in order, where there are any."""
 
     def __init__(
         self,
@@ -83,10 +87,16 @@ class ImageFolderDataModule(ImageDataModule):
         if num_workers is None:
             # Of this process: others of this machine have as many.
             sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-            num_workers = min(8, max(1, (os.cpu_count() or 1) // sharing))
+            num_workers = min(8, max(1, cpu_count() // sharing))
         super().__init__(
             batch_size, val_fraction, seed, split_seed, 0 if self.in_memory else num_workers
         )
+        require_share(test_fraction)
+        for name, values in (("mean", mean), ("std", std)):
+            if isinstance(values, str) or len(values) != 3:
+                raise InvalidArgumentError(f"Expected `{name}` of 3 channels, got {values}")
+        for value in std:
+            require_positive("std", value)
         self.root = Path(root)
         self.corrupt = corrupt
         self.test_fraction = test_fraction
@@ -94,45 +104,62 @@ class ImageFolderDataModule(ImageDataModule):
         self.crop_and_flip = CropAndFlip(crop_padding, flip)
         self.mean, self.std = tuple(mean), tuple(std)
 
-    def load(self) -> dict[Split, ImageSet]:
-        """List the images, and decode them where they are kept in memory.
+    @cached_property
+    def _folders(self) -> DividedFolders:
+        return DividedFolders(
+            self.root,
+            self.val_fraction,
+            self.test_fraction,
+            self.split_seed,
+            self.trained_classes or self.published_classes,
+            self.labels_of,
+        )
+
+    def labels_of(self, folder: Path) -> Mapping[str, str] | None:  # noqa: ARG002
+        """Return the classes of a folder of images without class folders, by their files' names.
+
+        None: no file records them. Overridden where a data set comes with such a file.
+        """
+        return None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the class folders, sorted.
 
         Raises:
-            DataError: if they are missing or not laid out as expected, or none of a split or
-                class can be decoded.
+            DataError: if the images are missing or not laid out as expected.
         """
-        sources, parts = split_class_folders(
-            self.root, self.val_fraction, self.test_fraction, self.split_seed
-        )
-        self.class_names = sources[0].class_names
-        pixels, unreadable = self._read(sources, parts)
-        warn_of_unreadable(unreadable, sum(map(len, parts)))
-        sets: dict[Split, ImageSet] = {}
-        for split, source, part, images in zip(SPLITS, sources, parts, pixels, strict=True):
-            # What is held out of a small class may be one image.
-            every_class = split == "train" or source is not sources[0]
-            kept = readable(source, part, unreadable, split, every_class)
-            sets[split] = self._set(images, source, kept, split == "train")
-        return sets
+        return self._folders.class_names
+
+    def load(self, split: Split) -> dict[Split, ImageSet]:
+        """List the images of a split, and decode them where they are kept in memory.
+
+        Raises:
+            DataError: if they are missing or not laid out as expected, or none of the split or
+                of a class can be decoded.
+        """
+        source, part = self._folders.part(split)
+        paths = [source.paths[i] for i in part.tolist()]
+        images, unreadable = self._read(source.paths, paths, split)
+        warn_of_unreadable(unreadable, len(part))
+        # What is held out of a small class may be one image.
+        every_class = split == "train" or len(part) == len(source.paths)
+        kept = readable(source, part, unreadable, split, every_class)
+        return {split: self._set(images, source, kept, split == "train")}
 
     def _read(
-        self, sources: list[ClassFolders], parts: list[Tensor]
-    ) -> tuple[Sequence[Tensor | None], dict[Path, str]]:
+        self, listed: list[Path], paths: list[Path], split: Split
+    ) -> tuple[Tensor | None, dict[Path, str]]:
         """Decode the images that are kept in memory, and find those that cannot be decoded."""
         if self.in_memory:
-            decoded = [self._decode(*each) for each in zip(sources, parts, strict=True)]
-            found = {path: why for each in decoded for path, why in each.unreadable.items()}
-            return [each.images for each in decoded], found
+            return decode_all(paths, None, partial(_resize, size=self.input_shape[1]), self.corrupt)
         if self.corrupt == "error":
-            return [None] * len(parts), {}
-        # One folder may serve several splits.
-        distinct = {id(source): source.paths for source in sources}.values()
-        found = find_unreadable(list(chain(*distinct)), self.root / ".smoothcert")
-        return [None] * len(parts), found
-
-    def _decode(self, source: ClassFolders, part: Tensor) -> Decoded:
-        paths = [source.paths[i] for i in part.tolist()]
-        return decode_all(paths, None, partial(_resize, size=self.input_shape[1]), self.corrupt)
+            return None, {}
+        cache = self.root / ".smoothcert"
+        # Training images and those held out of them are checked together, for any `split_seed`.
+        whole = split == "train" or len(paths) == len(listed) or is_checked(listed, cache)
+        found = find_unreadable(listed if whole else paths, cache)
+        return None, {path: found[path] for path in paths if path in found}
 
     def _set(
         self, images: Tensor | None, source: ClassFolders, kept: Tensor, training: bool

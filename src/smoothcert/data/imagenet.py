@@ -1,6 +1,18 @@
 """ImageNet in class folders."""
 
+import csv
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from scipy.io import loadmat
+
 from smoothcert.data.image_folder import ImageFolderDataModule
+from smoothcert.errors import DataError
+
+CLASSES = tuple((files("smoothcert.data") / "imagenet_classes.txt").read_text().split())
+"""The 1,000 WordNet identifiers of ILSVRC 2012, sorted: the order of published weights' classes."""
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 class ImageNetDataModule(ImageFolderDataModule):
@@ -11,15 +23,19 @@ class ImageNetDataModule(ImageFolderDataModule):
     training, resize 256 and centre crop 224 for evaluation.
 
     Args:
-        root: `train/<class>/` and `val/<class>/`; class folders alone are split, with a warning.
+        root: `train/<class>/` and `val/<class>/`; `val/` alone is enough to certify its images,
+            sorted into class folders or not (see `labels_of`). Class folders alone are split, with
+            a warning.
         batch_size: images in a batch.
         val_fraction: share of the training images held out for validation.
-        num_workers: processes that decode; None: one a CPU core, at most 8.
+        num_workers: processes that decode; None: one per CPU that may be used, at most 8.
         corrupt: what to do about an image that cannot be decoded: `error`, or `skip`: leave out
             all such images, found once by reading every file before anything else.
         seed: seed of the shuffling and the augmentation.
         split_seed: seed of the choice of held-out images.
     """
+
+    published_classes = CLASSES
 
     def __init__(
         self,
@@ -42,3 +58,46 @@ class ImageNetDataModule(ImageFolderDataModule):
             seed=seed,
             split_seed=split_seed,
         )
+
+    def labels_of(self, folder: Path) -> Mapping[str, str] | None:
+        """Return the classes of official validation images that are not sorted into folders.
+
+        They are read from Kaggle's `LOC_val_solution.csv`, or from the development kit's
+        `ILSVRC2012_validation_ground_truth.txt` and `meta.mat`, among the images or in one of the
+        four folders above them, where the kit may be in its own folder.
+
+        Args:
+            folder: holds the images.
+
+        Returns:
+            WordNet identifiers by file names without suffix; None: there is no such file.
+
+        Raises:
+            DataError: if such a file is damaged.
+        """
+        here = folder.absolute()
+        for place in (here, *here.parents[:4]):
+            for read, path in (
+                (_read_solution, place / "LOC_val_solution.csv"),
+                (_read_kit, place / GROUND_TRUTH),
+                (_read_kit, place / "ILSVRC2012_devkit_t12" / "data" / GROUND_TRUTH),
+            ):
+                if path.is_file():
+                    try:
+                        return read(path)
+                    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+                        raise DataError(f"{path} is no list of labels: {error}") from error
+        return None
+
+
+def _read_solution(path: Path) -> dict[str, str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+
+
+def _read_kit(path: Path) -> dict[str, str]:
+    # The kit numbers the classes in an order of its own.
+    synsets = loadmat(path.with_name("meta.mat"), squeeze_me=True)["synsets"]
+    wnids = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
+    numbers = map(int, path.read_text(encoding="utf-8").split())
+    return {f"ILSVRC2012_val_{place:08d}": wnids[n] for place, n in enumerate(numbers, start=1)}

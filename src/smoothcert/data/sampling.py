@@ -1,6 +1,7 @@
 """Which images form a batch, and with which seed they are augmented."""
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,25 @@ class EpochBatches(Sampler[BatchKey]):
             yield BatchKey(own.tolist(), int(seeds[number, self.rank]))
 
 
+def require_share(fraction: float) -> None:
+    """Raise unless a share of held-out images is in [0, 1).
+
+    Args:
+        fraction: the share.
+
+    Raises:
+        InvalidArgumentError: if it is not.
+
+    Example:
+        >>> require_share(0.1)
+    """
+    if not (isinstance(fraction, Real) and 0 <= fraction < 1):
+        raise InvalidArgumentError(
+            f"Expected a share of held-out images (val_fraction, test_fraction) in [0, 1), "
+            f"got {fraction}"
+        )
+
+
 def held_out(size: int, fractions: list[float], seed: int) -> list[np.ndarray]:
     """Divide positions 0 … size − 1 at random into disjoint parts.
 
@@ -105,11 +125,7 @@ def held_out(size: int, fractions: list[float], seed: int) -> list[np.ndarray]:
         [70, 10, 20]
     """
     for fraction in fractions:
-        if not 0 <= fraction < 1:
-            raise InvalidArgumentError(
-                f"Expected a share of held-out images (val_fraction, test_fraction) in [0, 1), "
-                f"got {fraction}"
-            )
+        require_share(fraction)
     order = np.random.default_rng(seed).permutation(size)
     sizes = [max(round(size * fraction), 1) if fraction > 0 else 0 for fraction in fractions]
     ends = np.cumsum(sizes)

@@ -2,17 +2,19 @@
 
 import os
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from smoothcert.data import ImageDataModule
+from smoothcert.data.folders import LAYOUT
 from smoothcert.errors import InvalidArgumentError, MismatchError
 from smoothcert.lightning import SmoothedDDP, SmoothedTraining, WholeCheckpoints
 from smoothcert.models import evaluating, load_weights, with_normalization
@@ -56,7 +58,7 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
 
     Args:
         config: a configuration of `conf/model/`.
-        data: the data module, set up, or anything with its facts.
+        data: the data module, or anything with its facts.
 
     Raises:
         MismatchError: if the configuration names another number of classes, or the model does
@@ -101,27 +103,34 @@ def _network(config: DictConfig) -> DictConfig:
 
 
 def build_data(cfg: DictConfig) -> ImageDataModule:
-    """Return the data of a configuration, loaded."""
+    """Return the data of a configuration; no image is decoded before `load_images`.
+
+    Raises:
+        InvalidArgumentError: if a setting is out of range, or the data needs a folder and none is
+            named.
+    """
     config = cfg.data.copy()
     with open_dict(config):
         # What `src.certify` has for data of any kind; the digits have no folder.
         for name in ("root", "corrupt"):
-            if config.get(name, "") is None:
+            if name in config and (OmegaConf.is_missing(config, name) or config[name] is None):
                 del config[name]
-    data = instantiate(config, _convert_="all")
-    _load_in_turn(data)
-    return data
+    root = signature(get_class(config._target_)).parameters.get("root")
+    if root is not None and root.default is root.empty and "root" not in config:
+        raise InvalidArgumentError(f"Expected data.root=<folder>, which holds {LAYOUT}")
+    return instantiate(config, _convert_="all")
 
 
-def _load_in_turn(data: ImageDataModule) -> None:
-    """Load the data, on each machine in one process first: it downloads, and decodes for all."""
+def load_images(data: ImageDataModule, *splits: str) -> None:
+    """Load splits, on each machine in one process first: it downloads, and decodes for all."""
     team = processes()
     this = f"loaded/{os.environ.get('NODE_RANK', os.environ.get('GROUP_RANK', 0))}"
     first = team.size == 1 or os.environ.get("LOCAL_RANK") == "0"
     if not first:
         team.read(this)
     data.prepare_data()
-    data.setup()
+    for split in splits:
+        data.images(split)
     if first:
         team.publish(this, True)
 
@@ -131,7 +140,7 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
 
     Args:
         cfg: a configuration of `conf/train.yaml`.
-        data: the data module, set up.
+        data: the data module.
         start: whether to load the weights that the configuration starts from.
 
     Raises:

@@ -30,7 +30,14 @@ from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.records import Shard
 from smoothcert.report import plot_certified_accuracy, summarize
-from smoothcert.runs.build import CHOICES, build_data, build_model, device_of, names_of_parts
+from smoothcert.runs.build import (
+    CHOICES,
+    build_data,
+    build_model,
+    device_of,
+    load_images,
+    names_of_parts,
+)
 from smoothcert.runs.commandline import check, quoted, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.runs.trust import trusted
@@ -69,6 +76,7 @@ def certify(cfg: DictConfig) -> float | None:
     subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
     radii = list(cfg.radii) if cfg.radii else default_radii(subject.sigma)
     warn_of_few_samples(subject.certifier, subject.sigma, radii)
+    load_images(subject.data, cfg.split)
     images = subject.data.images(cfg.split)
     subset = Subset(cfg.split, cfg.skip, cfg.max_images, cfg.start)
     certified = certify_examples(
@@ -131,11 +139,11 @@ def subject_of_run(cfg: DictConfig) -> Subject:
     """Return a run's model, data and certifier, with whatever the command line says otherwise."""
     run = Path(cfg.run)
     trained, choices = trained_configuration(run, cfg)
-    data = build_data(trained)
-    model = build_model(trained.model, data)
     checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
-    load_weights(model, checkpoint)
+    data = build_data(trained)
     _check_classes(checkpoint, data)
+    model = build_model(trained.model, data)
+    load_weights(model, checkpoint)
     return Subject(
         model,
         data,
@@ -177,9 +185,9 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     if "_target_" not in asked:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
     data = build_data(cfg)
+    _check_classes(Path(cfg.ckpt), data)
     model = build_model(cfg.model, data)
     load_weights(model, Path(cfg.ckpt))
-    _check_classes(Path(cfg.ckpt), data)
     choices = HydraConfig.get().runtime.choices
     facts = {"objective": None, "attack": None, "ckpt": str(cfg.ckpt)}
     facts |= {"normalization": cfg.model.normalization}
@@ -213,8 +221,9 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
 
 
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
-    """Refuse data whose class numbers mean other classes than in training."""
+    """Number test images alone as in training; refuse data that has different classes."""
     trained = read_checkpoint(checkpoint).get("configuration", {}).get("class_names")
+    data.trained_classes = trained
     if trained is not None and trained != list(data.class_names):
         ours, theirs = next(
             pair for pair in zip_longest(data.class_names, trained) if pair[0] != pair[1]

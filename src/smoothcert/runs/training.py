@@ -24,7 +24,14 @@ from smoothcert.lightning.loggers import log_summary
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.report import summarize
-from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts, switch
+from smoothcert.runs.build import (
+    build_data,
+    build_module,
+    build_trainer,
+    load_images,
+    names_of_parts,
+    switch,
+)
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
@@ -45,12 +52,12 @@ def train(cfg: DictConfig) -> float | None:
     module = build_module(cfg, data, start=not last.is_file())
     trainer = build_trainer(cfg, {**choices, "name": cfg.name})
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
+    callbacks = [c for c in trainer.callbacks if isinstance(c, CertificationCallback)]
+    # Those of the certification too: missing images are found now, not after the last epoch.
+    load_images(data, "train", "val", *(each.subset.split for each in callbacks))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        certification = next(
-            (c for c in trainer.callbacks if isinstance(c, CertificationCallback)), None
-        )
-        if certification is None:
+        if not callbacks:
             return None
         if best.is_file() and not trainer.fast_dev_run:
             load_weights(module.model, best)
@@ -64,7 +71,7 @@ def train(cfg: DictConfig) -> float | None:
             "seconds_training": round(module.seconds_training, 1),
             "training_images": len(data.images("train")),
         }
-        return _finish(folder, facts, certification, trainer)
+        return _finish(folder, facts, callbacks[0], trainer)
     finally:
         _close_wandb()
 

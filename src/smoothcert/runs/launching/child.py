@@ -86,8 +86,10 @@ def _told(error: BaseException, rank: int, work: Work) -> SmoothCertError:
 
 def _set_environment(local_rank: int, work: Work) -> None:
     """Say who this process is, in the words of torch and Lightning, before torch is imported."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // work.each)))
+    # Not needed for --help.
+    from joblib import cpu_count
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // work.each)))
     os.environ |= {
         "MASTER_ADDR": work.machine.address,
         "MASTER_PORT": str(work.machine.port),
