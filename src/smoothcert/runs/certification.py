@@ -131,6 +131,8 @@ def subject_of_run(cfg: DictConfig) -> Subject:
     """Return a run's model, data and certifier, with whatever the command line says otherwise."""
     run = Path(cfg.run)
     trained, choices = trained_configuration(run, cfg)
+    # What it cannot do is refused before any image is read.
+    certifier = _certifier(cfg, trained)
     data = build_data(trained)
     model = build_model(trained.model, data)
     checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
@@ -140,7 +142,7 @@ def subject_of_run(cfg: DictConfig) -> Subject:
         model,
         data,
         _sigma(cfg, trained),
-        _certifier(cfg, trained),
+        certifier,
         trained.seed if cfg.seed is None else cfg.seed,
         {**choices, **_training_facts(run, trained), "run": str(run)},
     )
@@ -176,6 +178,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     asked = _asked(cfg)
     if "_target_" not in asked:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
+    certifier = _built(asked)
     data = build_data(cfg)
     model = build_model(cfg.model, data)
     load_weights(model, Path(cfg.ckpt))
@@ -187,7 +190,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         model,
         data,
         cfg.sigma,
-        _built(asked),
+        certifier,
         cfg.seed,
         {"data": choices["data"], "model": choices["model"], **facts},
     )
