@@ -403,32 +403,35 @@ def test_a_folder_that_is_no_run_is_refused():
         (["trainer.max_epochs=-5"], "that trainer .* takes: `max_epochs` must be"),
         (
             ["trainer.accumulate_grad_batches=0"],
-            r"`trainer\.accumulate_grad_batches` a whole .* 0$",
+            r"`trainer\.accumulate_grad_batches` a whole",
         ),
         (["optimizer.lr=-1"], r"the optimizer takes, got optimizer\.lr=-1, .*: Invalid learning r"),
         (["optimizer=adamw", "optimizer.lr=abc"], r"got optimizer\.lr='abc', "),
         (["scheduler=cosine", "scheduler.T_max=x"], r"Expected scheduler\.T_max of type int, got"),
         (
             ["scheduler=one_cycle", "scheduler.pct_start=2"],
-            r"scheduler takes, .*pct_start=2.*: Exp",
+            r"scheduler takes, .*pct_start=2.*: ",
         ),
         (["objective=custom"], r"Expected objective\._target_=…, which has no default$"),
         (
             ["objective._target_=nope.Nope"],
-            r"can be imported for objective \(nope.Nope\): .*'nope'",
+            r"be imported for objective \(nope\.Nope\)",
         ),
         (["+objective.foo=1"], r"that objective \(.*ADRE\) takes: .*unexpected keyword .*'foo'$"),
         (["callbacks.best.mode=up"], r"that callbacks\.best \(.*\) takes: `mode` can be min, max"),
         (
             ["callbacks.best.monitor=val/acc"],
-            r"one of val/cross_entropy, .*; certify/acr with call",
+            "one of val/cross_entropy, .*; certify/acr",
         ),
         (["callbacks.best.monitor=certify/acr"], r"every_n_epochs=1, got 'certify/acr'$"),
         (
             ["callbacks.best.monitor=train/acc"],
-            "monitor=train/acc of ModelCheckpoint one of train/l",
+            "monitor=train/acc of ModelCheckpoint one",
         ),
-        (["n=20000000", "data.root=no/such"], "Expected `n` from 1 to 10000000 for the joint bou"),
+        (
+            ["experiment=cifar_reg", "data.root=no/such", "n=20000000"],
+            "Expected `n` from 1 to 10000000 for the joint bound, got 20000000",
+        ),
     ],
 )
 def test_bad_input_is_named_before_any_training(tmp_path, overrides, message):
@@ -449,7 +452,7 @@ def test_certify_refuses_what_its_certifier_cannot_do_before_it_reads_images(fin
 @pytest.mark.parametrize("command", ["train", "certify"])
 def test_null_as_the_option_of_a_group_is_answered_with_its_options(command):
     runs.require_options([f"{ROOT}/src/{command}.py", "logger=csv", "seed=null"])
-    with pytest.raises(SystemExit, match="Expected data= one of cifar10, .*do without: '~data'"):
+    with pytest.raises(SystemExit, match=r"Expected data= one of cifar10, .* '~data'$"):
         runs.require_options([f"{ROOT}/src/{command}.py", "data=null"])
 
 
