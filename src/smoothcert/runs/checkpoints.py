@@ -81,7 +81,7 @@ def _check_monitor(
     foreign = any(not type(each).__module__.startswith(OURS) for each in callbacks)
     if monitor in (*known, *OF_LIGHTNING) or monitor.startswith("train/"):
         first = math.lcm(saved, _measured(monitor, certification, trainer))
-        if not trainer.fast_dev_run and 0 <= trainer.max_epochs < first:
+        if not trainer.fast_dev_run and 0 < (trainer.max_epochs or 0) < first:
             raise InvalidArgumentError(
                 f"Expected trainer.max_epochs of at least {first} with callbacks.{name}.monitor="
                 f"{monitor}, which it can go by in epoch {first} first, got {trainer.max_epochs}"

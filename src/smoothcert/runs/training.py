@@ -100,13 +100,11 @@ def _report_without_certificates(folder: Path, trainer: Any) -> None:
     if trainer.fast_dev_run or not best.is_file():
         logger.info("No checkpoint is kept in %s", folder)
         return
-    chosen = next(
-        (c for c in trainer.checkpoint_callbacks if c.best_model_path == str(best.resolve())), None
-    )
-    if chosen is not None and chosen.monitor is not None:
-        epoch = read_checkpoint(best)["epoch"] + 1
-        score = float(chosen.best_model_score)
-        logger.info("Best epoch: %d, %s %.4g", epoch, chosen.monitor, score)
+    for each in trainer.checkpoint_callbacks:
+        by = getattr(each, "monitor", None)
+        if by is not None and each.best_model_path == str(best.resolve()):
+            epoch = read_checkpoint(best)["epoch"] + 1
+            logger.info("Best epoch: %d, %s %.4g", epoch, by, float(each.best_model_score))
     logger.info("Weights: %s", best)
     logger.info("Certify them: python -m src.certify %s", quoted("run", str(folder)))
 
