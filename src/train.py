@@ -21,6 +21,7 @@ def train(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     runs.refuse_secrets(sys.argv)
     runs.require_launcher(sys.argv)
+    runs.require_options(sys.argv)
     try:
         runs.require_common_folder(sys.argv)
         sys.argv = runs.expand_run(runs.quote_paths(sys.argv))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from shutil import rmtree
@@ -609,12 +610,39 @@ def test_other_differences_are_named_in_a_warning(run, tmp_path, caplog):
     assert "trained otherwise: sigma was 0.25 and is now 0.5" in caplog.text
 
 
-def test_going_on_with_a_cycle_that_has_ended_is_refused(tmp_path):
-    asked = [*UNCERTIFIED, "scheduler=one_cycle"]
-    first = trained(tmp_path / "first", *asked, epochs(1))
-    going = f"ckpt_path={first}/checkpoints/last.ckpt"
-    with pytest.raises(SystemExit, match="goes on with its own scheduler"):
-        trained(tmp_path / "second", *asked, epochs(2), going)
+def test_a_resumed_run_needs_more_than_weights(tmp_path):
+    folder = trained(tmp_path, *UNCERTIFIED, epochs(1))
+    last = folder / "checkpoints" / "last.ckpt"
+    torch.save({"state_dict": last_of(folder)["state_dict"]}, last)
+    with pytest.raises(SystemExit, match=r"last\.ckpt holds weights alone, .* by model\.weights="):
+        trained(tmp_path, *UNCERTIFIED, epochs(1))
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "one_cycle"])
+def test_a_longer_training_resumes_where_the_longer_schedule_is_by_then(
+    tmp_path, caplog, scheduler
+):
+    """A cosine that has ended would stay at zero, and a cycle refuse any further step."""
+    make, per = SCHEDULES[scheduler]
+    asked = [*UNCERTIFIED, f"scheduler={scheduler}", "trainer.log_every_n_steps=1"]
+    first = trained(tmp_path / "first", *asked, epochs(2))
+    going = [epochs(4), f"ckpt_path={first}/checkpoints/last.ckpt"]
+    second = trained(tmp_path / "second", *asked, *going)
+    assert rates_of(second) == pytest.approx(torchs(make, 12, per)[6:], rel=1e-5)
+    assert re.search(r"has another length now \(\w+ 2 to 4\).*model\.weights=", caplog.text)
+    # It ends as a run of its own does that was interrupted.
+    interrupted(tmp_path / "parts", 3, *asked, *going)
+    parts = trained(tmp_path / "parts", *asked, *going)
+    assert rates_of(parts) == rates_of(second)
+    assert same(network_of(parts), network_of(second))
+
+
+def test_a_schedule_begins_anew_from_weights(tmp_path):
+    make, per = SCHEDULES["cosine"]
+    asked = [*UNCERTIFIED, "scheduler=cosine", "trainer.log_every_n_steps=1", epochs(4)]
+    first = trained(tmp_path / "first", *asked)
+    second = trained(tmp_path / "second", *asked, f"model.weights={first}/checkpoints/last.ckpt")
+    assert rates_of(second) == pytest.approx(torchs(make, 12, per), rel=1e-5)
 
 
 # Averaged weights.
@@ -664,6 +692,97 @@ def test_epochs_are_certified_by_their_averages(tmp_path):
     data = DigitsDataModule()
     average = nn.Sequential(Normalize(data.mean, data.std), network)
     assert weights_digest(average)[:8] in digests
+
+
+OWN = "pytorch_lightning.callbacks.ModelCheckpoint"
+
+
+BY_STEPS = f"+callbacks.own={{_target_: {OWN}, filename: '{{step}}', every_n_train_steps: 2}}"
+
+
+@pytest.mark.parametrize(
+    ("average", "saving"),
+    [
+        ([], [BY_STEPS]),
+        (EMA, [BY_STEPS]),
+        (EMA, ["+callbacks.best.save_on_train_epoch_end=false"]),
+        (EMA, ["+callbacks.best.every_n_epochs=2", "trainer.check_val_every_n_epoch=2"]),
+    ],
+)
+def test_the_epoch_with_the_best_certificates_is_stored_and_certified(tmp_path, average, saving):
+    folder = trained(tmp_path, *TRAIN, *average, *EVERY, *saving, epochs(4))
+    acr = {
+        path.stem.split("_")[-1]: sum(row.radius * row.correct for row in read_certificates(path))
+        for path in folder.glob("certificates/epoch_*.tsv")
+    }
+    certified_weights = settings_of(folder)["weights"]
+    assert acr[certified_weights[:8]] == max(acr.values())
+    network = SmallCNN(10, 1, 4)
+    network.load_state_dict(network_of(folder))
+    data = DigitsDataModule()
+    assert certified_weights == weights_digest(
+        nn.Sequential(Normalize(data.mean, data.std), network)
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*EMA, "+callbacks.best.save_weights_only=true"], "Expected save_weights_only=false of e"),
+        (
+            [*EMA, "callbacks.ema._target_=pytorch_lightning.callbacks.WeightAveraging"],
+            "decay|Expected callbacks.ema a smoothcert",
+        ),
+        (
+            ["+callbacks.own={_target_: pytorch_lightning.callbacks.EMAWeightAveraging}"],
+            "Expected callbacks.own a smoothcert.lightning.EMA, got EMAWeightAveraging",
+        ),
+        (
+            [*EVERY, "+callbacks.best.every_n_train_steps=2"],
+            "Expected no .*steps with monitor=cert",
+        ),
+        (
+            [
+                "callbacks.best.monitor=val/cross_entropy",
+                "+callbacks.best.train_time_interval={_target_: datetime.timedelta, seconds: 1}",
+            ],
+            "Expected no callbacks.best.train_time_interval with monitor=val/cross_entropy",
+        ),
+        (
+            [
+                *EVERY,
+                "+callbacks.best.save_on_train_epoch_end=true",
+                "trainer.check_val_every_n_epoch=2",
+            ],
+            "Expected no callbacks.best.save_on_train_epoch_end with monitor=certify/acr",
+        ),
+        ([*EVERY, "callbacks.best.save_top_k=2"], r"Expected callbacks\.best\.save_top_k=1, got 2"),
+        (["callbacks.best.save_top_k=-1"], r"callbacks\.best\.save_top_k=1, got -1"),
+        (["+callbacks.best.save_last=link"], r"callbacks\.best\.save_last=False, got link"),
+        (["+callbacks.best.save_on_exception=true"], "save_on_exception=False, got True"),
+        (["callbacks.best.filename=other"], r"callbacks\.best\.filename=best, got other"),
+        (
+            ["callbacks.best.dirpath=${paths.run}/own"],
+            r"callbacks\.best\.dirpath=\S+checkpoints, g",
+        ),
+        (["+callbacks.last.save_weights_only=true"], "last.save_weights_only=False, got True"),
+        (
+            [
+                f"+callbacks.own={{_target_: {OWN}, filename: own, save_top_k: 2, mode: max, "
+                "monitor: val/smoothed_accuracy, enable_version_counter: false}"
+            ],
+            r"callbacks\.own\.save_top_k=1, got 2",
+        ),
+        (
+            [*EVERY, "callbacks.certification.every_n_epochs=5"],
+            "trainer.max_epochs of at least 5 with callbacks.best.monitor=certify/acr",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_weights_than_were_chosen_is_refused(tmp_path, overrides, message):
+    with pytest.raises(SystemExit, match=message):
+        trained(tmp_path, *TRAIN, *overrides, epochs(4))
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_resumed_average_is_that_of_an_uninterrupted_run(tmp_path):
@@ -733,6 +852,68 @@ def test_the_learning_rates_are_those_of_torchs_schedule(tmp_path, scheduler):
     if "one_cycle" in scheduler:
         assert found[0] < 0.09 < max(found)
         assert found[-1] < 1e-3
+
+
+# Refusals.
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def replaced(folder, name, change):
+    path = folder / "checkpoints" / name
+    saved = torch.load(path)
+    change(saved)
+    torch.save(saved, path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "change", "message"),
+    [
+        (["sigma=0.5"], None, "holds a run of another configuration"),
+        ([], lambda f: (f / "checkpoints" / "last.ckpt").write_bytes(b"PK\3\4"), "is damaged"),
+        (
+            [],
+            lambda f: replaced(f, "last.ckpt", lambda s: s["state_dict"].popitem()),
+            r"last\.ckpt does not fit the model",
+        ),
+        (
+            [],
+            lambda f: replaced(
+                f, "best.ckpt", lambda s: s["state_dict"]["model.1.fc.bias"].add_(1)
+            ),
+            "another configuration",
+        ),
+        ([], lambda f: replaced(f, "last.ckpt", lambda s: s.pop("optimizer_states")), "alone"),
+        ([], lambda f: (f / "certificates.tsv").write_text("idx\tother\n1\t2\n"), "certificates"),
+        (["callbacks.best.monitor=val/acc"], None, r"callbacks\.best\.monitor one of"),
+        (["optimizer.lr=-1"], None, "another configuration"),
+        (["n=0"], None, "Expected `n`"),
+    ],
+)
+def test_a_refusal_leaves_every_byte_of_a_finished_run(
+    run, tmp_path, overrides, change, message, monkeypatch
+):
+    shutil.copytree(run, tmp_path / "run")
+    if change is not None:
+        change(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    asked = [
+        *TRAIN,
+        "trainer.limit_train_batches=1.0",
+        "trainer.max_epochs=8",
+        "logger=tensorboard",
+    ]
+    with (
+        composed(tmp_path / "run", [*asked, *overrides]) as cfg,
+        pytest.raises(SystemExit, match=message),
+    ):
+        runs.train(cfg)
+    after = contents(tmp_path / "run")
+    # TensorBoard's is begun by a training that passes all checks that need no network.
+    assert {path for path in after if "tensorboard" not in str(path)} == before.keys()
+    assert {path: after[path] for path in before} == before
 
 
 # Networks of timm.

@@ -1,9 +1,11 @@
 """The commands as a user types them, on the digits."""
 
+import csv
 import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from support import ROOT, TINY, composed
 
 from smoothcert import runs
 from smoothcert.certify import engine, scheduling
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import COLUMNS, read_certificates
 
 QUICK = [*TINY, "experiment=digits_reg", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
@@ -398,6 +401,39 @@ def test_a_folder_that_is_no_run_is_refused():
         (["+model.num_classes=7"], "configured for 7 classes and the data has 10"),
         (["model=resnet50"], "resnet50 takes 3 channels, and the data has 1"),
         (["callbacks.certification.split=dev"], "one of train, val, test, got 'dev'"),
+        (["trainer.max_epochs=abc"], r"Expected trainer\.max_epochs of type int, got 'abc'$"),
+        (["trainer.max_epochs=-5"], "that trainer .* takes: `max_epochs` must be"),
+        (
+            ["trainer.accumulate_grad_batches=0"],
+            r"`trainer\.accumulate_grad_batches` a whole",
+        ),
+        (["optimizer.lr=-1"], r"the optimizer takes, got optimizer\.lr=-1, .*: Invalid learning r"),
+        (["optimizer=adamw", "optimizer.lr=abc"], r"got optimizer\.lr='abc', "),
+        (["scheduler=cosine", "scheduler.T_max=x"], r"Expected scheduler\.T_max of type int, got"),
+        (
+            ["scheduler=one_cycle", "scheduler.pct_start=2"],
+            r"scheduler takes, .*pct_start=2.*: ",
+        ),
+        (["objective=custom"], r"Expected objective\._target_=…, which has no default$"),
+        (
+            ["objective._target_=nope.Nope"],
+            r"be imported for objective \(nope\.Nope\)",
+        ),
+        (["+objective.foo=1"], r"that objective \(.*ADRE\) takes: .*unexpected keyword .*'foo'$"),
+        (["callbacks.best.mode=up"], r"that callbacks\.best \(.*\) takes: `mode` can be min, max"),
+        (
+            ["callbacks.best.monitor=val/acc"],
+            "one of val/cross_entropy, .*; certify/acr",
+        ),
+        (["callbacks.best.monitor=certify/acr"], r"every_n_epochs=1, got 'certify/acr'$"),
+        (
+            ["callbacks.best.monitor=train/acc"],
+            "monitor=train/acc of ModelCheckpoint one",
+        ),
+        (
+            ["experiment=cifar_reg", "data.root=no/such", "n=20000000"],
+            "Expected `n` from 1 to 10000000 for the joint bound, got 20000000",
+        ),
     ],
 )
 def test_bad_input_is_named_before_any_training(tmp_path, overrides, message):
@@ -407,6 +443,74 @@ def test_bad_input_is_named_before_any_training(tmp_path, overrides, message):
     ):
         runs.train(cfg)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_certify_refuses_what_its_certifier_cannot_do_before_it_reads_images(finished, tmp_path):
+    folder, _ = finished
+    with pytest.raises(SystemExit, match="Expected `n` from 1 to 10000000 for the joint bound"):
+        certified(folder, tmp_path, "certifier=tight", "n=20000000", "data.root=no/such")
+
+
+@pytest.mark.parametrize("command", ["train", "certify"])
+def test_null_as_the_option_of_a_group_is_answered_with_its_options(command):
+    runs.require_options([f"{ROOT}/src/{command}.py", "logger=csv", "seed=null"])
+    with pytest.raises(SystemExit, match=r"Expected data= one of cifar10, .* '~data'$"):
+        runs.require_options([f"{ROOT}/src/{command}.py", "data=null"])
+
+
+class Offline(Exception):  # noqa: N818
+    """What W&B raises without a network."""
+
+    __module__ = "wandb.errors.errors"
+
+
+def test_a_dashboard_out_of_reach_is_answered_with_the_mode_that_needs_none(tmp_path, monkeypatch):
+    def log_hyperparams(*_):
+        raise Offline("Failed to get resume status for run x: context deadline exceeded\nwhile")
+
+    monkeypatch.setattr("smoothcert.lightning.ResumingCSVLogger.log_hyperparams", log_hyperparams)
+    expected = "W&B: Failed to get .* exceeded. Without a network: WANDB_MODE=offline"
+    with composed(tmp_path, QUICK) as cfg, pytest.raises(SystemExit, match=expected):
+        runs.train(cfg)
+
+
+def test_a_training_without_certification_ends_with_what_it_reached_and_where(tmp_path, caplog):
+    caplog.set_level("INFO")
+    alone = [each for each in QUICK if "certification" not in each]
+    asked = [*alone, "callbacks.certification=null", "callbacks.best.monitor=val/cross_entropy"]
+    with composed(tmp_path, [*asked, "callbacks.best.mode=min", "trainer.max_epochs=3"]) as cfg:
+        assert runs.train(cfg) is None
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["val/cross_entropy"]) for row in rows if row["val/cross_entropy"]]
+    assert re.search(rf"Trained 3 epochs, .*val/cross_entropy {losses[-1]:.4g}", caplog.text)
+    best = losses.index(min(losses)) + 1
+    assert f"Best epoch: {best}, val/cross_entropy {min(losses):.4g}" in caplog.text
+    assert f"Weights: {tmp_path}/checkpoints/best.ckpt" in caplog.text
+    assert f"python -m src.certify run='{tmp_path}'" in caplog.text
+
+
+def test_overfitting_logs_the_loss_of_every_step(tmp_path):
+    asked = ["experiment=digits_gaussian", "debug=overfit", "trainer=cpu", "trainer.max_epochs=3"]
+    with composed(tmp_path, asked) as cfg:
+        runs.train(cfg)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len([row for row in rows if row["train/loss"]]) == 6
+    assert [row["epoch"] for row in rows if row["val/cross_entropy"]] == ["2"]
+
+
+def test_a_run_that_is_to_train_longer_is_answered_with_the_command(tmp_path):
+    given = ["sigma=0.5", "trainer.max_epochs=4", "name='a b'"]
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(given, tmp_path / ".hydra" / "overrides.yaml")
+    with pytest.raises(InvalidArgumentError) as caught:
+        runs.expand_run(["src/train.py", f"run='{tmp_path}'", "trainer.max_epochs=8"])
+    command = str(caught.value).partition("in a folder of its own: ")[2]
+    assert shlex.split(command) == [
+        *("python", "-m", "src.train", "sigma=0.5", "name='a b'", "trainer.max_epochs=8"),
+        f"ckpt_path={tmp_path}/checkpoints/last.ckpt",
+    ]
 
 
 def test_a_damaged_checkpoint_is_named_and_left_alone(finished, tmp_path):

@@ -259,7 +259,8 @@ FINE = [
 def test_what_a_user_overrides_goes_on(override, run):
     OmegaConf.save([override], run / ".hydra" / "overrides.yaml")
     expanded = runs.expand_run(["src/train.py", f"run='{run}'"])
-    assert expanded == ["src/train.py", override, f"hydra.run.dir='{run}'"]
+    kept = [f"hydra.run.dir='{run}'", "hydra.output_subdir=null"]
+    assert expanded == ["src/train.py", override, *kept]
 
 
 def test_an_objective_of_the_users_own_goes_on(run, tmp_path):

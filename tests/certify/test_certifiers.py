@@ -1,11 +1,12 @@
 """What all certifiers have in common: the class, the label, and the tally of the votes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from driving import drive, multinomial, unanimous
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoothcert.certify import (
@@ -130,3 +131,81 @@ def test_typical_samples_lie_between_the_selection_and_everything(kind):
 @pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
 def test_certifiers_of_equal_settings_are_equal_and_hashable(kind):
     assert len({kind(n=500), kind(n=500), kind(n=501)}) == 2
+
+
+EVERY = (
+    CohenCertifier,
+    TightCertifier,
+    lambda **more: TightCertifier(bound="rectangle", **more),
+    lambda **more: TightCertifier(bound="rectangle", split="paper", **more),
+    SequentialCertifier,
+    lambda **more: SequentialCertifier(bound="rectangle", **more),
+    lambda **more: SequentialCertifier(bound="cohen", **more),
+    AnytimeCertifier,
+    PrecisionCertifier,
+)
+
+
+@pytest.mark.parametrize("make", EVERY)
+@settings(max_examples=15)
+@given(st.data())
+def test_whatever_is_accepted_can_judge_any_votes_of_its_samples(make, data):
+    """At the ends of what is accepted; warnings are errors."""
+    alpha = data.draw(
+        st.sampled_from([1e-100, 1e-30, 1e-9, 0.001, 0.5, 1 - 2**-53])
+        | st.floats(0, 1, exclude_min=True, exclude_max=True)
+    )
+    arguments = {
+        "n0": data.draw(st.sampled_from([1, 2, 100])),
+        "n": data.draw(st.integers(1, 3000)),
+        "alpha": alpha,
+        "stop_when_wrong": data.draw(st.booleans()),
+    }
+    if make is not PrecisionCertifier:
+        arguments["target"] = data.draw(st.sampled_from(["selection", "label"]))
+    if make in (SequentialCertifier, AnytimeCertifier):
+        radii = st.sets(st.floats(1e-300, 20_000), max_size=5)
+        arguments["radii"] = [0.0, *sorted(data.draw(radii))]
+    try:
+        certifier = make(**arguments)
+    except InvalidArgumentError:
+        assert alpha < 1e-100 or arguments.get("radii", [0])[-1] > 10_000
+        return
+    p = data.draw(st.sampled_from([[1, 0, 0], [0, 1, 0], P, [0.34, 0.33, 0.33]]))
+    label = data.draw(st.integers(0, 2))
+    certificate, requests = drive(certifier.sampling(0.25, 3, label), multinomial(p))
+    assert sum(requests) <= certifier.n0 + certifier.n
+    assert 0 <= certificate.radius < 10
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_more_samples_than_can_be_judged_are_refused_before_any_is_drawn(make):
+    kind = type(make())
+    joint = "joint" in make().settings.get("bound", "") or kind is PrecisionCertifier
+    most = 10**7 if joint or kind is AnytimeCertifier else 10**9
+    assert make(n=most).n == most
+    for n in (most + 1, 10**20):
+        with pytest.raises(InvalidArgumentError, match=f"Expected `n` from 1 to .*, got {n}"):
+            make(n=n)
+    with pytest.raises(InvalidArgumentError, match="Expected `n0` from 1 to 1000000000"):
+        make(n0=10**9 + 1)
+    with pytest.raises(InvalidArgumentError):
+        replace(make(n=most), n=most + 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (TightCertifier, {"bound": "rectangle", "split": None}, "Expected `split` in .*got None"),
+        (TightCertifier, {"bound": "rectangle", "split": [0.5]}, "Expected `split` in "),
+        (TightCertifier, {"alpha": 1e-320}, "Expected `alpha` of at least 1e-100, got"),
+        (CohenCertifier, {"stop_when_wrong": "no"}, "`stop_when_wrong` true or false, got 'no'"),
+        (SequentialCertifier, {"radii": "abc"}, "Expected `radii` a list of numbers, got 'abc'"),
+        (AnytimeCertifier, {"radii": 5}, "Expected `radii` a list of numbers, got 5"),
+        (AnytimeCertifier, {"radii": [0, float("inf")]}, r"`radii` up to 10000\.0 .*got inf"),
+        (SequentialCertifier, {"radii": [0, float("nan")]}, "Expected radii that increase from 0"),
+    ],
+)
+def test_what_no_certifier_can_do_is_refused_when_it_is_made(kind, arguments, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        kind(**arguments)

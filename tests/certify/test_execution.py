@@ -4,6 +4,7 @@ import copy
 import math
 import shutil
 import warnings
+from operator import attrgetter
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from smoothcert.certify.execution import (
     PRECISIONS,
     SMALLEST_BATCH,
     Runner,
+    full_float32,
 )
 from smoothcert.errors import InvalidArgumentError, SmoothCertWarning
 from smoothcert.models import cifar_resnet
@@ -322,3 +324,105 @@ def test_autocast_around_a_call_does_not_change_the_precision(network):
     plain = runner(network)(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(runner(network)(images), plain)
+
+
+# What a user's script may have said before, in either interface of torch, or in both.
+SAID = {
+    "nothing": (),
+    "high": ("torch.set_float32_matmul_precision('high')",),
+    "medium": ("torch.set_float32_matmul_precision('medium')",),
+    "cuDNN": ("torch.backends.cudnn.allow_tf32 = False", "torch.backends.cudnn.benchmark = True"),
+    "newer matmul": ("torch.backends.cuda.matmul.fp32_precision = 'tf32'",),
+    "newer general": ("torch.backends.fp32_precision = 'tf32'",),
+    "newer bfloat16": ("torch.backends.fp32_precision = 'bf16'",),
+    "newer convolutions": (
+        "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+        "torch.backends.mkldnn.conv.fp32_precision = 'bf16'",
+    ),
+    "both": (
+        "torch.set_float32_matmul_precision('high')",
+        "torch.backends.cuda.matmul.fp32_precision = 'ieee'",
+    ),
+}
+SWITCHES = [
+    *(f"cuda.{name}" for name in ("matmul.allow_tf32", "matmul.fp32_precision")),
+    *(f"cudnn.{name}" for name in ("allow_tf32", "enabled", "benchmark", "deterministic")),
+    *(f"{name}.fp32_precision" for name in ("cudnn.conv", "cudnn.rnn", "mkldnn.matmul")),
+    *(f"{name}.fp32_precision" for name in ("mkldnn.conv", "mkldnn.rnn")),
+    "fp32_precision",
+]
+HAS_NEWER = hasattr(torch.backends, "fp32_precision")
+
+
+def switches():
+    """Return what every switch of either interface says, or that it cannot be read."""
+    said = {}
+    for name in SWITCHES:
+        try:
+            said[name] = attrgetter(name)(torch.backends)
+        except (AttributeError, RuntimeError) as error:
+            said[name] = type(error)
+    try:
+        said["older"] = torch.get_float32_matmul_precision()
+    except RuntimeError as error:
+        said["older"] = type(error)
+    return said
+
+
+@pytest.fixture
+def said(request):
+    """What a script has said, taken back after the test."""
+    statements = SAID[request.param]
+    if not HAS_NEWER and "newer" in request.param + "".join(statements):
+        pytest.skip("this torch has one interface")
+    for statement in statements:
+        exec(statement)
+    yield request.param
+    if HAS_NEWER:
+        torch.backends.fp32_precision = "none"
+        for name in SWITCHES:
+            if name.startswith("mkldnn"):
+                attrgetter(name.rpartition(".")[0])(torch.backends).fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False
+
+
+@pytest.mark.parametrize("said", SAID, indirect=True)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_float32_is_full_whatever_a_script_has_said_and_the_switches_are_restored(said, device):
+    """Of the GPU, too: its switches exist without one."""
+    before = switches()
+    with full_float32(device):
+        inside = switches()
+    assert switches() == before
+    assert inside["older"] == "highest"
+    assert inside["cuda.matmul.allow_tf32"] is False
+    if device == "cuda":
+        assert inside["cudnn.allow_tf32"] is False
+        assert (inside["cudnn.enabled"], inside["cudnn.benchmark"]) == (True, False)
+    if HAS_NEWER:
+        library = "cudnn" if device == "cuda" else "mkldnn"
+        names = ["cuda.matmul", "mkldnn.matmul", f"{library}.conv", f"{library}.rnn"]
+        assert {inside[f"{name}.fp32_precision"] for name in names} == {"ieee"}
+
+
+@pytest.mark.parametrize("said", ["high", "medium", "cuDNN"], indirect=True)
+def test_a_torch_with_the_older_interface_alone_is_restored_as_well(said, monkeypatch):
+    monkeypatch.setattr("smoothcert.certify.execution._newer_switches", lambda _: [])
+    before = switches()["older"], torch.backends.cudnn.allow_tf32
+    with full_float32("cuda"):
+        assert switches()["older"] == "highest"
+        assert torch.backends.cudnn.allow_tf32 is False
+    assert (switches()["older"], torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize("said", ["medium", "newer bfloat16"], indirect=True)
+def test_a_cpu_votes_in_float32_where_a_script_has_allowed_bfloat16(said):
+    """A large product and a convolution, which a CPU with bfloat16 rounds to it then."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3), nn.Flatten(), nn.Linear(16 * 30 * 30, 10)
+    network, images = nn.Sequential(*layers), noise(16, (3, 32, 32))
+    logits = runner(network, (3, 32, 32), batch_size=16)(images)
+    exact = network.double()(images.double()).detach()
+    assert float((logits - exact).abs().max()) < 1e-5

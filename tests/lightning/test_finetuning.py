@@ -174,6 +174,64 @@ def test_a_given_checkpoint_is_validated_as_it_is(tmp_path):
     assert changed(state(given), state(module(seed=7))) == set()
 
 
+class Seen(pl.Callback):
+    """Keeps the weights at the end of each validation epoch, and saves a checkpoint there."""
+
+    def __init__(self, folder):
+        self.folder, self.weights = folder, []
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.weights.append(state(pl_module))
+        trainer.save_checkpoint(self.folder / f"{len(self.weights)}.ckpt")
+
+
+LOSS = {"monitor": "val/cross_entropy"}
+
+
+@pytest.mark.parametrize(
+    ("saving", "first"),
+    [
+        ({}, False),
+        ({**LOSS, "save_top_k": -1}, True),
+        ({**LOSS, "save_on_train_epoch_end": False, "save_top_k": 2}, False),
+        ({"save_last": True, "monitor": "val/smoothed_accuracy", "mode": "max"}, True),
+    ],
+)
+def test_what_is_validated_seen_and_stored_is_one_network(tmp_path, saving, first):
+    """Whatever a checkpoint is told, and in whatever order the callbacks come."""
+    training, validated, seen = module(), Validated(), Seen(tmp_path)
+    keep = pl.callbacks.ModelCheckpoint(tmp_path / "kept", "{epoch}", **saving)
+    order = [seen, EMA(decay=0.8)] if first else [EMA(decay=0.8), seen]
+    fit(training, tmp_path, epochs=3, callbacks=[keep, validated, *order])
+    of_validation = validated.seen
+    assert len(of_validation) == len(seen.weights) == 3
+    for number, weights_then in enumerate(of_validation):
+        assert changed(weights_then, seen.weights[number]) == set()
+        saved = torch.load(tmp_path / f"{number + 1}.ckpt")
+        assert same_as(weights_then, saved["state_dict"])
+        assert not same_as(weights_then, saved["current_model_state"])
+    kept = list((tmp_path / "kept").glob("*.ckpt"))
+    assert kept
+    for path in kept:
+        saved = torch.load(path)
+        assert same_as(of_validation[saved["epoch"]], saved["state_dict"])
+
+
+def same_as(weights_then, saved):
+    return all(torch.equal(saved[f"model.1.{name}"], each) for name, each in weights_then.items())
+
+
+def test_a_checkpoint_of_weights_alone_is_refused_before_training(tmp_path):
+    """Lightning asks no callback what goes into it: it would hold the weights in training."""
+    training = module()
+    before = state(training)
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, save_weights_only=True)
+    with pytest.raises(InvalidArgumentError, match="Expected save_weights_only=false"):
+        fit(training, tmp_path, callbacks=[EMA(), keep])
+    assert changed(before, state(training)) == set()
+    assert list(tmp_path.glob("*.ckpt")) == []
+
+
 def ema_run(folder, epochs, ckpt_path=None):
     training = module(attack=PGD(0.5, steps=1))
     keep = pl.callbacks.ModelCheckpoint(folder, "last", save_on_train_epoch_end=True)

@@ -63,7 +63,16 @@ def test_upper_is_one_minus_the_lower_bound_on_failures(counts, alpha):
 @pytest.mark.parametrize("alpha", [1e-12, 1e-3, 0.05])
 @pytest.mark.parametrize(
     ("k", "n"),
-    [(1, 10), (9, 10), (60, 100), (999, 1000), (5, 10**5), (99_990, 10**5), (9_999_999, 10**7)],
+    [
+        (1, 10),
+        (9, 10),
+        (60, 100),
+        (999, 1000),
+        (5, 10**5),
+        (99_990, 10**5),
+        (9_999_999, 10**7),
+        (10**9 - 3, 10**9),
+    ],
 )
 def test_probit_of_the_lower_bound_is_tight_and_never_too_large(k, n, alpha):
     """At the reported bound the binomial tail is below alpha, and a hair above it is not."""
@@ -75,7 +84,7 @@ def test_probit_of_the_lower_bound_is_tight_and_never_too_large(k, n, alpha):
         assert binomial_tail(k, n, mpmath.ncdf(probit + hair)) > exact_alpha
 
 
-@pytest.mark.parametrize("n", [1, 10, 1000, 10**7])
+@pytest.mark.parametrize("n", [1, 10, 1000, 10**7, 10**9])
 @pytest.mark.parametrize("alpha", [1e-12, 1e-3, 0.3])
 def test_unanimous_votes_have_the_closed_form(n, alpha):
     with mpmath.workdps(50):

@@ -29,6 +29,10 @@ Sampling = Generator[int, Votes, Certificate]
 prove."""
 
 TARGETS = ("selection", "label")
+MOST_SAMPLES = 10**9
+"""Bounds are checked against exact arithmetic up to so many samples."""
+SMALLEST_ALPHA = 1e-100
+"""A look's share of it, and its probit, are computed without underflow."""
 
 
 class Tally(NamedTuple):
@@ -76,9 +80,9 @@ class Certifier(ABC):
     estimation samples; label and radius hold with probability at least 1 − alpha.
 
     Attributes:
-        n0: number of selection samples, >= 1.
-        n: number of estimation samples, at most; >= 1.
-        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        n0: number of selection samples, 1 to 10⁹.
+        n: number of estimation samples, at most; 1 to 10⁹, and to 10⁷ for the joint bound.
+        alpha: probability, at most, that one image's certificate is wrong; in [1e-100, 1).
         target: `selection`: A is the class that most selection samples vote for. `label`: A is
             the true class, and nothing is selected; valid for certified accuracy, which needs
             the label anyway, and no prediction.
@@ -86,7 +90,7 @@ class Certifier(ABC):
             certified whatever its radius. Has an effect where labels are known alone.
 
     Raises:
-        InvalidArgumentError: if an argument is out of range.
+        InvalidArgumentError: if an argument is out of range: what was made can judge any votes.
     """
 
     n0: int = 100
@@ -96,12 +100,24 @@ class Certifier(ABC):
     stop_when_wrong: bool = False
 
     def __post_init__(self) -> None:
-        require_count("n0", self.n0)
-        require_count("n", self.n)
+        for name in ("n0", "n"):
+            require_count(name, getattr(self, name))
+            if getattr(self, name) > MOST_SAMPLES:
+                raise InvalidArgumentError(
+                    f"Expected `{name}` from 1 to {MOST_SAMPLES}, got {getattr(self, name)}"
+                )
         require_probability("alpha", self.alpha)
+        if self.alpha < SMALLEST_ALPHA:
+            raise InvalidArgumentError(
+                f"Expected `alpha` of at least {SMALLEST_ALPHA}, got {self.alpha}"
+            )
         if self.target not in TARGETS:
             raise InvalidArgumentError(
                 f"Expected `target` one of {', '.join(TARGETS)}, got {self.target!r}"
+            )
+        if not isinstance(self.stop_when_wrong, bool):
+            raise InvalidArgumentError(
+                f"Expected `stop_when_wrong` true or false, got {self.stop_when_wrong!r}"
             )
 
     @property

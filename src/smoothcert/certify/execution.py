@@ -10,8 +10,9 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ AUTO = "auto"
 CACHED_BYTES = 3 * 2**18
 """Bytes of noisy images in a batch on a CPU: ResNets of CIFAR's size are fastest where a layer's
 activations stay in its cache, 64 images in float32 and 128 in bfloat16."""
+ALWAYS = {"enabled": True, "benchmark": False, "deterministic": False}
+"""How cuDNN is run: what it measures to be the fastest differs from run to run."""
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 SMALLEST_BATCH, LARGEST_CPU_BATCH, LARGEST_BATCH = 8, 256, 4096
 LARGEST_PIXELS = 2**26
@@ -253,19 +256,69 @@ class Runner:
     def _as_recorded(self) -> Iterator[None]:
         """Run on this device at the precision that is recorded, whatever surrounds the call.
 
-        Without this, autocast would vote in another precision, and a GPU round float32 to
-        TensorFloat-32.
+        Without this, autocast would vote in another precision, and products of float32 numbers
+        would be rounded as `full_float32` says.
         """
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            stack.enter_context(full_float32(self.device.type))
             if self.device.type == "cuda":
                 stack.enter_context(torch.cuda.device(self.device))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-                stack.callback(
-                    torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()
-                )
-                torch.set_float32_matmul_precision("highest")
             yield
+
+
+@contextmanager
+def full_float32(device: str) -> Iterator[None]:
+    """Multiply float32 numbers as such, whatever the switches of torch say; restore these after.
+
+    A GPU may round them to TensorFloat-32 and a CPU to bfloat16 (where a script has called
+    `torch.set_float32_matmul_precision`, as many do for speed). torch 2.9 has added a second
+    interface. Its switches exclude those of the first: to read one of these raises once a newer
+    one says something else.
+
+    Args:
+        device: type of the device, `cpu` or `cuda`.
+
+    Example:
+        >>> with full_float32("cpu"):
+        ...     torch.get_float32_matmul_precision()
+        'highest'
+    """
+    cudnn = torch.backends.cudnn
+    newer = _newer_switches(device)
+    with ExitStack() as stack:
+        # Restored in the opposite order: the older interface changes the newer switches, too.
+        for switch, value in newer:
+            stack.callback(setattr, switch, "fp32_precision", value)
+        with suppress(RuntimeError):
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("highest")
+        if device == "cuda":
+            with suppress(RuntimeError):
+                stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+            for name, value in ALWAYS.items():
+                stack.callback(setattr, cudnn, name, getattr(cudnn, name))
+                setattr(cudnn, name, value)
+            cudnn.allow_tf32 = False
+        for switch, _ in newer:
+            switch.fp32_precision = "ieee"
+        yield
+
+
+def _newer_switches(device: str) -> list[tuple[Any, str]]:
+    """Return the switches of torch 2.9 and later for a device, with their own values."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return []
+    # `set_float32_matmul_precision` changes both of the first two.
+    switches = [backends.cuda.matmul, backends.mkldnn.matmul]
+    one = backends.cudnn if device == "cuda" else backends.mkldnn
+    switches += [one.conv, one.rnn]
+    # What a switch takes over from the general one is no value of its own.
+    general, backends.fp32_precision = backends.fp32_precision, "none"
+    own = [(switch, switch.fp32_precision) for switch in switches]
+    backends.fp32_precision = general
+    return own
 
 
 class _Graph:

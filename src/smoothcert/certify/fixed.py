@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from smoothcert.certify.certifiers import (
@@ -15,6 +16,7 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import (
     ProbabilityBounds,
     probability_bounds,
+    require_joint_size,
     split_from_selection,
 )
 from smoothcert.types import Certificate, Counts
@@ -153,6 +155,8 @@ class TightCertifier(FixedCertifier):
             raise InvalidArgumentError(
                 f"Expected `bound` one of joint, rectangle, got {self.bound!r}"
             )
+        if self.bound == "joint":
+            require_joint_size(self.n)
         if self.bound == "joint" and self.split != "selection":
             raise InvalidArgumentError(
                 f"Expected `split` with bound=rectangle alone, got split={self.split!r} with "
@@ -161,7 +165,7 @@ class TightCertifier(FixedCertifier):
         if isinstance(self.split, str):
             valid = self.split in ("selection", "paper")
         else:
-            valid = 0 < self.split <= 1
+            valid = isinstance(self.split, Real) and 0 < self.split <= 1
         if not valid:
             raise InvalidArgumentError(
                 f"Expected `split` in (0, 1], 'selection' or 'paper', got {self.split!r}"

@@ -10,9 +10,7 @@ from smoothcert.certify.certifiers import (
     by_joint_test,
 )
 from smoothcert.errors import InvalidArgumentError, require_probability
-from smoothcert.stats import (
-    planned_size,
-)
+from smoothcert.stats import planned_size, require_joint_size
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class PrecisionCertifier(Certifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_joint_size(self.n)
         require_probability("tolerance", self.tolerance)
         if self.target == "label":
             raise InvalidArgumentError(

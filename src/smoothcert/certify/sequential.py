@@ -12,6 +12,7 @@ from smoothcert.certify.certifiers import (
     Votes,
     bounds_for_the_reader,
 )
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import (
     AnytimeTest,
     LookPlan,
@@ -19,9 +20,14 @@ from smoothcert.stats import (
     default_radii,
     futile,
     look_plan,
+    require_joint_size,
 )
 
 ANYTIME_LOOKS = 100
+ANYTIME_SAMPLES = 10**7
+"""Rounding errors of the evidence are accounted for up to so many samples."""
+LARGEST_RADIUS = 10_000.0
+"""More than the distance of any two images; tests of larger radii would overflow."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,19 @@ class GridCertifier(Certifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.radii is not None:
-            # A tuple: configurations give lists, which are not hashable.
-            radii = tuple(float(r) for r in self.radii)
+            try:
+                # A tuple: configurations give lists, which are not hashable.
+                radii = tuple(float(r) for r in self.radii)
+            except (TypeError, ValueError) as error:
+                raise InvalidArgumentError(
+                    f"Expected `radii` a list of numbers, got {self.radii!r}"
+                ) from error
             # Refuses what it cannot test.
             SequentialTest(look_plan(1, self.alpha), radii)
+            if radii[-1] > LARGEST_RADIUS:
+                raise InvalidArgumentError(
+                    f"Expected `radii` up to {LARGEST_RADIUS} in pixel units, got {radii[-1]}"
+                )
             object.__setattr__(self, "radii", radii)
 
     @property
@@ -98,6 +113,8 @@ class SequentialCertifier(GridCertifier):
         super().__post_init__()
         # Refuses a bound that it does not know.
         SequentialTest(look_plan(1, self.alpha), (0.0,), self.bound)
+        if self.bound == "joint":
+            require_joint_size(self.n)
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
         """Return the sampling once the class is fixed: a request for each look."""
@@ -145,6 +162,14 @@ class AnytimeCertifier(GridCertifier):
         >>> next(sampling), sampling.send(np.array([100, 0])), sampling.send(np.array([8, 0]))
         (100, 8, 1)
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n > ANYTIME_SAMPLES:
+            raise InvalidArgumentError(
+                f"Expected `n` from 1 to {ANYTIME_SAMPLES} for tests that may be read at any "
+                f"time, got {self.n}"
+            )
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
         """Return the sampling once the class is fixed: a request for each look."""

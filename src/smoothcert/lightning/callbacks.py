@@ -143,12 +143,21 @@ class CertificationCallback(pl.Callback):
         if fitting and not self._due(trainer):
             # Without a value of this epoch ModelCheckpoint would take the last one seen; a logged
             # NaN would stand in the metrics file, too.
-            trainer.callback_metrics["certify/acr"] = torch.tensor(torch.nan)
+            for name in self.logged:
+                trainer.callback_metrics[name] = torch.tensor(torch.nan)
             return
         with isolate_rng():
             self.last = self._certify(trainer, pl_module, fitting)
         for name, value in self._figures(self.last).items():
             pl_module.log(f"certify/{name}", value, prog_bar=name == "acr", batch_size=1)
+
+    @property
+    def logged(self) -> list[str]:
+        """Names of the figures that are logged while fitting, for a checkpoint to monitor."""
+        if self.every_n_epochs == 0:
+            return []
+        at = [f"certify/accuracy_at_{r:g}" for r in self.radii]
+        return ["certify/acr", "certify/abstention_rate", *at]
 
     def _due(self, trainer: pl.Trainer) -> bool:
         return self.every_n_epochs > 0 and (trainer.current_epoch + 1) % self.every_n_epochs == 0

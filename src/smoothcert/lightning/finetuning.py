@@ -54,6 +54,9 @@ class FreezeParts(pl.Callback):
 class EMA(WeightAveraging):
     """Exponential moving average of the weights, for runs that validate a chosen checkpoint.
 
+    The average is what is validated, what the callbacks of the end of validation see in whatever
+    order they come, and what every checkpoint holds as `state_dict`.
+
     Lightning's own takes the weights that `Trainer.validate` is given away, and validates its
     average of the last epoch; and its average of equal numbers drifts by rounding, that of the
     normalisation and of frozen parts among them.
@@ -62,13 +65,26 @@ class EMA(WeightAveraging):
         decay: share of the average that each step keeps, in (0, 1); less in the first steps.
 
     Raises:
-        InvalidArgumentError: if it is out of range.
+        InvalidArgumentError: if it is out of range, or before training if a `ModelCheckpoint` is
+            to save weights alone.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         require_probability("decay", decay)
         self.decay = decay
+        self._in_place = False
         super().__init__(avg_fn=self.average)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse checkpoints that could not hold the average: Lightning asks no callback there."""
+        for checkpoint in trainer.checkpoint_callbacks:
+            if getattr(checkpoint, "save_weights_only", False):
+                raise InvalidArgumentError(
+                    "Expected save_weights_only=false of every ModelCheckpoint with callbacks=ema, "
+                    "got true: such a file holds the weights in training, not the average that is "
+                    "validated and certified"
+                )
+        super().setup(trainer, pl_module, stage)
 
     def average(self, average: Tensor, present: Tensor, steps: Any) -> Tensor:
         """Return the average after a step; counters are taken as they are.
@@ -85,11 +101,25 @@ class EMA(WeightAveraging):
         """Put the average in place, while fitting."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_validation_epoch_start(trainer, pl_module)
+            self._in_place = True
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the weights in training back, while fitting."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        """Leave the average in place for callbacks that come later, certification for one."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the weights in training back, while fitting; checkpoints are saved after this."""
+        if self._in_place:
             super().on_validation_epoch_end(trainer, pl_module)
+            self._in_place = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the average as `state_dict`, in the middle of a validation, too."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._in_place:
+            average, present = checkpoint["current_model_state"], checkpoint["state_dict"]
+            checkpoint.update(state_dict=average, current_model_state=present)
 
 
 def _model(module: pl.LightningModule) -> Any:

@@ -23,7 +23,39 @@ WandbMode = Literal["online", "offline", "disabled"]
 
 
 class _ResumingWriter(ExperimentWriter):
-    """Continues the metrics file that it finds, where Lightning's own would delete it."""
+    """Continues the metrics file that it finds, where Lightning's own would delete it.
+
+    The file is changed only once there is something to write: a training that is refused before
+    leaves every line of it.
+    """
+
+    first_step: int | None = None
+    """Lines of this step and of later ones are replaced by what is logged from now on."""
+    _is_continued = False
+
+    def save(self) -> None:
+        """Write what was recorded."""
+        if self.metrics and not self._is_continued:
+            self._continue()
+        super().save()
+
+    def _continue(self) -> None:
+        """Take over the lines of earlier steps."""
+        self._is_continued = True
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        # A kill may have torn the last line.
+        text = path.read_bytes()
+        with path.open("r+b") as file:
+            file.truncate(text.rfind(b"\n") + 1)
+        with path.open(newline="") as file:
+            self.metrics_keys = next(csv.reader(file), [])
+        if not self.metrics_keys:
+            path.unlink()
+        elif self.first_step is not None:
+            kept = [row for row in self.read() if int(row["step"]) < self.first_step]
+            self.rewrite(self.metrics_keys, kept)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Add columns; a kill meanwhile leaves the old file."""
@@ -43,17 +75,7 @@ class _ResumingWriter(ExperimentWriter):
         write_atomically(Path(self.metrics_file_path), text.getvalue())
 
     def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return
-        # A kill may have torn the last line.
-        text = path.read_bytes()
-        with path.open("r+b") as file:
-            file.truncate(text.rfind(b"\n") + 1)
-        with path.open(newline="") as file:
-            self.metrics_keys = next(csv.reader(file), [])
-        if not self.metrics_keys:
-            path.unlink()
+        """Leave the file: Lightning's own would delete it."""
 
 
 class ResumingCSVLogger(CSVLogger):
@@ -68,15 +90,12 @@ class ResumingCSVLogger(CSVLogger):
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
 
     def drop_from(self, step: int) -> None:
-        """Forget rows of this step and later ones: a resumed training comes to them again.
+        """Replace rows of this step and of later ones, once a resumed training logs them again.
 
         Args:
             step: number of finished steps.
         """
-        writer = self.experiment
-        if writer.metrics_keys:
-            kept = [row for row in writer.read() if int(row["step"]) < step]
-            writer.rewrite(writer.metrics_keys, kept)
+        self.experiment.first_step = step
 
     def log_hyperparams(self, params: Any = None) -> None:
         """Do nothing: Hydra keeps the configuration in the run folder already."""

@@ -2,6 +2,7 @@
 
 import random
 import time
+import warnings
 from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any
@@ -46,6 +47,10 @@ class SmoothedTraining(pl.LightningModule):
         channels_last: keep images and weights channels-last, which convolutions are faster in.
         compile_model: compile the network with torch.compile, at the first step.
 
+    Attributes:
+        replay_schedule: whether a checkpoint that training resumes from has a schedule of another
+            length, which is to have its present one.
+
     Raises:
         InvalidArgumentError: if an argument is out of range.
     """
@@ -85,6 +90,7 @@ class SmoothedTraining(pl.LightningModule):
         self.validation_draws = validation_draws
         self.seed = seed
         self.configuration = configuration or {}
+        self.replay_schedule = False
         self._step_began: float | None = None
         self._sums, self._images = torch.zeros(len(VALIDATED), dtype=torch.float64), 0
         self._began: float | None = None
@@ -193,8 +199,10 @@ class SmoothedTraining(pl.LightningModule):
         self._seconds_before = checkpoint.get("seconds_training", 0.0)
 
     def on_train_start(self) -> None:
-        """Start the clock."""
+        """Start the clock, and put a schedule of another length in its place."""
         self._began = time.perf_counter()
+        if self.replay_schedule:
+            self._replay_schedule()
 
     def on_train_end(self) -> None:
         """Stop the clock."""
@@ -209,20 +217,38 @@ class SmoothedTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, where there is one, the scheduler."""
         # Frozen parts too: they have no gradient, and may be set free in a later epoch.
-        optimizer = self.make_optimizer(self.model.parameters())
+        optimizer = _made("optimizer", self.make_optimizer, self.model.parameters())
         if self.make_scheduler is None:
             return optimizer
+        scheduler = {"scheduler": self._schedule(optimizer), "interval": self.scheduler_interval}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _schedule(self, optimizer: Optimizer) -> LRScheduler:
+        assert self.make_scheduler is not None, "asked where there is one"
         length = {}
         takes = signature(self.make_scheduler).parameters
         if "total_steps" in takes and takes["total_steps"].default in (None, Parameter.empty):
             steps = self.trainer.estimated_stepping_batches
             epochs = self.trainer.max_epochs
             length["total_steps"] = steps if self.scheduler_interval == "step" else epochs
-        scheduler = {
-            "scheduler": self.make_scheduler(optimizer, **length),
-            "interval": self.scheduler_interval,
-        }
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return _made("scheduler", self.make_scheduler, optimizer, **length)
+
+    def _replay_schedule(self) -> None:
+        """Put the schedule where it would be, had the whole training followed its present length.
+
+        A checkpoint brings its own length, and its last learning rate, from which some schedules
+        go on: from zero, at the end of a cosine, they never rise again.
+        """
+        [config], [optimizer] = self.trainer.lr_scheduler_configs, self.trainer.optimizers
+        steps = config.scheduler.last_epoch  # pyright: ignore[reportAttributeAccessIssue]
+        for group in optimizer.param_groups:
+            # As the optimizer was made; the schedule sets its own first rate.
+            group["lr"] = group.pop("initial_lr", group["lr"])
+        config.scheduler = self._schedule(optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
+            for _ in range(steps):
+                config.scheduler.step()
 
     def _log_step(self, loss: Tensor, report: dict[str, Tensor | float], images: int) -> None:
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=images)
@@ -234,6 +260,34 @@ class SmoothedTraining(pl.LightningModule):
             figures["train/images_per_second"] = everywhere / (now - self._step_began)
         self._step_began = now
         self.log_dict(figures, batch_size=images)
+        if self.trainer.global_step == 0:
+            self._check_monitors(["train/loss", *figures, "train/images_per_second"])
+
+    def _check_monitors(self, logged: list[str]) -> None:
+        """Refuse at the first step a figure of the steps that is monitored and not there."""
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            monitor = getattr(callback, "monitor", None) or ""
+            if monitor.startswith("train/") and monitor not in logged:
+                raise InvalidArgumentError(
+                    f"Expected monitor={monitor} of {type(callback).__name__} one of "
+                    f"{', '.join(dict.fromkeys(logged))}"
+                )
+
+
+def _made(name: str, factory: Callable[..., Any], *parts: Any, **length: Any) -> Any:
+    """Make a part of the training; what its class refuses is said with the part's settings.
+
+    Raises:
+        InvalidArgumentError: if the class refuses them.
+    """
+    try:
+        return factory(*parts, **length)
+    except (TypeError, ValueError) as error:
+        settings = getattr(factory, "keywords", {}).items()
+        given = ", ".join(f"{name}.{key}={value!r}" for key, value in settings)
+        raise InvalidArgumentError(
+            f"Expected settings that the {name} takes, got {given}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _check_pixels(batch: ImageBatch) -> None:

@@ -1,24 +1,28 @@
 """Parts of a run, built from their configurations."""
 
 import os
-from collections.abc import Mapping
-from inspect import signature
+from collections.abc import Iterator, Mapping
+from functools import cache
+from inspect import isclass, signature
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from types import NoneType, SimpleNamespace
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class, get_object, instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from smoothcert.data import ImageDataModule
 from smoothcert.data.folders import LAYOUT
-from smoothcert.errors import InvalidArgumentError, MismatchError
+from smoothcert.errors import InvalidArgumentError, MismatchError, require_count
 from smoothcert.lightning import SmoothedDDP, SmoothedTraining, WholeCheckpoints
 from smoothcert.models import evaluating, load_weights, with_normalization
 from smoothcert.processes import is_group, processes
+from smoothcert.runs.checkpoints import check_callbacks
+from smoothcert.runs.places import leaves
+from smoothcert.runs.trust import TARGET
 
 TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
 """What makes a run, with the names of its classes."""
@@ -183,32 +187,101 @@ def _averages(cfg: DictConfig) -> bool:
     return bool(cfg.get("callbacks")) and cfg.callbacks.get("ema") is not None
 
 
-def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
-    """Return Lightning's trainer, with callbacks and loggers that know the configuration.
+def check_types(cfg: DictConfig) -> None:
+    """Refuse a text where what takes it says that it wants a number, true or false.
+
+    Args:
+        cfg: a configuration; parts that name a target are looked at.
+
+    Raises:
+        InvalidArgumentError: if there is one; the message names the setting.
+
+    Example:
+        >>> check_types(OmegaConf.create({"trainer": {"_target_": "pytorch_lightning.Trainer"}}))
+    """
+    refused = {}
+    for names, part in _parts(OmegaConf.to_container(cfg, resolve=True)):
+        wanted = _numbers_taken(part[TARGET])
+        for key in wanted.keys() & part.keys():
+            if isinstance(part[key], str):
+                message = f"Expected {'.'.join((*names, key))} of type {wanted[key]}"
+                refused[(*names, key)] = f"{message}, got {part[key]!r}"
+    given = dict(leaves(OmegaConf.to_container(cfg)))
+    # Where it was set comes first: other settings may take it over from there.
+    for names in sorted(refused, key=lambda names: "${" in str(given.get(names))):
+        raise InvalidArgumentError(refused[names])
+
+
+def _parts(values: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every part of a configuration that names a target, with the names that lead to it."""
+    if isinstance(values, dict):
+        if TARGET in values:
+            yield names, values
+        for name, value in values.items():
+            yield from _parts(value, (*names, str(name)))
+
+
+@cache
+def _numbers_taken(target: str) -> Mapping[str, str]:
+    """Return the arguments of a class or function that take no text, with their types in words."""
+    try:
+        found = get_object(target)
+        hints = get_type_hints(found.__init__ if isclass(found) else found)
+    except Exception:  # Whatever is wrong with a target is said where it is called.
+        return {}
+    taken = {name: set(get_args(hint) or (hint,)) - {NoneType} for name, hint in hints.items()}
+    return {
+        name: " or ".join(sorted(kind.__name__ for kind in kinds))
+        for name, kinds in taken.items()
+        if kinds and kinds <= {int, float, bool}
+    }
+
+
+def build_trainer(cfg: DictConfig) -> Any:
+    """Return Lightning's trainer, with callbacks and loggers.
 
     Args:
         cfg: a configuration of `conf/train.yaml`.
-        names: names of the run and of its parts, for the loggers.
+
+    Raises:
+        InvalidArgumentError: if one of its settings cannot be, or a file of the run would not hold
+            the network that its certificates speak of.
     """
-    callbacks = [
-        instantiate(callback, _convert_="all")
-        for callback in (cfg.callbacks or {}).values()
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"):
+        if cfg.trainer[name] is not None:
+            require_count(f"trainer.{name}", cfg.trainer[name])
+    callbacks = {
+        name: instantiate(callback, _convert_="all")
+        for name, callback in (cfg.get("callbacks") or {}).items()
         if callback is not None
-    ]
+    }
     loggers = [
         instantiate(each, _convert_="all")
-        for each in (cfg.logger or {}).values()
+        for each in (cfg.get("logger") or {}).values()
         if each is not None
     ]
     trainer = instantiate(
         cfg.trainer,
-        callbacks=callbacks,
+        callbacks=list(callbacks.values()),
         logger=loggers,
         precision=precision_of(cfg.trainer.precision, cfg.trainer.accelerator),
         plugins=[WholeCheckpoints(), LightningEnvironment()],
         **_of_this_group(cfg),
         _convert_="all",
     )
+    settings = OmegaConf.to_container(cfg.callbacks, resolve=True) if callbacks else {}
+    check_callbacks(callbacks, settings, Path(cfg.paths.run), trainer)
+    return trainer
+
+
+def log_configuration(cfg: DictConfig, names: Mapping[str, str], trainer: Any) -> None:
+    """Give the configuration to a trainer's loggers.
+
+    Args:
+        cfg: a configuration of `conf/train.yaml`.
+        names: names of the run and of its parts.
+        trainer: Lightning's trainer.
+    """
     configuration = OmegaConf.to_container(cfg, resolve=True)
     for each in trainer.loggers:
         each.log_hyperparams(
@@ -224,7 +297,6 @@ def build_trainer(cfg: DictConfig, names: Mapping[str, str]) -> Any:
                 "cfg": configuration,
             }
         )
-    return trainer
 
 
 def _of_this_group(cfg: DictConfig) -> dict[str, Any]:

@@ -139,6 +139,8 @@ def subject_of_run(cfg: DictConfig) -> Subject:
     """Return a run's model, data and certifier, with whatever the command line says otherwise."""
     run = Path(cfg.run)
     trained, choices = trained_configuration(run, cfg)
+    # What it cannot do is refused before any image is read.
+    certifier = _certifier(cfg, trained)
     checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
     data = build_data(trained)
     _check_classes(checkpoint, data)
@@ -148,7 +150,7 @@ def subject_of_run(cfg: DictConfig) -> Subject:
         model,
         data,
         _sigma(cfg, trained),
-        _certifier(cfg, trained),
+        certifier,
         trained.seed if cfg.seed is None else cfg.seed,
         {**choices, **_training_facts(run, trained), "run": str(run)},
     )
@@ -184,6 +186,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     asked = _asked(cfg)
     if "_target_" not in asked:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
+    certifier = _built(asked)
     data = build_data(cfg)
     _check_classes(Path(cfg.ckpt), data)
     model = build_model(cfg.model, data)
@@ -195,7 +198,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         model,
         data,
         cfg.sigma,
-        _built(asked),
+        certifier,
         cfg.seed,
         {"data": choices["data"], "model": choices["model"], **facts},
     )

@@ -1,5 +1,6 @@
 """What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -228,6 +229,25 @@ def require_run(arguments: Sequence[str]) -> None:
         raise SystemExit(str(error)) from error
 
 
+def require_options(arguments: Sequence[str]) -> None:
+    """Refuse null as the option of a group, which Hydra answers with a trace.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        SystemExit: with the override that leaves the group out.
+
+    Example:
+        >>> require_options(["src/train.py", "logger=csv"])
+    """
+    groups = Path(arguments[0]).resolve().parents[1] / "conf"
+    for key, _, value in (argument.partition("=") for argument in arguments[1:]):
+        if value == "null" and key.isidentifier() and (groups / key).is_dir():
+            options = ", ".join(sorted(path.stem for path in (groups / key).glob("*.yaml")))
+            raise SystemExit(f"Expected {key}= one of {options}, got null. To do without: '~{key}'")
+
+
 def require_launcher(arguments: Sequence[str]) -> None:
     """Refuse a launcher of submitit's that is not installed; Hydra would list what else there is.
 
@@ -296,20 +316,32 @@ def expand_run(arguments: Sequence[str]) -> list[str]:
     program, *others = arguments
     runs = [argument for argument in others if argument.startswith("run=")]
     if runs:
-        if len(others) > 1:
-            raise InvalidArgumentError(
-                f"{runs[0]} goes on with a run exactly as it was started, so nothing else may be "
-                f"set; got {' '.join(argument for argument in others if argument not in runs)}"
-            )
         folder = Path(runs[0].removeprefix("run=").strip("'\""))
         overrides = _overrides(folder)
         check_overrides(overrides, folder)
         check_links(folder)
-        return [program, *overrides, quoted("hydra.run.dir", str(folder))]
+        if len(others) > 1:
+            given = [argument for argument in others if argument not in runs]
+            raise InvalidArgumentError(
+                f"{runs[0]} resumes a run exactly as it was started, so nothing else may be set; "
+                f"got {' '.join(given)}. To train on from its last epoch, in a folder of its own: "
+                f"{_continuation(folder, overrides, given)}"
+            )
+        # Its configuration is there, and stays to the byte.
+        kept = [quoted("hydra.run.dir", str(folder)), "hydra.output_subdir=null"]
+        return [program, *overrides, *kept]
     for argument in others:
         if argument.startswith("hydra.run.dir="):
             _check_folder(Path(argument.removeprefix("hydra.run.dir=").strip("'\"")), others)
     return list(arguments)
+
+
+def _continuation(folder: Path, overrides: Sequence[str], given: Sequence[str]) -> str:
+    """Return the command that trains on from a run's last checkpoint with other settings."""
+    keys = {argument.lstrip("+~").partition("=")[0] for argument in (*given, "ckpt_path")}
+    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in keys]
+    checkpoint = f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+    return shlex.join(["python", "-m", "src.train", *kept, *given, checkpoint])
 
 
 def read_yaml(run: Path, name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from smoothcert.errors import (
     DataError,
+    InvalidArgumentError,
     RecordsError,
     SmoothCertError,
     SmoothCertWarning,
@@ -92,6 +93,7 @@ def plain(error: BaseException) -> SmoothCertError | None:
         error: what a command raised.
     """
     from hydra.errors import InstantiationException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     # Hydra wraps whatever a constructor raises.
     cause = error.__cause__ if isinstance(error, InstantiationException) else error
@@ -103,7 +105,46 @@ def plain(error: BaseException) -> SmoothCertError | None:
             f"{where} cannot be written: {cause.strerror}. What is finished is kept, and goes on "
             "once there is room"
         )
+    if isinstance(cause, MissingMandatoryValue):
+        return InvalidArgumentError(f"Expected {cause.full_key}=…, which has no default")
+    if isinstance(cause, OmegaConfBaseException):
+        return InvalidArgumentError(f"{_one_line(cause)}, at {cause.full_key}")
+    if isinstance(error, InstantiationException):
+        return _of_refused_settings(error)
+    if type(cause).__name__ == "MisconfigurationException":
+        return InvalidArgumentError(_one_line(cause))
+    if type(cause).__module__.startswith("wandb."):
+        return InvalidArgumentError(
+            f"W&B: {_one_line(cause)}. Without a network: WANDB_MODE=offline in the environment, "
+            "and `wandb sync` later; or logger=csv"
+        )
     return _of_lost_process(cause) if isinstance(cause, RuntimeError) else None
+
+
+def _one_line(error: BaseException | None) -> str:
+    """Return the first line of an error's message, without the closing full stop."""
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
+def _of_refused_settings(error: Exception) -> InvalidArgumentError | None:
+    """Return what to say of a class that refuses its settings, or is not found.
+
+    Hydra's error has the target, the cause and the place in the configuration in lines of its own.
+    """
+    cause = error.__cause__
+    target = re.search(r"target '([^']+)'", str(error))
+    place = re.search(r"full_key: (\S+)", str(error))
+    of = f"{place[1] if place else 'a part'} ({target[1] if target else 'its target'})"
+    if type(cause).__name__ == "MisconfigurationException" or isinstance(
+        cause, TypeError | ValueError | RuntimeError
+    ):
+        return InvalidArgumentError(f"Expected settings that {of} takes: {_one_line(cause)}")
+    if "Error locating target" in str(error):
+        return InvalidArgumentError(
+            f"Expected a class or function that can be imported for {of}: "
+            f"{' '.join(str(cause).split())}"
+        )
+    return None
 
 
 def _as_it_was_raised(error: SmoothCertError) -> SmoothCertError:

@@ -21,6 +21,7 @@ from smoothcert.errors import (
 )
 from smoothcert.lightning import EMA, CertificationCallback, ResumingCSVLogger, SmoothedTraining
 from smoothcert.lightning.loggers import log_summary
+from smoothcert.lightning.module import VALIDATED
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.report import summarize
@@ -28,16 +29,21 @@ from smoothcert.runs.build import (
     build_data,
     build_module,
     build_trainer,
+    check_types,
     load_images,
+    log_configuration,
     names_of_parts,
     switch,
 )
+from smoothcert.runs.commandline import quoted
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
 
 STATE = ("optimizer", "scheduler")
 """Parts whose state a checkpoint restores, their settings included."""
+LENGTHS = ("T_max", "total_steps", "max_epochs")
+"""Settings by which schedules say how long they are."""
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -47,17 +53,22 @@ def train(cfg: DictConfig) -> float | None:
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     _check_common(folder, last)
+    # What it refuses is refused before any image is read.
+    check_types(cfg)
+    trainer = build_trainer(cfg)
     data = build_data(cfg)
     data.on_device = switch("speed.data_on_device", cfg.speed.data_on_device)
     module = build_module(cfg, data, start=not last.is_file())
-    trainer = build_trainer(cfg, {**choices, "name": cfg.name})
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
     callbacks = [c for c in trainer.callbacks if isinstance(c, CertificationCallback)]
     # Those of the certification too: missing images are found now, not after the last epoch.
     load_images(data, "train", "val", *(each.subset.split for each in callbacks))
     try:
+        log_configuration(cfg, {**choices, "name": cfg.name}, trainer)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if not callbacks:
+            if trainer.is_global_zero:
+                _report_without_certificates(folder, trainer)
             return None
         if best.is_file() and not trainer.fast_dev_run:
             load_weights(module.model, best)
@@ -74,6 +85,29 @@ def train(cfg: DictConfig) -> float | None:
         return _finish(folder, facts, callbacks[0], trainer)
     finally:
         _close_wandb()
+
+
+def _report_without_certificates(folder: Path, trainer: Any) -> None:
+    """Say what a training has reached, where its weights are, and how they are certified."""
+    figures = {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name in ("train/loss", *VALIDATED)
+    }
+    said = [f"Trained {trainer.current_epoch} epochs"]
+    said += [f"{name} {value:.4g}" for name, value in figures.items()]
+    logger.info(", ".join(said))
+    best = folder / "checkpoints" / "best.ckpt"
+    if trainer.fast_dev_run or not best.is_file():
+        logger.info("No checkpoint is kept in %s", folder)
+        return
+    for each in trainer.checkpoint_callbacks:
+        by = getattr(each, "monitor", None)
+        if by is not None and each.best_model_path == str(best.resolve()):
+            epoch = read_checkpoint(best)["epoch"] + 1
+            logger.info("Best epoch: %d, %s %.4g", epoch, by, float(each.best_model_score))
+    logger.info("Weights: %s", best)
+    logger.info("Certify them: python -m src.certify %s", quoted("run", str(folder)))
 
 
 def _check_common(folder: Path, last: Path) -> None:
@@ -126,11 +160,7 @@ def _checkpoint(
 def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) -> None:
     """Refuse a checkpoint of another run whose state does not fit; name what else is different."""
     checkpoint = read_checkpoint(path)
-    if "optimizer_states" not in checkpoint:
-        raise CheckpointError(
-            f"{path} holds weights alone, and ckpt_path goes on with an optimizer too. Start from "
-            f"the weights by model.weights={path}"
-        )
+    _require_state(checkpoint, path)
     load_weights(module.model, path)
     averaged = "current_model_state" in checkpoint
     if averaged != any(isinstance(callback, EMA) for callback in trainer.callbacks):
@@ -139,6 +169,17 @@ def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) ->
             f"its continuation be. Or start from the weights alone by model.weights={path}"
         )
     different = _differences(checkpoint, module)
+    length = _lengths(checkpoint, module)
+    if length:
+        different.pop("scheduler")
+        module.replay_schedule = True
+        warnings.warn(
+            f"The schedule of {path} has another length now ({', '.join(length)}): the learning "
+            "rate resumes where a whole training of that length would be. For a schedule from its "
+            f"start: model.weights={path} and no ckpt_path, trainer.max_epochs=<further epochs>",
+            SmoothCertWarning,
+            stacklevel=2,
+        )
     state = [name for name in STATE if name in different]
     if state:
         raise MismatchError(
@@ -172,9 +213,31 @@ def _differences(checkpoint: Mapping[str, Any], module: SmoothedTraining) -> dic
     }
 
 
+def _lengths(checkpoint: Mapping[str, Any], module: SmoothedTraining) -> list[str]:
+    """Return how a schedule's length has changed, where nothing else of it has."""
+    theirs = checkpoint.get("configuration", {}).get("scheduler")
+    ours = module.configuration.get("scheduler")
+    if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping):
+        return []
+    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    if not set(keys) <= set(LENGTHS):
+        return []
+    return [f"{key} {theirs.get(key)} to {ours.get(key)}" for key in keys]
+
+
+def _require_state(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint that training cannot be resumed from."""
+    if "optimizer_states" not in checkpoint:
+        raise CheckpointError(
+            f"{path} holds weights alone, and training resumes with an optimizer too. Start from "
+            f"the weights by model.weights={path}"
+        )
+
+
 def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:
     """Refuse to go on with a run of another configuration, or from a damaged checkpoint."""
     checkpoint = read_checkpoint(last)
+    _require_state(checkpoint, last)
     different = _differences(checkpoint, module)
     if different:
         raise RecordsError(

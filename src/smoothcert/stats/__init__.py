@@ -14,7 +14,12 @@ from smoothcert.stats.curves import (
     certified_accuracy,
     default_radii,
 )
-from smoothcert.stats.joint import joint_lower_bound, joint_p_value, joint_test
+from smoothcert.stats.joint import (
+    joint_lower_bound,
+    joint_p_value,
+    joint_test,
+    require_joint_size,
+)
 from smoothcert.stats.looks import (
     LookPlan,
     SequentialTest,
@@ -60,6 +65,7 @@ __all__ = [
     "probability_bounds",
     "probit_lower",
     "probit_upper",
+    "require_joint_size",
     "sign_test_p_value",
     "signed_root",
     "split_from_selection",

@@ -94,6 +94,25 @@ def joint_p_value(
     return _each(lambda x, y, size, at: joint_test(size, alpha).p_value(x, y, at), n_a, n_b, n, t)
 
 
+def require_joint_size(n: int) -> None:
+    """Raise unless the joint bound is computed for a number of samples.
+
+    Args:
+        n: number of samples.
+
+    Raises:
+        InvalidArgumentError: if it is not from 1 to 10⁷.
+
+    Example:
+        >>> require_joint_size(100_000)
+    """
+    if not 1 <= n <= MOST_SAMPLES:
+        raise InvalidArgumentError(
+            f"Expected `n` from 1 to {MOST_SAMPLES} for the joint bound, got {n}. CohenCertifier "
+            "and bound=rectangle take more"
+        )
+
+
 @lru_cache(maxsize=64)
 def joint_test(n: int, alpha: float) -> "JointTest":
     """Return the joint test for a number of samples and a level, with its cached tables."""
@@ -118,10 +137,7 @@ class JointTest:
     """
 
     def __init__(self, n: int, alpha: float, cells: int = CELLS) -> None:
-        if not 1 <= n <= MOST_SAMPLES:
-            raise InvalidArgumentError(
-                f"Expected `n` from 1 to {MOST_SAMPLES} for the joint bound, got {n}"
-            )
+        require_joint_size(n)
         self.n = n
         self.alpha = alpha
         self.cells = cells

@@ -1,0 +1,144 @@
+"""Which network a run keeps: what is validated, chosen, stored and certified is one and the same.
+
+`src.train` certifies `checkpoints/best.ckpt`, `src.certify` reads it, and `run=` resumes from
+`checkpoints/last.ckpt`. Settings of callbacks by which these files would hold other weights than
+those that were chosen are refused before anything is loaded.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.lightning import EMA, CertificationCallback
+from smoothcert.lightning.module import VALIDATED
+
+OURS = ("smoothcert.", "pytorch_lightning.")
+ACR = "certify/acr"
+OF_LIGHTNING = ("epoch", "step")
+"""What Lightning itself lets a checkpoint monitor."""
+NEVER = {"enable_version_counter": False, "save_on_exception": False}
+FILES: Mapping[str, Mapping[str, Any]] = {
+    "best": {"filename": "best", "save_top_k": 1, "save_last": False, **NEVER},
+    "last": {"filename": "last", "save_top_k": 1, "save_weights_only": False, **NEVER},
+}
+"""What keeps the files of a run what their names say. Otherwise a second choice would overwrite the
+best, or weights that were never validated; and nothing resumes from weights alone."""
+ONE_FILE = {key for settings in FILES.values() for key in settings}
+DEFAULTS = signature(ModelCheckpoint).parameters
+
+
+def check_callbacks(
+    callbacks: Mapping[str, Callback], settings: Any, folder: Path, trainer: Any
+) -> None:
+    """Refuse callbacks that would keep, choose or average other weights than those certified.
+
+    Args:
+        callbacks: the run's callbacks by their names in the configuration.
+        settings: their settings, plain values by name.
+        folder: the run folder.
+        trainer: Lightning's trainer.
+
+    Raises:
+        InvalidArgumentError: if a metric that is monitored will not exist, or a checkpoint would
+            hold weights that its metric does not speak of, or a file of the run would not hold
+            what its name says.
+    """
+    certification = next(
+        (each for each in callbacks.values() if isinstance(each, CertificationCallback)), None
+    )
+    for name, callback in callbacks.items():
+        if isinstance(callback, WeightAveraging) and not isinstance(callback, EMA):
+            raise InvalidArgumentError(
+                f"Expected callbacks.{name} a smoothcert.lightning.EMA, got "
+                f"{type(callback).__name__}: Lightning's own would certify its average of the last "
+                "epoch, whichever checkpoint is the best"
+            )
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None:
+            saved = settings[name].get("every_n_epochs") or 1
+            _check_monitor(name, monitor, saved, list(callbacks.values()), certification, trainer)
+        if isinstance(callback, ModelCheckpoint):
+            _check_moment(name, monitor, settings[name], trainer)
+            _check_file(name, settings[name], folder)
+
+
+def _check_monitor(
+    name: str,
+    monitor: str,
+    saved: int,
+    callbacks: Sequence[Callback],
+    certification: CertificationCallback | None,
+    trainer: Any,
+) -> None:
+    """Refuse a metric that will not exist; those of training are known at the first step."""
+    known = [*(VALIDATED if trainer.limit_val_batches else ())]
+    known += certification.logged if certification else ()
+    foreign = any(not type(each).__module__.startswith(OURS) for each in callbacks)
+    if monitor in (*known, *OF_LIGHTNING) or monitor.startswith("train/"):
+        first = math.lcm(saved, _measured(monitor, certification, trainer))
+        if not trainer.fast_dev_run and 0 < (trainer.max_epochs or 0) < first:
+            raise InvalidArgumentError(
+                f"Expected trainer.max_epochs of at least {first} with callbacks.{name}.monitor="
+                f"{monitor}, which it can go by in epoch {first} first, got {trainer.max_epochs}"
+            )
+        return
+    if not foreign:
+        more = "" if ACR in known else f"; {ACR} with callbacks.certification.every_n_epochs=1"
+        raise InvalidArgumentError(
+            f"Expected callbacks.{name}.monitor one of {', '.join([*known, 'train/loss'])} and "
+            f"further figures of train/{more}, got {monitor!r}"
+        )
+
+
+def _measured(monitor: str, certification: CertificationCallback | None, trainer: Any) -> int:
+    """Return the number of epochs from one measurement of a metric to the next."""
+    if monitor.startswith("train/") or monitor in OF_LIGHTNING:
+        return 1
+    every = trainer.check_val_every_n_epoch or 1
+    if monitor.startswith("certify/") and certification is not None:
+        every = math.lcm(every, certification.every_n_epochs)
+    return every
+
+
+def _check_moment(
+    name: str, monitor: str | None, settings: Mapping[str, Any], trainer: Any
+) -> None:
+    """Refuse to save weights at another moment than that at which their metric is measured."""
+    if monitor is None or not monitor.startswith(("val/", "certify/")):
+        return
+    between = next(
+        (key for key in ("every_n_train_steps", "train_time_interval") if settings.get(key)), None
+    )
+    validates_each = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0
+    if settings.get("save_on_train_epoch_end") and not validates_each:
+        between = "save_on_train_epoch_end"
+    if between is not None:
+        raise InvalidArgumentError(
+            f"Expected no callbacks.{name}.{between} with monitor={monitor}, got "
+            f"{settings[between]}: weights would be stored under a figure of earlier weights. "
+            "Leave it out: they are saved after each validation"
+        )
+
+
+def _check_file(name: str, settings: Mapping[str, Any], folder: Path) -> None:
+    """Refuse what would put other weights into a file than those that it is named after."""
+    wanted, place = FILES.get(name, {}), folder / "checkpoints"
+    given = {key: settings.get(key, DEFAULTS[key].default) for key in ONE_FILE}
+    if not wanted and given["filename"] and "{" not in given["filename"]:
+        # Each of several checkpoints would replace the one before.
+        wanted = {} if given["enable_version_counter"] else {"save_top_k": 1}
+    elif wanted:
+        wanted = {**wanted, "dirpath": str(place.resolve())}
+        given["dirpath"] = str(Path(settings.get("dirpath") or place).resolve())
+    for key, value in wanted.items():
+        if (given[key] or False) != value:
+            raise InvalidArgumentError(
+                f"Expected callbacks.{name}.{key}={value}, got {given[key]}: its file would not "
+                "hold what its name says. Save other checkpoints by a callback of their own, "
+                "+callbacks.<name>._target_=pytorch_lightning.callbacks.ModelCheckpoint"
+            )
