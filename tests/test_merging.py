@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from records.faults import largest_file
-from runs_by_hand import ABSTAINED, SETTINGS, WRONG, rows_of
+from runs_by_hand import ABSTAINED, SETTINGS, WRONG, rows_of, with_bounds
 from support import ROOT, TINY, composed
 from torch import nn
 
@@ -38,7 +38,8 @@ from smoothcert.report.reading import read_runs
 from smoothcert.runs import merging
 
 RADII = [0.0, 0.25, 0.5, 1.0]
-ROWS = rows_of([0.25, WRONG, ABSTAINED, 0.75, 0.0, 1.5, WRONG])
+OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75, 0.0, 1.5, WRONG]
+ROWS = [with_bounds(row, 0.5) for row in rows_of(OUTCOMES)]
 WHOLE = {**SETTINGS, "sigma": 0.5, "weights": "f00d", "max_images": None}
 FACTS = {
     "data": "digits",
@@ -81,12 +82,12 @@ def write_certification(folder, rows, values):
     return folder
 
 
-def write_shards(parent, of=3, name="test_shard={}_{}", **values):
+def write_shards(parent, of=3, name="test_shard={}_{}", rows=ROWS, **values):
     """Write the certifications of all shards, and return their folders."""
     folders = []
     for number in range(1, of + 1):
         shard = Shard(number, of)
-        own = shard.share(ROWS)
+        own = shard.share(rows)
         told = {**WHOLE, **values, **shard.settings([row.idx for row in own])}
         folders.append(write_certification(parent / name.format(number, of), own, told))
     return folders
@@ -223,7 +224,8 @@ def test_a_missing_shard_is_refused_before_anything_is_written(tmp_path):
 
 def test_shards_of_another_certification_are_refused_before_anything_is_written(tmp_path):
     write_shards(tmp_path, 2)
-    write_shards(tmp_path, 3, "test_shard={}_{},sigma=1", sigma=1.0)
+    rows = [with_bounds(row, 1.0) for row in ROWS]
+    write_shards(tmp_path, 3, "test_shard={}_{},sigma=1", rows, sigma=1.0)
     assert "different configurations: sigma 0.5 and 1.0" in refusal(tmp_path, f"out='{tmp_path}/o'")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import warnings
@@ -14,7 +13,7 @@ from typing import Any, Self
 from smoothcert.errors import RecordsError, SmoothCertWarning
 from smoothcert.records.atomic import write_atomically
 from smoothcert.records.limits import Images, Limits
-from smoothcert.records.locks import open_locked
+from smoothcert.records.locks import LockedFile, claim_of, open_locked
 from smoothcert.records.reading import (
     finished_bytes,
     read_certificates,
@@ -105,7 +104,9 @@ class CertificateFile:
         rows = list(rows)
         for row in rows:
             try:
-                check_possible(row, self._limits, self.images)
+                check_possible(row, self._limits)
+                if self.images is not None:
+                    self.images.check(row)
             except ValueError as error:
                 raise RecordsError(f"{self.path}: image {row.idx} is refused: {error}") from error
         if not self._is_there:
@@ -236,7 +237,7 @@ class CertificateFile:
             "kept; the same command goes on with them"
         )
 
-    def _opened(self) -> io.FileIO:
+    def _opened(self) -> LockedFile:
         try:
             return open_locked(self.path, "ab", self._refusal)
         except OSError as error:
@@ -245,13 +246,19 @@ class CertificateFile:
     def _refusal(self, _: object) -> RecordsError:
         return RecordsError(
             f"{self.path} is being written by another process. Wait for it, or choose another run "
-            "folder"
+            f"folder{claim_of(self.path).way_out()}"
         )
 
     def _resume(self) -> list[CertificateRow]:
-        rows = read_certificates(self.path, self.images)
+        rows = read_certificates(self.path)
         if rows:
             self._check_settings()
+        for number, row in enumerate(rows, start=2):
+            try:
+                if self.images is not None:
+                    self.images.check(row)
+            except ValueError as error:
+                raise RecordsError(f"{self.path}, line {number} is damaged: {error}") from error
         try:
             if not rows:
                 self._write_settings()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothcert.errors import RecordsError
-from smoothcert.records.limits import Images, Limits
+from smoothcert.records.limits import Limits
 from smoothcert.records.rows import (
     COLUMNS,
     CertificateRow,
@@ -20,9 +20,7 @@ from smoothcert.records.rows import (
 HEADER = ("\t".join(COLUMNS) + "\n").encode()
 
 
-def read_certificates(
-    path: str | os.PathLike[str], images: Images | None = None
-) -> list[CertificateRow]:
+def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
     """Return the finished rows of a certificate file, in the order in which they stand.
 
     A last line without its line break was being written when its process died: it is left out.
@@ -31,8 +29,6 @@ def read_certificates(
 
     Args:
         path: the file to read.
-        images: the images that are certified, where they are known: a row of another one is an
-            error.
 
     Raises:
         RecordsError: if the file is missing or unreadable, is no certificate file, or a line of
@@ -52,7 +48,7 @@ def read_certificates(
     for number, line in enumerate(lines, start=2):
         try:
             row = parse_row(line)
-            check_possible(row, limits, images)
+            check_possible(row, limits)
         except ValueError as error:
             raise RecordsError(
                 f"{path}, line {number} is damaged: {line[:200]!r} ({error})"
