@@ -43,7 +43,7 @@ def rows_of(outcomes, n=10_000):
 def with_bounds(row, sigma):
     """Return a row with the bounds that its radius has under Cohen's certifier."""
     p_a = floor(1e6 * NormalDist(0, sigma).cdf(row.radius) - (row.predict < 0)) / 1e6
-    n_a = row.n_samples if p_a > 0.9 else row.n_a
+    n_a = row.n_samples if p_a > row.n_a / row.n_samples else row.n_a
     bounds = {"p_a_lower": p_a, "p_b_upper": round(1 - p_a, 6)}
     return replace(row, n_a=n_a, n_b=min(row.n_b, row.n_samples - n_a), **bounds)
 

@@ -68,12 +68,13 @@ def _finished_lines(content: bytes, path: Path) -> list[str]:
     """
     if HEADER.startswith(content):
         return []
-    head, *lines, rest = content.decode("utf-8", errors="replace").split("\n")
+    head, *lines = content.decode("utf-8", errors="replace").split("\n")
     if not content.startswith(HEADER):
         raise RecordsError(
             f"{path} does not start with the header of a certificate file. "
             f"Expected {' '.join(COLUMNS)!r} (tab-separated), got {head[:200]!r}"
         )
+    rest = lines.pop()
     if not begins_row(rest):
         raise RecordsError(
             f"{path}, line {len(lines) + 2} is damaged: {rest[:200]!r} (expected the beginning of "
