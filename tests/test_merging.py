@@ -15,6 +15,7 @@ from torch import nn
 
 from smoothcert import runs
 from smoothcert.certify import (
+    Certified,
     Execution,
     SmoothedClassifier,
     Subset,
@@ -36,6 +37,7 @@ from smoothcert.records import (
 from smoothcert.report import summarize
 from smoothcert.report.reading import read_runs
 from smoothcert.runs import merging
+from smoothcert.runs.summary import write_summary
 
 RADII = [0.0, 0.25, 0.5, 1.0]
 OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75, 0.0, 1.5, WRONG]
@@ -264,6 +266,28 @@ def test_a_shards_folder_is_no_place_for_the_whole(tmp_path):
     with pytest.raises(SystemExit, match="another configuration"):
         merged(f"runs='{tmp_path}/test_shard=*'", f"out='{folders[0]}'")
     assert (folders[0] / "certificates.tsv").read_bytes() == before
+
+
+def test_certificates_that_vanish_while_the_picture_is_drawn_are_written_anew(
+    tmp_path, monkeypatch
+):
+    def removing(rows, settings, path):
+        path.with_name("certificates.tsv").unlink()
+        path.write_bytes(PICTURE)
+
+    write_shards(tmp_path)
+    monkeypatch.setattr(merging, "plot_certified_accuracy", removing)
+    merged(f"runs='{tmp_path}/test_shard=*'")
+    assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
+    assert names(tmp_path / "test") == FILES
+
+
+def test_a_summary_is_never_without_its_certificates(tmp_path):
+    """As certification and training end: pictures and loggers took their time."""
+    said = {**FACTS, **summarize(ROWS, WHOLE, RADII), "images_asked": len(ROWS), **SPEED}
+    write_summary(said, tmp_path, Certified(ROWS, WHOLE, None, len(ROWS)))
+    assert read_certificates(tmp_path / "certificates.tsv") == ROWS
+    assert json.loads((tmp_path / "summary.json").read_text())["images"] == len(ROWS)
 
 
 def test_merging_again_changes_nothing(tmp_path):
