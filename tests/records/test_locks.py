@@ -155,6 +155,17 @@ def test_without_locks_what_a_killed_process_has_locked_is_free(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_another_command_waits_for_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    with (
+        working_in(tmp_path),
+        pytest.raises(RecordsError, match="still being written by processes of a command"),
+    ):
+        FolderLock(tmp_path)
+    with FolderLock(tmp_path):
+        pass
+
+
 @pytest.mark.usefixtures("without_locks")
 def test_without_locks_another_command_waits_for_the_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE", 0.3)

@@ -51,9 +51,10 @@ class Limits:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Limits | None:
         """Return the limits of settings; None where these do not say enough."""
-        certifier = settings.get("certifier")
-        sigma, n = settings.get("sigma"), settings.get("n")
-        alpha = settings.get("alpha_for_votes", settings.get("alpha"))
+        certifier: Any = settings.get("certifier")
+        sigma: Any = settings.get("sigma")
+        n: Any = settings.get("n")
+        alpha: Any = settings.get("alpha_for_votes", settings.get("alpha"))
         known = isinstance(certifier, str) and certifier in STOPS_OF
         if not known or not (_is_positive(sigma) and _is_positive(alpha) and _is_positive(n)):
             return None
@@ -134,7 +135,7 @@ class Images:
             raise ValueError(f"expected predict below {self.num_classes}, the number of classes")
 
 
-def _is_positive(value: object) -> bool:
+def _is_positive(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 0 < value < math.inf
 

@@ -161,6 +161,7 @@ class FolderLock:
     def _await_workers(self) -> None:
         """Wait for processes that save their state because their command was killed."""
         deadline = time.monotonic() + PATIENCE
+        claims: list[Claim] = []
         with LockedFile(self.folder / WORKERS, "ab") as file:
             while not lock(file) or (claims := self._claims_of_workers()):
                 if time.monotonic() > deadline:
