@@ -1,7 +1,10 @@
 """Runs and published logs by hand, in memory and on the disk."""
 
 import json
+from dataclasses import replace
+from math import floor
 from pathlib import Path
+from statistics import NormalDist
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
 from smoothcert.report.reading import Run
@@ -37,6 +40,14 @@ def rows_of(outcomes, n=10_000):
     return rows
 
 
+def with_bounds(row, sigma):
+    """Return a row with the bounds that its radius has under Cohen's certifier."""
+    p_a = floor(1e6 * NormalDist(0, sigma).cdf(row.radius) - (row.predict < 0)) / 1e6
+    n_a = row.n_samples if p_a > row.n_a / row.n_samples else row.n_a
+    bounds = {"p_a_lower": p_a, "p_b_upper": round(1 - p_a, 6)}
+    return replace(row, n_a=n_a, n_b=min(row.n_b, row.n_samples - n_a), **bounds)
+
+
 def run_by_hand(
     outcomes,
     name="run",
@@ -50,9 +61,12 @@ def run_by_hand(
     **settings,
 ):
     """Return a run of ours; further settings replace those that the certificates depend on."""
-    rows = rows_of(outcomes) if not isinstance(outcomes[0], CertificateRow) else outcomes
     weights = f"{name}, {objective}, {attack}, {seed}"
     used = {**SETTINGS, "sigma": sigma, "weights": weights, **settings}
+    by_hand = not isinstance(outcomes[0], CertificateRow)
+    rows = rows_of(outcomes, used["n"]) if by_hand else outcomes
+    if by_hand and used["certifier"] == "CohenCertifier":
+        rows = [with_bounds(row, sigma) for row in rows]
     facts = {
         **{key: used[key] for key in OF_SUMMARY if key in used},
         "certifier": used["certifier"].removesuffix("Certifier").lower(),

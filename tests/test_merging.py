@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 from records.faults import largest_file
-from runs_by_hand import ABSTAINED, SETTINGS, WRONG, rows_of
+from runs_by_hand import ABSTAINED, SETTINGS, WRONG, rows_of, with_bounds
 from support import ROOT, TINY, composed
 from torch import nn
 
 from smoothcert import runs
 from smoothcert.certify import (
+    Certified,
     Execution,
     SmoothedClassifier,
     Subset,
@@ -36,9 +37,11 @@ from smoothcert.records import (
 from smoothcert.report import summarize
 from smoothcert.report.reading import read_runs
 from smoothcert.runs import merging
+from smoothcert.runs.summary import write_summary
 
 RADII = [0.0, 0.25, 0.5, 1.0]
-ROWS = rows_of([0.25, WRONG, ABSTAINED, 0.75, 0.0, 1.5, WRONG])
+OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75, 0.0, 1.5, WRONG]
+ROWS = [with_bounds(row, 0.5) for row in rows_of(OUTCOMES)]
 WHOLE = {**SETTINGS, "sigma": 0.5, "weights": "f00d", "max_images": None}
 FACTS = {
     "data": "digits",
@@ -81,12 +84,12 @@ def write_certification(folder, rows, values):
     return folder
 
 
-def write_shards(parent, of=3, name="test_shard={}_{}", **values):
+def write_shards(parent, of=3, name="test_shard={}_{}", rows=ROWS, **values):
     """Write the certifications of all shards, and return their folders."""
     folders = []
     for number in range(1, of + 1):
         shard = Shard(number, of)
-        own = shard.share(ROWS)
+        own = shard.share(rows)
         told = {**WHOLE, **values, **shard.settings([row.idx for row in own])}
         folders.append(write_certification(parent / name.format(number, of), own, told))
     return folders
@@ -223,7 +226,8 @@ def test_a_missing_shard_is_refused_before_anything_is_written(tmp_path):
 
 def test_shards_of_another_certification_are_refused_before_anything_is_written(tmp_path):
     write_shards(tmp_path, 2)
-    write_shards(tmp_path, 3, "test_shard={}_{},sigma=1", sigma=1.0)
+    rows = [with_bounds(row, 1.0) for row in ROWS]
+    write_shards(tmp_path, 3, "test_shard={}_{},sigma=1", rows, sigma=1.0)
     assert "different configurations: sigma 0.5 and 1.0" in refusal(tmp_path, f"out='{tmp_path}/o'")
 
 
@@ -262,6 +266,28 @@ def test_a_shards_folder_is_no_place_for_the_whole(tmp_path):
     with pytest.raises(SystemExit, match="another configuration"):
         merged(f"runs='{tmp_path}/test_shard=*'", f"out='{folders[0]}'")
     assert (folders[0] / "certificates.tsv").read_bytes() == before
+
+
+def test_certificates_that_vanish_while_the_picture_is_drawn_are_written_anew(
+    tmp_path, monkeypatch
+):
+    def removing(rows, settings, path):
+        path.with_name("certificates.tsv").unlink()
+        path.write_bytes(PICTURE)
+
+    write_shards(tmp_path)
+    monkeypatch.setattr(merging, "plot_certified_accuracy", removing)
+    merged(f"runs='{tmp_path}/test_shard=*'")
+    assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
+    assert names(tmp_path / "test") == FILES
+
+
+def test_a_summary_is_never_without_its_certificates(tmp_path):
+    """As certification and training end: pictures and loggers took their time."""
+    said = {**FACTS, **summarize(ROWS, WHOLE, RADII), "images_asked": len(ROWS), **SPEED}
+    write_summary(said, tmp_path, Certified(ROWS, WHOLE, None, len(ROWS)))
+    assert read_certificates(tmp_path / "certificates.tsv") == ROWS
+    assert json.loads((tmp_path / "summary.json").read_text())["images"] == len(ROWS)
 
 
 def test_merging_again_changes_nothing(tmp_path):

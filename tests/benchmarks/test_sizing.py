@@ -29,7 +29,7 @@ from smoothcert.records.rows import format_row
 from smoothcert.report.tables import measurements_as_markdown
 from smoothcert.runs import sizing
 
-ROW = CertificateRow(0, 3, 3, 0.4, 1, 0.5, 0.94, 0.04, 450, 30, 500, "certified")
+ROW = CertificateRow(0, 3, 3, 0.4, 1, 0.5, 0.84, 0.16, 450, 30, 500, "certified")
 SUMMARY = {
     "model": "small_cnn",
     "data": "digits",

@@ -8,6 +8,7 @@ import pytest
 from driving import drive, multinomial, unanimous
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records.row_files import row_of
 
 from smoothcert.certify import (
     AnytimeCertifier,
@@ -18,6 +19,8 @@ from smoothcert.certify import (
 )
 from smoothcert.certify.certifiers import Tally
 from smoothcert.errors import InvalidArgumentError
+from smoothcert.records.limits import Limits
+from smoothcert.records.rows import check_possible
 from smoothcert.stats import probability_bounds
 from smoothcert.types import ABSTAIN
 
@@ -209,3 +212,47 @@ def test_more_samples_than_can_be_judged_are_refused_before_any_is_drawn(make):
 def test_what_no_certifier_can_do_is_refused_when_it_is_made(kind, arguments, message):
     with pytest.raises(InvalidArgumentError, match=message):
         kind(**arguments)
+
+
+CERTIFIERS = [
+    CohenCertifier(),
+    CohenCertifier(target="label"),
+    TightCertifier(),
+    TightCertifier(bound="rectangle"),
+    TightCertifier(bound="rectangle", split=1),
+    TightCertifier(bound="rectangle", split=0.01),
+    TightCertifier(bound="rectangle", split="paper"),
+    PrecisionCertifier(n0=50, tolerance=0.2),
+    SequentialCertifier(),
+    SequentialCertifier(radii=(0.0, 0.1, 0.11, 3.0), bound="cohen"),
+    SequentialCertifier(bound="rectangle", target="label"),
+    AnytimeCertifier(),
+    AnytimeCertifier(radii=(0.0, 0.07, 0.5), stop_when_wrong=False),
+]
+
+
+def told(certifier):
+    return "-".join(str(value) for value in certifier.settings.values())
+
+
+@pytest.mark.parametrize("certifier", CERTIFIERS, ids=told)
+@given(
+    st.sampled_from([1, 2, 7, 10, 33, 34, 100, 400, 1000]),
+    st.sampled_from([1e-9, 0.001, 0.05, 0.4, 0.7]),
+    st.floats(0.01, 4),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 2**32),
+    st.sampled_from([0, 1e-6, 0.1]),
+)
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_certifier_proves_may_be_written(certifier, n, alpha, sigma, a, b, seed, noise):
+    """For any votes, unanimous ones too, and where discrete noise takes its share of alpha."""
+    b *= 1 - a
+    draw = unanimous(0) if a > 0.9 else multinomial([a, b, 1 - a - b], seed)
+    asked = replace(certifier, n=n, n0=min(certifier.n0, 50), alpha=alpha)
+    left = alpha * (1 - noise)
+    proof, _ = drive(replace(asked, alpha=left).sampling(sigma, 3, label=0), draw)
+    said = {**asked.settings, "sigma": sigma, "noise": "discrete", "alpha_for_votes": left}
+    row = row_of(proof, label=0)
+    check_possible(row, Limits.of(json.loads(json.dumps(said))))

@@ -17,7 +17,7 @@ from smoothcert.records import (
     gather_shards,
     read_certificates,
 )
-from smoothcert.types import ABSTAIN, Certificate
+from smoothcert.types import ABSTAIN, STOPS, Certificate
 
 SETTINGS = {"sigma": 0.25, "certifier": "TightCertifier", "max_images": None}
 ROWS = [
@@ -28,17 +28,19 @@ ROWS = [
 PROBABILITIES = st.floats(0, 1)
 VOTES = st.integers(0, 100_000)
 CERTIFICATES = st.builds(
-    Certificate,
-    label=st.integers(-1, 999),
-    radius=st.floats(0, 1000),
-    p_a_lower=PROBABILITIES,
-    p_b_upper=PROBABILITIES,
-    n_a=VOTES,
-    n_b=VOTES,
-    n_samples=VOTES,
-    stop=st.sampled_from(["fixed", "early"]),
-).map(lambda proof: replace(proof, radius=0.0) if proof.label == ABSTAIN else proof)
-"""Without a class there is no radius."""
+    lambda label, radius, p_a, p_b, n_a, n_b, others, stop: Certificate(
+        label, radius if label >= 0 else 0.0, p_a, p_b, n_a, n_b, n_a + n_b + others, stop
+    ),
+    st.integers(-1, 999),
+    st.floats(0, 1000),
+    PROBABILITIES,
+    PROBABILITIES,
+    VOTES,
+    VOTES,
+    st.integers(1, 100_000),
+    st.sampled_from(sorted({*STOPS} - {"wrong"})),
+)
+"""Certificates of a certifier that nothing is known of."""
 ROW_LISTS = st.lists(
     st.builds(
         CertificateRow.from_certificate,

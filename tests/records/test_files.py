@@ -5,6 +5,8 @@ import csv
 import errno
 import json
 import os
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -24,8 +26,15 @@ from row_files import (
     write,
 )
 
-from smoothcert.errors import RecordsError
-from smoothcert.records import CertificateFile, locks, read_certificates, settings_path
+from smoothcert.errors import RecordsError, SmoothCertWarning
+from smoothcert.records import (
+    COLUMNS,
+    CertificateFile,
+    Images,
+    locks,
+    read_certificates,
+    settings_path,
+)
 from smoothcert.records.files import write_atomically
 
 
@@ -168,6 +177,46 @@ def test_another_kind_of_file_is_refused(tmp_path):
     assert not settings_path(path).exists()
 
 
+HEADER = ("\t".join(COLUMNS) + "\n").encode()
+FOREIGN = {
+    "carriage returns alone": b"idx\tlabel\r7\t3\r",
+    "ours with carriage returns alone": HEADER.replace(b"\n", b"\r") + b"7\t3\r",
+    "ours with both": HEADER.replace(b"\n", b"\r\n"),
+    "text without a line": b"total: 7 images",
+    "utf-16": HEADER.decode().encode("utf-16"),
+    "a mark of utf-8": b"\xef\xbb\xbf" + HEADER,
+    "an image": b"\x89PNG\r\x1a",
+    "nothing but zeros": bytes(40),
+    "more than a row": HEADER + b"7\t3\t3\t0.312345\t1\t0.5\t0.9\t0.0\t9\t3\t10\tfixed\tnote",
+    "a note under the header": HEADER + b"total: 7 images",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "c.tsv"
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+    assert contents(tmp_path) == {"c.tsv": content}
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode), st.booleans())
+def test_whatever_is_no_beginning_of_a_certificate_file_is_refused_and_left(content, headed):
+    with fresh_folder() as folder:
+        path = folder / "c.tsv"
+        path.write_bytes(before := HEADER * headed + content)
+        with contextlib.suppress(RecordsError):
+            CertificateFile(path, SETTINGS).close()
+        # Kept, or the half-written beginning of our own header or row.
+        assert path.read_bytes() == before or is_begun(before, headed)
+
+
+def is_begun(content, headed):
+    if not headed:
+        return HEADER.startswith(content)
+    return re.fullmatch(rb"-?[0-9]*(\t(-?[0-9.]*|[a-z]*))*", content.removeprefix(HEADER))
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert str(tmp_path / "none.tsv") in reading_error(tmp_path / "none.tsv")
 
@@ -183,6 +232,109 @@ def test_a_second_writer_is_refused_until_the_first_is_done(path):
         assert "another process" in refusal(path)
     assert path.read_bytes() == before
     CertificateFile(path, SETTINGS).close()
+
+
+MORE = replace(ROWS[0], idx=99)
+CHANGES = {
+    "removed": lambda path: path.unlink(),
+    "renamed": lambda path: path.rename(path.with_name("old.tsv")),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "written anew by an editor": lambda path: write_atomically(path, path.read_bytes()),
+    "replaced by its beginning": lambda path: write_atomically(path, path.read_bytes()[:-100]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("late", [False, True], ids=["before a row", "at the end"])
+def test_rows_that_have_vanished_from_the_disk_are_written_anew(path, change, late):
+    with CertificateFile(path, SETTINGS) as file:
+        if late:
+            file.append(MORE)
+        change(path)
+        with pytest.warns(SmoothCertWarning, match=r"certificates\.tsv was removed or changed"):
+            file.finish() if late else file.append(MORE)
+        if not late:
+            # The lock is on the file that the path leads to.
+            assert read_certificates(path) == [*ROWS, MORE]
+            assert "by another process" in refusal(path)
+            file.finish()
+    assert read_certificates(path) == by_index([*ROWS, MORE])
+    assert json.loads(settings_path(path).read_text()) == SETTINGS
+
+
+def test_settings_that_have_vanished_are_written_anew(path):
+    with CertificateFile(path, SETTINGS) as file:
+        settings_path(path).unlink()
+        file.finish()
+    assert json.loads(settings_path(path).read_text()) == SETTINGS
+
+
+EDITS = {
+    "an edited row": (
+        lambda text: text.replace(b"0.312345", b"0.312344"),
+        "different certificates",
+    ),
+    "an impossible row": (lambda text: text.replace(b"9500", b"-950"), "line 2 is damaged"),
+    "another kind of file": (lambda text: text.replace(b"\n", b"\r"), "header"),
+    "a row more": (lambda text: text + text.splitlines(True)[1].replace(b"7", b"8"), "others too"),
+}
+
+
+@pytest.mark.parametrize(("edit", "why"), EDITS.values(), ids=EDITS)
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "replaced"])
+def test_what_was_edited_meanwhile_is_refused_and_left(path, edit, why, in_place):
+    with CertificateFile(path, SETTINGS) as file:
+        edited = edit(path.read_bytes())
+        path.write_bytes(edited) if in_place else write_atomically(path, edited)
+        with pytest.raises(RecordsError, match=why):
+            file.finish()
+    assert path.read_bytes() == edited
+
+
+def test_rows_of_a_removed_folder_are_written_anew_and_the_command_fails(tmp_path):
+    path = write(tmp_path / "run" / "c.tsv", ROWS)
+    with CertificateFile(path, SETTINGS) as file:
+        shutil.rmtree(path.parent)
+        with pytest.raises(RecordsError, match=r"with its folder. Its 3 certificates are written"):
+            file.append(MORE)
+    certify(path, [*ROWS, MORE])
+    assert read_certificates(path) == by_index([*ROWS, MORE])
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_rows_of_a_moved_folder_stay_there_and_the_command_fails(tmp_path, taken):
+    path = write(tmp_path / "run" / "c.tsv", ROWS)
+    with CertificateFile(path, SETTINGS) as file:
+        path.parent.rename(tmp_path / "moved")
+        if taken:
+            path.parent.mkdir()
+        with pytest.raises(RecordsError, match=r"run was moved .* 3 certificates went with it"):
+            file.append(MORE)
+    assert read_certificates(tmp_path / "moved" / "c.tsv") == ROWS
+    assert not path.exists()
+
+
+LABELS = {row.idx: row.label for row in ROWS}
+
+
+@pytest.mark.parametrize(
+    ("images", "why"),
+    [
+        (Images({0: 1, 12: 4}, 5), "line 2 .* expected an image that is certified"),
+        (Images(LABELS | {12: 2}, 5), "line 4 .* expected label 2, as in the data set"),
+        (Images(LABELS, 3), "line 2 .* expected predict below 3"),
+    ],
+)
+def test_rows_of_other_images_are_refused(path, images, why):
+    before = path.read_bytes()
+    with pytest.raises(RecordsError, match=why):
+        CertificateFile(path, SETTINGS, images)
+    assert path.read_bytes() == before
+    with CertificateFile(path, SETTINGS, Images(LABELS, 5)) as file:
+        with pytest.raises(RecordsError, match="image 99 is refused: expected an image that is"):
+            file.append(MORE)
+        assert file.rows == ROWS
 
 
 def test_a_file_that_its_last_writer_has_just_replaced_is_opened_again(path, monkeypatch):

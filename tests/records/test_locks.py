@@ -1,19 +1,23 @@
 """Who may write: one process at a time."""
 
 import errno
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from row_files import ROWS, SETTINGS, certify, write
+from row_files import ROWS, SETTINGS, certify
 
 from smoothcert.errors import RecordsError
-from smoothcert.records import CertificateFile, FolderLock, locks, read_certificates
+from smoothcert.records import CertificateFile, FolderLock, claims, locks, read_certificates
+from smoothcert.records.locks import working_in
 
 HOLDER = """
 import json, os, sys
@@ -31,10 +35,10 @@ with FolderLock(folder), CertificateFile(folder / "c.tsv", values):
 
 
 @contextmanager
-def holder(folder):
-    """Start it, and yield it and the number of its child."""
+def holder(folder, before=""):
+    """Start it after some other lines, and yield it and the number of its child."""
     values = '{"sigma": 0.25, "certifier": "TightCertifier", "max_images": null}'
-    command = [sys.executable, "-c", HOLDER, str(folder), values]
+    command = [sys.executable, "-c", before + HOLDER, str(folder), values]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         yield process, int(process.stdout.readline())
@@ -101,19 +105,156 @@ def failing(number):
     return flock
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_without_locks_files_are_written_all_the_same(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(locks.fcntl, "flock", failing(number))
-    with FolderLock(tmp_path), FolderLock(tmp_path):
-        write(tmp_path / "c.tsv", ROWS)
-    assert read_certificates(tmp_path / "c.tsv") == ROWS
+NO_LOCKS = """
+import errno, fcntl, os
+def flock(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+fcntl.flock = flock
+"""
+"""What a file system answers that has no locks."""
 
 
-def test_where_nothing_knows_of_locks_files_are_written_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "fcntl", None)
-    with FolderLock(tmp_path), FolderLock(tmp_path):
-        write(tmp_path / "c.tsv", ROWS)
-    assert read_certificates(tmp_path / "c.tsv") == ROWS
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, None])
+def without_locks(request, monkeypatch):
+    """A file system, or with None a system, that has no locks."""
+    if request.param is None:
+        monkeypatch.setattr(locks, "fcntl", None)
+    else:
+        monkeypatch.setattr(locks.fcntl, "flock", failing(request.param))
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_a_second_process_is_refused_and_told_of_the_first(tmp_path):
+    with holder(tmp_path, NO_LOCKS) as (process, _):
+        owner = re.escape(f"({process.pid} on {socket.gethostname()})")
+        for _ in range(2):
+            with pytest.raises(RecordsError, match=rf"written by another process {owner}\. Wait"):
+                FolderLock(tmp_path)
+            with pytest.raises(RecordsError, match=r"c\.tsv is being written by another process"):
+                CertificateFile(tmp_path / "c.tsv", SETTINGS)
+
+
+def test_where_some_have_locks_and_others_have_none_a_second_process_is_refused(tmp_path):
+    with (
+        holder(tmp_path, NO_LOCKS) as (process, _),
+        pytest.raises(RecordsError, match=rf"written by another process \({process.pid} on"),
+    ):
+        FolderLock(tmp_path)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_what_a_killed_process_has_locked_is_free(tmp_path):
+    with holder(tmp_path, NO_LOCKS) as (process, child):
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        for _ in range(2):
+            with FolderLock(tmp_path):
+                certify(tmp_path / "c.tsv", ROWS)
+                assert is_alive(child)
+    assert read_certificates(tmp_path / "c.tsv") == sorted(ROWS, key=lambda row: row.idx)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_command_waits_for_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    with (
+        working_in(tmp_path),
+        pytest.raises(RecordsError, match="still being written by processes of a command"),
+    ):
+        FolderLock(tmp_path)
+    with FolderLock(tmp_path):
+        pass
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_another_command_waits_for_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    with (
+        working_in(tmp_path),
+        working_in(tmp_path),
+        pytest.raises(RecordsError, match="still being written by processes of a command"),
+    ):
+        FolderLock(tmp_path)
+    with FolderLock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({}, True),
+        ({"started": "1"}, False),
+        ({"pid": 2**22 + 1}, False),
+        ({"pid": 2**22 + 1, "machine": "another"}, True),
+        ({"machine": ""}, True),
+        ({"pid": "7"}, True),
+        (None, True),
+    ],
+)
+@pytest.mark.usefixtures("without_locks")
+def test_only_a_process_of_this_machine_that_is_dead_for_certain_is_not_waited_for(
+    tmp_path, monkeypatch, changed, refused
+):
+    """A number may be another process's by now, and on another machine it says nothing."""
+    monkeypatch.setattr(claims, "BEING_WRITTEN", 0.1)
+    path = tmp_path / ".lock.held"
+    this = {"pid": os.getpid(), "started": started_at(os.getpid()), "machine": claims._machine()}
+    path.write_text("" if changed is None else json.dumps(this | changed))
+    if refused:
+        with pytest.raises(RecordsError, match="by another process") as caught:
+            FolderLock(tmp_path)
+        is_ours = changed is not None and changed.get("machine", this["machine"]) == this["machine"]
+        assert (f"delete {path}" in str(caught.value)) is not is_ours
+    else:
+        with FolderLock(tmp_path):
+            pass
+        assert not path.exists()
+
+
+def started_at(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+RACER = (
+    NO_LOCKS
+    + """
+import sys, time
+from pathlib import Path
+from smoothcert.errors import RecordsError
+from smoothcert.records import FolderLock
+
+folder, start = Path(sys.argv[1]), float(sys.argv[2])
+time.sleep(max(0, start - time.time()))
+for _ in range(40):
+    try:
+        with FolderLock(folder):
+            (folder / "alone").mkdir()
+            time.sleep(0.001)
+            (folder / "alone").rmdir()
+            print("in", end=" ")
+            if sys.argv[3] == "mortal":
+                os._exit(1)
+    except RecordsError:
+        time.sleep(0.002)
+"""
+)
+
+
+def test_without_locks_there_is_never_more_than_one_whoever_dies(tmp_path):
+    """Processes that take the folder again and again, and some that die with it in their hands."""
+    start = str(time.time() + 1.0)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path), start, kind],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for kind in ("mortal", "mortal", "mortal", "immortal", "immortal")
+    ]
+    said = [racer.communicate(timeout=60) for racer in racers]
+    assert [errors for _, errors in said] == [""] * 5
+    assert all("in" in words for words, _ in said[3:])
 
 
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])

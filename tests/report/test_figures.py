@@ -13,6 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
+from runs_by_hand import with_bounds
 from scipy.stats import binomtest
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
@@ -35,9 +36,10 @@ from smoothcert.report.figures import (
 from smoothcert.report.reading import read_runs
 from smoothcert.report.sections import sections_of
 from smoothcert.report.summary import read_as
-from smoothcert.stats import certified_accuracy
+from smoothcert.stats import certified_accuracy, largest_radius
 
 IMAGES, LIMIT = 30, 4.0
+STOPS = {"Sequential": "futile", "Precision": "planned"}
 SHARED = {
     "n0": 100,
     "n": 1000,
@@ -50,7 +52,7 @@ SHARED = {
 }
 
 
-def some_rows(seed, sigma=0.5, samples=(1000,), images=IMAGES):
+def some_rows(seed, sigma=0.5, samples=(1000,), images=IMAGES, certifier="Tight"):
     """Images with ties, radii of 0, wrong ones, abstentions and ones that were given up."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -58,10 +60,11 @@ def some_rows(seed, sigma=0.5, samples=(1000,), images=IMAGES):
         n = int(rng.choice(samples))
         predict = int(rng.choice([1, 1, 1, 1, 2, -1])) if n else -1
         radius = sigma * float(rng.choice([0.0, 0.1, 0.25, 0.5, 0.75, 1.5, 2.0]))
-        radius = radius if predict >= 0 else 0.0
+        radius = min(radius, largest_radius(n, sigma, 0.001)) if predict >= 0 else 0.0
         n_a = int(n * rng.uniform(0.55, 0.99))
-        bounds = 0.9, 0.1, n_a, (n - n_a) // 2, n, "fixed" if n else "wrong"
-        rows.append(CertificateRow(idx, 1, predict, radius, int(predict == 1), 0.1, *bounds))
+        bounds = 0.5, 0.5, n_a, (n - n_a) // 2, n, STOPS.get(certifier, "fixed") if n else "wrong"
+        row = CertificateRow(idx, 1, predict, radius, int(predict == 1), 0.1, *bounds)
+        rows.append(with_bounds(row, sigma) if certifier == "Cohen" else row)
     return rows
 
 
@@ -94,7 +97,8 @@ class Sweep:
 
     def add(self, method="gaussian", sigma=0.5, seed=0, samples=(1000,), **changes):
         number = len(self.paths)
-        rows = changes.pop("rows", None) or some_rows(number, sigma, samples)
+        own = samples, IMAGES, changes.get("certifier", "Tight")
+        rows = changes.pop("rows", None) or some_rows(number, sigma, *own)
         place = self.folder / str(number)
         self.paths.append(run_folder(place, rows, method, sigma, seed, **changes))
         return rows
@@ -490,7 +494,7 @@ CASES = {
 def test_nothing_is_cut_off(sweep, tmp_path, methods, at):
     for method in methods:
         for sigma in at:
-            sweep.add(method, sigma, samples=(0, 10, 1000))
+            sweep.add(method, sigma, samples=(0, 10, 1000), certifier="Precision")
     paths = drawn(sweep, tmp_path / "new" / "folder")
     names = ("certified_accuracy", "bounds", "radii", "samples")
     assert [p.name for p in paths] == [f"{n}.{kind}" for n in names for kind in ("png", "pdf")]
@@ -551,7 +555,7 @@ assert "torch" not in sys.modules and "matplotlib.pyplot" not in sys.modules
 def test_files_are_the_same_in_another_process_at_another_time(sweep, tmp_path):
     for method in ("gaussian", "adre", "a method of another name, which is long"):
         for sigma in (0.25, 0.5):
-            sweep.add(method, sigma, samples=(0, 10, 1000))
+            sweep.add(method, sigma, samples=(0, 10, 1000), certifier="Precision")
     folders = [tmp_path / name for name in ("one", "two")]
     for number, folder in enumerate(folders):
         # Another order of sets, and another year for those who would write it down.

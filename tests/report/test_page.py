@@ -36,7 +36,7 @@ SETTINGS = {
 def certificate(idx, radius, predict, label=1, stop="fixed", n_a=900):
     """Return a row; `predict` equal to `label` is right."""
     correct = int(predict == label)
-    bounds = (0.9, 0.1, n_a, 20, 1000) if stop == "fixed" else (0.0, 1.0, 0, 0, 0)
+    bounds = (0.55, 0.45, n_a, 20, 1000) if stop == "fixed" else (0.0, 1.0, 0, 0, 0)
     return CertificateRow(idx, label, predict, radius, correct, 0.1, *bounds, stop)
 
 
@@ -47,7 +47,7 @@ def certificates(images=40, seed=0, stop_when_wrong=False):
     for idx in range(images):
         predict = int(rng.choice([1, 1, 1, 1, 2, -1]))
         gone = stop_when_wrong and predict == 2
-        radius = 0.0 if predict < 0 or gone else round(float(rng.uniform(0.05, 0.9)), 6)
+        radius = 0.0 if predict < 0 or gone else round(float(rng.uniform(0.05, 0.6)), 6)
         votes = int(rng.integers(600, 980))
         rows.append(
             certificate(idx, radius, -1 if gone else predict, stop="wrong" if gone else "fixed")

@@ -11,6 +11,7 @@ from smoothcert.processes import POLL, Processes
 from smoothcert.records import (
     CertificateFile,
     CertificateRow,
+    Images,
     absorb_parts,
     part_path,
     read_certificates,
@@ -72,6 +73,7 @@ class Ledger:
         path: the certificate file.
         settings: what the rows depend on (JSON values).
         team: the processes.
+        images: the images that are certified; no other one may have a row.
 
     Attributes:
         team: the processes.
@@ -83,13 +85,15 @@ class Ledger:
         ProcessError: if processes have other settings than the first: other weights, for example.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], team: Processes) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], team: Processes, images: Images
+    ) -> None:
         self.team = team
         self._path = path
         with ExitStack() as undo:
             undo.push(self._tell_why)
             if team.first:
-                self._file = undo.enter_context(CertificateFile(path, settings))
+                self._file = undo.enter_context(CertificateFile(path, settings, images))
                 absorb_parts(self._file)
                 begun = {"finished": sorted(self._file.finished), "settings": self._file.settings}
                 team.publish("begun", begun)
@@ -98,7 +102,7 @@ class Ledger:
             self.settings: dict[str, Any] = begun["settings"]
             if not team.first:
                 part = part_path(path, team.rank)
-                self._file = undo.enter_context(CertificateFile(part, settings))
+                self._file = undo.enter_context(CertificateFile(part, settings, images))
                 self._check_alike()
             undo.pop_all()
 
@@ -146,6 +150,7 @@ class Ledger:
             RecordsError: if rows of other processes are not to be found.
         """
         if not self.team.first:
+            self._file.settle()
             self._file.close()
             self.team.meet("closed")
             self.team.read("gathered")

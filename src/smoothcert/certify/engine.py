@@ -20,7 +20,7 @@ from smoothcert.certify.scheduling import Example
 from smoothcert.certify.smoothed import Result, SmoothedClassifier
 from smoothcert.errors import InvalidArgumentError, require_count, require_positive
 from smoothcert.processes import Processes, processes
-from smoothcert.records import CertificateRow, Shard
+from smoothcert.records import CertificateRow, Images, Shard
 
 
 class Examples(Protocol):
@@ -187,7 +187,9 @@ def certify_examples(
         **(configuration or {}),
         **({} if shard is None else shard.settings(order)),
     }
-    with Ledger(path, settings, processes()) as ledger:
+    labels = examples.labels[positions].tolist()
+    known = Images(dict(zip(order, labels, strict=True)), smoothed.num_classes)
+    with Ledger(path, settings, processes(), known) as ledger:
         left = [
             p for p, index in zip(positions, order, strict=True) if index not in ledger.finished
         ]

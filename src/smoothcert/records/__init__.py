@@ -6,11 +6,12 @@ it. Beside it lies `<name>.settings.json`: which configuration the rows belong t
 """
 
 from smoothcert.records.atomic import write_atomically
-from smoothcert.records.files import CertificateFile, read_settings, settings_path
+from smoothcert.records.files import CertificateFile
+from smoothcert.records.limits import Images
 from smoothcert.records.locks import FolderLock, working_in
 from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, read_field_log
 from smoothcert.records.parts import absorb_parts, part_path
-from smoothcert.records.reading import read_certificates
+from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import COLUMNS, CertificateRow
 from smoothcert.records.shards import Shard, Whole, gather_shards
 
@@ -20,6 +21,7 @@ __all__ = [
     "CertificateFile",
     "CertificateRow",
     "FolderLock",
+    "Images",
     "Shard",
     "Whole",
     "absorb_parts",

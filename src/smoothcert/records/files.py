@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from smoothcert.errors import RecordsError
+from smoothcert.errors import RecordsError, SmoothCertWarning
 from smoothcert.records.atomic import write_atomically
-from smoothcert.records.locks import open_locked
-from smoothcert.records.reading import finished_bytes, read_certificates
-from smoothcert.records.rows import COLUMNS, CertificateRow, format_row
+from smoothcert.records.limits import Images, Limits
+from smoothcert.records.locks import LockedFile, claim_of, open_locked
+from smoothcert.records.reading import (
+    finished_bytes,
+    read_certificates,
+    read_settings,
+    settings_path,
+)
+from smoothcert.records.rows import (
+    COLUMNS,
+    CertificateRow,
+    check_possible,
+    format_row,
+    new_rows,
+)
 
 
 class CertificateFile:
     """A certificate file that is open for appending, as a context manager.
 
     Opening an existing file keeps its finished rows, cuts off a half-written last line, and
-    refuses rows that another configuration made.
+    refuses rows that another configuration made. What is on the disk is compared with the rows
+    in memory before each row and at the end: a file that was removed, cut off or replaced in the
+    meantime gets its rows back, or is an error.
 
     Args:
         path: the file; it is made where it does not exist.
         settings: what the rows depend on (JSON values). Rows are only ever continued under
             equal settings.
+        images: the images that are certified, where they are known: a row of another one is an
+            error.
 
     Raises:
-        RecordsError: if the file is damaged, its rows belong to other settings, or another
-            process is writing it.
+        RecordsError: if the file is damaged, is no certificate file, its rows belong to other
+            settings, or another process is writing it.
 
     Example:
         >>> import tempfile
@@ -43,14 +59,23 @@ class CertificateFile:
         [7]
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        images: Images | None = None,
+    ) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
+        self.images = images
+        self._limits = Limits.of(self.settings)
         self._file = self._opened()
         try:
+            self._folder = self.path.parent.stat()
             self.rows = self._resume()
             if not self.rows and self._size == 0:
                 self._write([COLUMNS])
+            self._length = self._size
         except BaseException:
             self.close()
             raise
@@ -64,7 +89,7 @@ class CertificateFile:
         """Add a row; it is on the disk when this returns.
 
         Raises:
-            RecordsError: if it cannot be written; the rows before it are kept.
+            RecordsError: see `extend`.
         """
         self.extend([row])
 
@@ -72,18 +97,48 @@ class CertificateFile:
         """Add rows; all of them are on the disk when this returns.
 
         Raises:
-            RecordsError: if they cannot be written; the rows before them are kept.
+            RecordsError: if they cannot be written, or no certification under these settings
+                gives such a row; the rows before them are kept. Or if the file has changed; see
+                `settle`.
         """
         rows = list(rows)
+        for row in rows:
+            try:
+                check_possible(row, self._limits)
+                if self.images is not None:
+                    self.images.check(row)
+            except ValueError as error:
+                raise RecordsError(f"{self.path}: image {row.idx} is refused: {error}") from error
+        if not self._is_there:
+            self._restore()
         self._write(format_row(row) for row in rows)
+        self._length = self._size
         self.rows += rows
+
+    def settle(self) -> None:
+        """Compare what is on the disk with the rows in memory, and write what is missing.
+
+        Raises:
+            RecordsError: if the file was moved, or its place is taken by rows that differ, by
+                another kind of file or by another process; nothing of that is overwritten.
+        """
+        try:
+            if not self._is_there or self.path.read_bytes() != self._contents:
+                self._restore()
+            if not settings_path(self.path).is_file():
+                self._write_settings()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._check_settings()
 
     def finish(self) -> None:
         """Put the rows in the order of their images' indices, and close the file.
 
         Raises:
-            RecordsError: if that cannot be written; the rows then stay in the order they had.
+            RecordsError: if that cannot be written; the rows then stay in the order they had. Or
+                if the file has changed; see `settle`.
         """
+        self.settle()
         ordered = sorted(self.rows, key=lambda row: row.idx)
         try:
             if ordered != self.rows:
@@ -108,6 +163,62 @@ class CertificateFile:
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
 
+    @property
+    def _contents(self) -> bytes:
+        return _text([COLUMNS, *map(format_row, self.rows)])
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether the path still leads to the open file, and nobody has changed its length."""
+        try:
+            there = self.path.stat()
+        except OSError:
+            return False
+        opened = os.fstat(self._file.fileno())
+        return os.path.samestat(there, opened) and there.st_size == self._length
+
+    def _restore(self) -> None:
+        """Write anew, or complete, a file that was removed, cut off or replaced.
+
+        Raises:
+            RecordsError: if that would overwrite or double something, or the run folder itself is
+                gone: the command must not go on without its lock.
+        """
+        folder = self.path.parent
+        is_folder = folder.is_dir() and os.path.samestat(folder.stat(), self._folder)
+        if not is_folder and os.fstat(self._file.fileno()).st_nlink:
+            raise RecordsError(
+                f"{folder} was moved while its certificates were written. The {len(self.rows)} "
+                "certificates went with it. Move it back, or name its new place, and start again: "
+                "finished images are kept"
+            )
+        self.close()
+        there = CertificateFile(self.path, self.settings, self.images)
+        try:
+            lost = new_rows(self.rows, there.rows, f"{self.path} and the command that writes it")
+            if more := there.finished - self.finished:
+                raise RecordsError(
+                    f"{self.path} was replaced while it was written: expected the rows of this "
+                    f"command, got others too, of image {min(more)} for example. Nothing was "
+                    "overwritten; start again to resume"
+                )
+            there.extend(lost)
+        except BaseException:
+            there.close()
+            raise
+        self._file, self._length, self.rows = there._file, there._length, there.rows
+        what = f"{self.path} was removed or changed while it was written"
+        if not is_folder:
+            raise RecordsError(
+                f"{what}, with its folder. Its {len(self.rows)} certificates are written anew. "
+                "Start the same command again to resume"
+            )
+        warnings.warn(
+            f"{what}. Its {len(lost)} missing certificates are written anew",
+            SmoothCertWarning,
+            stacklevel=3,
+        )
+
     def _write(self, lines: Iterable[Iterable[str]]) -> None:
         before, rest = self._size, memoryview(_text(lines))
         try:
@@ -126,7 +237,7 @@ class CertificateFile:
             "kept; the same command goes on with them"
         )
 
-    def _opened(self) -> io.FileIO:
+    def _opened(self) -> LockedFile:
         try:
             return open_locked(self.path, "ab", self._refusal)
         except OSError as error:
@@ -135,23 +246,33 @@ class CertificateFile:
     def _refusal(self, _: object) -> RecordsError:
         return RecordsError(
             f"{self.path} is being written by another process. Wait for it, or choose another run "
-            "folder"
+            f"folder{claim_of(self.path).way_out()}"
         )
 
     def _resume(self) -> list[CertificateRow]:
-        sidecar = settings_path(self.path)
         rows = read_certificates(self.path)
         if rows:
-            self._check_settings(sidecar)
+            self._check_settings()
+        for number, row in enumerate(rows, start=2):
+            try:
+                if self.images is not None:
+                    self.images.check(row)
+            except ValueError as error:
+                raise RecordsError(f"{self.path}, line {number} is damaged: {error}") from error
         try:
             if not rows:
-                write_atomically(sidecar, json.dumps(self.settings, indent=2) + "\n")
+                self._write_settings()
             self._file.truncate(len(finished_bytes(self.path)))
         except OSError as error:
             raise self._unwritable(error) from error
         return rows
 
-    def _check_settings(self, sidecar: Path) -> None:
+    def _write_settings(self) -> None:
+        text = json.dumps(self.settings, indent=2) + "\n"
+        write_atomically(settings_path(self.path), text)
+
+    def _check_settings(self) -> None:
+        sidecar = settings_path(self.path)
         if not sidecar.is_file():
             raise RecordsError(
                 f"{self.path} has no {sidecar.name} beside it, so its rows cannot be told from "
@@ -172,28 +293,6 @@ class CertificateFile:
                 f"{self.path} holds certificates of another configuration: {details}. "
                 "Nothing was overwritten; move the file away, or choose another run folder"
             )
-
-
-def settings_path(path: Path) -> Path:
-    """Return where the settings of a certificate file are kept."""
-    return path.with_name(path.stem + ".settings.json")
-
-
-def read_settings(sidecar: Path) -> dict[str, Any]:
-    """Return the settings that lie beside a certificate file.
-
-    Raises:
-        RecordsError: if they are missing or damaged.
-    """
-    try:
-        settings = json.loads(sidecar.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordsError(f"{sidecar} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise RecordsError(f"{sidecar} is damaged: {error}") from error
-    if not isinstance(settings, dict):
-        raise RecordsError(f"{sidecar} is damaged: expected settings by name")
-    return settings
 
 
 def _text(lines: Iterable[Iterable[str]]) -> bytes:

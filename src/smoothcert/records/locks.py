@@ -6,12 +6,14 @@ import io
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 from weakref import WeakSet
 
 from smoothcert.errors import RecordsError
+from smoothcert.records.claims import ENDING, Claim
 
 try:
     import fcntl
@@ -24,32 +26,71 @@ PATIENCE, LOOK = 150.0, 0.2
 """Seconds for the processes of a command that was killed to end; and between two looks."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system says that has no locks."""
-_held: WeakSet[io.FileIO] = WeakSet()
 
 
-def lock(file: io.FileIO, shared: bool = False) -> bool:
+class LockedFile(io.FileIO):
+    """A file that can be locked, unbuffered; closing it ends the lock."""
+
+    claim: Claim | None = None
+    """What stands for the lock where the file system has none."""
+
+    def close(self) -> None:
+        """Close the file, then let others have it."""
+        super().close()
+        if self.claim is not None:
+            self.claim.release()
+
+
+_held: WeakSet[LockedFile] = WeakSet()
+
+
+def lock(file: LockedFile, shared: bool = False) -> bool:
     """Keep other processes out until the file is closed; the system frees a dead one's lock.
 
     Args:
-        file: an open file, unbuffered.
+        file: an open file.
         shared: keep out those alone who do not share.
 
     Returns:
-        False where another process has the lock; True too where there are no locks.
+        False where another process has the lock.
+
+    Raises:
+        OSError: if there are no locks, and no file can be made in place of one.
     """
-    if fcntl is None:
+    path = Path(str(file.name))
+    if (locked := _flock(file, shared)) is not None:
+        # One file may be seen by machines with locks, and by others without.
+        return locked and (shared or not claim_of(path).is_held())
+    if file.claim is not None:
         return True
+    claim = claim_of(path, uuid.uuid4().hex if shared else "")
+    if not claim.take():
+        return False
+    file.claim = claim
+    return True
+
+
+def _flock(file: LockedFile, shared: bool) -> bool | None:
+    """Return whether the system has locked a file; None where it has no locks."""
+    if fcntl is None:
+        return None
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in WITHOUT_LOCKS
+        return None if error.errno in WITHOUT_LOCKS else False
     _held.add(file)
     return True
 
 
+def claim_of(path: Path, sharer: str = "") -> Claim:
+    """Return the claim on a file that stands for a lock, or that of one of several who share it."""
+    name = path.name.removeprefix(".")
+    return Claim(path.with_name(f".{name}.{sharer}{ENDING}" if sharer else f".{name}{ENDING}"))
+
+
 def open_locked(
-    path: Path, mode: Literal["ab", "ab+"], refusal: Callable[[io.FileIO], RecordsError]
-) -> io.FileIO:
+    path: Path, mode: Literal["ab", "ab+"], refusal: Callable[[LockedFile], RecordsError]
+) -> LockedFile:
     """Open a file for this process alone; it is made where it does not exist.
 
     Args:
@@ -63,11 +104,13 @@ def open_locked(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = path.open(mode, buffering=0)
-        if not lock(file):
-            error = refusal(file)
+        file = LockedFile(path, mode)
+        try:
+            if not lock(file):
+                raise refusal(file)
+        except BaseException:
             file.close()
-            raise error
+            raise
         # Its last writer may just have replaced or removed it: this would be a lost file.
         if os.fstat(file.fileno()).st_nlink:
             return file
@@ -118,21 +161,31 @@ class FolderLock:
     def _await_workers(self) -> None:
         """Wait for processes that save their state because their command was killed."""
         deadline = time.monotonic() + PATIENCE
-        with (self.folder / WORKERS).open("ab", buffering=0) as file:
-            while not lock(file):
+        claims: list[Claim] = []
+        with LockedFile(self.folder / WORKERS, "ab") as file:
+            while not lock(file) or (claims := self._claims_of_workers()):
                 if time.monotonic() > deadline:
                     raise RecordsError(
                         f"{self.folder} is still being written by processes of a command that has "
                         "ended. End them, or choose another run folder"
+                        + (claims[0].way_out() if claims else "")
                     )
                 time.sleep(LOOK)
 
-    def _refusal(self, file: io.FileIO) -> RecordsError:
+    def _claims_of_workers(self) -> list[Claim]:
+        """Return the claims of workers that may be alive; those of dead ones are removed."""
+        claims = [Claim(path) for path in self.folder.glob(f"{WORKERS}.*{ENDING}")]
+        for claim in claims:
+            if not claim.is_held():
+                claim.path.unlink(missing_ok=True)
+        return [claim for claim in claims if claim.path.exists()]
+
+    def _refusal(self, file: LockedFile) -> RecordsError:
         file.seek(0)
         said = file.read(200).decode("utf-8", errors="replace")
         return RecordsError(
             f"{self.folder} is being written by another process{f' ({said})' if said else ''}. "
-            "Wait for it, or choose another run folder"
+            f"Wait for it, or choose another run folder{claim_of(self.folder / LOCK).way_out()}"
         )
 
     def __enter__(self) -> Self:
@@ -157,6 +210,6 @@ def working_in(folder: Path) -> Iterator[None]:
         >>> with working_in(Path(tempfile.mkdtemp())):
         ...     pass
     """
-    with (folder / WORKERS).open("ab", buffering=0) as file:
+    with LockedFile(folder / WORKERS, "ab") as file:
         lock(file, shared=True)
         yield

@@ -1,12 +1,12 @@
 """Rows of several processes: each has a file of its own until one process gathers them."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from smoothcert.errors import RecordsError
-from smoothcert.records.files import CertificateFile, settings_path
-from smoothcert.records.rows import CertificateRow
+from smoothcert.records.files import CertificateFile
+from smoothcert.records.reading import settings_path
+from smoothcert.records.rows import new_rows
 
 
 def part_path(path: Path, rank: int) -> Path:
@@ -36,7 +36,7 @@ def absorb_parts(file: CertificateFile) -> None:
             has another certificate of an image than the file; it is not removed then.
     """
     for path in _parts(file.path):
-        with CertificateFile(path, file.settings) as part:
+        with CertificateFile(path, file.settings, file.images) as part:
             file.extend(new_rows(part.rows, file.rows, f"{path} and {file.path}"))
             _remove(path)
 
@@ -57,25 +57,3 @@ def _remove(path: Path) -> None:
         settings_path(path).unlink(missing_ok=True)
     except OSError as error:
         raise RecordsError(f"{path} cannot be removed: {error.strerror}") from error
-
-
-def new_rows(
-    rows: list[CertificateRow], known: list[CertificateRow], places: str
-) -> list[CertificateRow]:
-    """Return the rows of images that are not known yet.
-
-    Args:
-        rows: rows to add.
-        known: rows that are there.
-        places: the two files, for the message.
-
-    Raises:
-        RecordsError: if an image has two certificates that differ by more than their time.
-    """
-    there = {row.idx: replace(row, time=0.0) for row in known}
-    for row in rows:
-        if row.idx in there and there[row.idx] != replace(row, time=0.0):
-            raise RecordsError(
-                f"{places} hold different certificates of image {row.idx}. Nothing was overwritten"
-            )
-    return [row for row in rows if row.idx not in there]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, fields
+import re
+from dataclasses import astuple, dataclass, fields, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 
 from smoothcert.errors import RecordsError
-from smoothcert.types import Certificate
+from smoothcert.records.limits import Limits
+from smoothcert.types import ABSTAIN, STOPS, Certificate
 
 DECIMALS = Decimal("0.000001")
+LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -79,37 +82,89 @@ class CertificateRow:
 
 
 COLUMNS = tuple(field.name for field in fields(CertificateRow))
+ROUNDED = ("radius", "p_a_lower", "p_b_upper")
+"""Columns with six decimals."""
 _PARSERS = (int, int, int, float, int, float, float, float, int, int, int, str)
+_WHOLE = {
+    **dict.fromkeys(COLUMNS, re.compile(r"-?[0-9]+")),
+    **dict.fromkeys(ROUNDED, re.compile(r"[0-9]+\.[0-9]{6}")),
+    "time": re.compile(r"[0-9]+(\.[0-9]+)?"),
+}
+_BEGUN = {
+    **dict.fromkeys(COLUMNS, re.compile(r"-?[0-9]*")),
+    **dict.fromkeys(ROUNDED, re.compile(r"([0-9]+(\.[0-9]{0,6})?)?")),
+    "time": re.compile(r"([0-9]+(\.[0-9]*)?)?"),
+    "stop": re.compile("|".join(stop[:end] for stop in STOPS for end in range(len(stop) + 1))),
+}
+"""What a column of a row may say: whole, and where a kill cut it off."""
 
 
 def format_row(row: CertificateRow) -> list[str]:
     """Return the cells of a row as text."""
     return [
-        f"{cell:.6f}" if name in ("radius", "p_a_lower", "p_b_upper") else str(cell)
+        f"{cell:.6f}" if name in ROUNDED else str(cell)
         for name, cell in zip(COLUMNS, astuple(row), strict=True)
     ]
 
 
-def parse_row(line: str, path: Path, number: int) -> CertificateRow:
-    """Return the row of a line.
-
-    Args:
-        line: the line, without its break.
-        path: its file, for the message.
-        number: its number, from 1, for the message.
+def parse_row(line: str) -> CertificateRow:
+    """Return the row of a line, without its break.
 
     Raises:
-        RecordsError: if the line is damaged.
+        ValueError: with what was expected, if `format_row` writes no such line.
     """
     cells = line.split("\t")
-    try:
-        row = CertificateRow(
-            *(parse(cell) for parse, cell in zip(_PARSERS, cells, strict=True))  # pyright: ignore[reportArgumentType]
-        )
-        check_sense(row)
-    except ValueError as error:
-        raise RecordsError(f"{path}, line {number} is damaged: {line[:200]!r} ({error})") from error
+    row = CertificateRow(
+        *(parse(cell) for parse, cell in zip(_PARSERS, cells, strict=True))  # pyright: ignore[reportArgumentType]
+    )
+    check_sense(row)
+    for name, cell, written in zip(COLUMNS, cells, format_row(row), strict=True):
+        # Times are no part of a proof.
+        if cell != written and name != "time":
+            raise ValueError(f"expected {name} {written}")
     return row
+
+
+def begins_row(text: str) -> bool:
+    r"""Return whether a text may be the beginning of a row that a kill cut off.
+
+    Example:
+        >>> begins_row("7\t3\t-1\t0.0"), begins_row("total: 7")
+        (True, False)
+    """
+    *whole, last = text.split("\t")
+    if len(whole) >= len(COLUMNS):
+        return False
+    patterns = [_WHOLE[name] for name in COLUMNS[: len(whole)]] + [_BEGUN[COLUMNS[len(whole)]]]
+    cells = zip(patterns, [*whole, last], strict=True)
+    return all(pattern.fullmatch(cell) for pattern, cell in cells)
+
+
+def check_possible(row: CertificateRow, limits: Limits | None) -> None:
+    """Refuse a row that no certification could have written.
+
+    Args:
+        row: the row.
+        limits: what its settings allow; None where they are not known.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    check_sense(row)
+    if not 0 <= row.time < math.inf:
+        raise ValueError("expected a time >= 0")
+    if not (0 <= row.p_a_lower <= 1 and 0 <= row.p_b_upper <= 1):
+        raise ValueError("expected p_a_lower and p_b_upper in [0, 1]")
+    if min(row.n_a, row.n_b) < 0 or row.n_a + row.n_b > row.n_samples:
+        raise ValueError("expected counts n_a, n_b >= 0 with n_a + n_b at most n_samples")
+    if row.stop not in STOPS:
+        raise ValueError(f"expected stop one of {', '.join(STOPS)}")
+    if (row.stop == "wrong") != (row.n_samples == 0) or (
+        row.stop == "wrong" and row.predict != ABSTAIN
+    ):
+        raise ValueError("expected n_samples >= 1, or 0 and predict -1 where stop is `wrong`")
+    if limits is not None:
+        limits.check(row)
 
 
 def check_sense(row: CertificateRow) -> None:
@@ -118,6 +173,10 @@ def check_sense(row: CertificateRow) -> None:
     Raises:
         ValueError: with what was expected.
     """
+    if row.idx < 0 or row.label < 0 or row.predict < ABSTAIN:
+        raise ValueError("expected idx and label >= 0, predict >= -1")
+    if max(row.idx, row.label, row.predict, row.n_samples) > LARGEST:
+        raise ValueError(f"expected whole numbers of at most {LARGEST}")
     if not 0 <= row.radius < math.inf:
         raise ValueError("expected a radius >= 0")
     if row.correct != int(row.predict == row.label) or (row.predict < 0 and row.radius > 0):
@@ -135,6 +194,28 @@ def check_unique(rows: list[CertificateRow], path: Path) -> None:
         if row.idx in seen:
             raise RecordsError(f"{path} holds image {row.idx} twice")
         seen.add(row.idx)
+
+
+def new_rows(
+    rows: list[CertificateRow], known: list[CertificateRow], places: str
+) -> list[CertificateRow]:
+    """Return the rows of images that are not known yet.
+
+    Args:
+        rows: rows to add.
+        known: rows that are there.
+        places: the two files, for the message.
+
+    Raises:
+        RecordsError: if an image has two certificates that differ by more than their time.
+    """
+    there = {row.idx: replace(row, time=0.0) for row in known}
+    for row in rows:
+        if row.idx in there and there[row.idx] != replace(row, time=0.0):
+            raise RecordsError(
+                f"{places} hold different certificates of image {row.idx}. Nothing was overwritten"
+            )
+    return [row for row in rows if row.idx not in there]
 
 
 def _round(value: float, towards: str) -> float:

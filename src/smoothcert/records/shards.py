@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.records.files import CertificateFile, read_settings, settings_path
-from smoothcert.records.parts import absorb_parts, new_rows
-from smoothcert.records.reading import read_certificates
-from smoothcert.records.rows import CertificateRow
+from smoothcert.records.files import CertificateFile
+from smoothcert.records.parts import absorb_parts
+from smoothcert.records.reading import read_certificates, read_settings, settings_path
+from smoothcert.records.rows import CertificateRow, new_rows
 
 OF_SHARD = ("shard", "shard_images")
 """Settings of a shard that its whole does not have."""

@@ -113,7 +113,7 @@ def certify(cfg: DictConfig) -> float | None:
         **performance_of(certified, folder),
         **provenance(),
     }
-    write_summary(summary, folder)
+    write_summary(summary, folder, certified)
     if cfg.shard is not None:
         logger.info(
             "This is shard %s alone. Once all are there: python -m src.merge %s",

@@ -53,6 +53,8 @@ def merge(cfg: DictConfig) -> float:
             **dict.fromkeys(MEASURED),
         }
         write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        # The picture took its time: what is reported is in the folder that is named.
+        whole.write(folder / CERTIFICATES)
     print_summary(summary, folder)
     return summary["acr"]
 

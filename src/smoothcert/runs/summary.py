@@ -12,15 +12,21 @@ from typing import Any
 import torch
 
 from smoothcert.certify import Certified, Performance
-from smoothcert.records import write_atomically
+from smoothcert.records import Whole, write_atomically
 from smoothcert.report import print_summary
 
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
 
 
-def write_summary(summary: dict[str, Any], folder: Path) -> None:
-    """Write `summary.json` into a folder, and print it."""
+def write_summary(summary: dict[str, Any], folder: Path, certified: Certified) -> None:
+    """Write `summary.json` next to the certificates, and print it.
+
+    Raises:
+        RecordsError: if the certificates are not in their file any more, nor can be written anew.
+    """
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    # Pictures and loggers took their time: what is reported is in the folder that is named.
+    Whole(certified.settings, certified.rows).write(folder / "certificates.tsv")
     print_summary(summary, folder)
 
 

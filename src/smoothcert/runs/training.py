@@ -138,7 +138,7 @@ def _finish(
         **provenance(),
     }
     log_summary(trainer.loggers, {k: v for k, v in summary.items() if not isinstance(v, dict)})
-    write_summary(summary, folder)
+    write_summary(summary, folder, certified)
     return summary["acr"]
 
 
