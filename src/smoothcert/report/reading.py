@@ -21,17 +21,10 @@ from smoothcert.records import (
     read_field_log,
     settings_path,
 )
+from smoothcert.report.log_paths import LogPath
 from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
-SIGMA = re.compile(
-    r"(?<![A-Za-z])[-_ ]?(?P<what>sigma|noise)[-_= ]?(?P<value>\d*\.\d+|\d+)"
-    r"(?=$|[/\\_, -]|\.[a-z]+$)",
-    re.IGNORECASE,
-)
-LARGEST_SIGMA = 10
-"""Larger numbers in a path are no σ of pixels in [0, 1]."""
-ENDINGS = (".tsv", ".txt", ".log", ".csv")
 NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
 NUMBERS = ("sigma", "alpha", "n0", "n", "alpha_for_votes", "mean_samples_per_image")
 """Settings and figures that are numbers where they are recorded."""
@@ -41,21 +34,6 @@ DEFAULTS = {"precision": "float32", "noise": "gaussian", "target": "selection"}
 """What certificates of before these could be chosen were made with."""
 OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
 """Settings that runs which are compared may differ in; the images themselves are compared."""
-
-
-def sigma_in(path: str) -> re.Match[str] | None:
-    """Return where a path names the σ of its log: the last `sigma…`, else the last `noise…`.
-
-    Args:
-        path: such as `noise_0.50/sigma_0.25`.
-
-    Example:
-        >>> sigma_in("models/noise_0.50/sigma_0.25.tsv")["value"], sigma_in("noise2noise")
-        ('0.25', None)
-    """
-    found = [each for each in SIGMA.finditer(path) if 0 < float(each["value"]) <= LARGEST_SIGMA]
-    named = [each for each in found if each["what"].lower() == "sigma"]
-    return next(iter((named or found)[::-1]), None)
 
 
 @dataclass(frozen=True)
@@ -86,8 +64,14 @@ class Run:
         """σ of the noise; of a published log as its path says it, None where it does not."""
         if self.settings:
             return float(self.settings["sigma"])
-        found = sigma_in(self.name) or sigma_in(self.path.parent.name)
-        return float(found["value"]) if found else None
+        return self.log_path.sigma
+
+    @cached_property
+    def log_path(self) -> LogPath:
+        """What the path says, of a published log."""
+        place = _place(self.path)
+        above = place.parts[1 : len(place.parts) - len(Path(self.name).parts)]
+        return LogPath(self.name, [_seen(part) for part in above])
 
     @property
     def seed(self) -> int | None:
@@ -99,10 +83,14 @@ class Run:
     def value(self, key: str) -> Any:
         """Return what the summary, or the training's settings in it, say; None if nothing.
 
+        Of a published log its path says it; see `LogPath.settings`.
+
         Args:
             key: such as `objective`, or with dots, `training.objective.weight` or
                 `objective.weight`.
         """
+        if self.is_foreign:
+            return self.log_path.settings.get(key)
         for place in (self.summary, self.summary.get("training", {})):
             found: Any = place
             for part in key.split("."):
@@ -263,13 +251,18 @@ def _seen(text: str) -> str:
 
 def _short(files: Sequence[Path]) -> list[str]:
     """Return the folders, or the logs' own names, without what all of them begin with."""
-    places = [path.parent if path.name == CERTIFICATES else path for path in files]
+    places = [_place(path) for path in files]
     if len(places) < 2:
         return [_seen(place.name) for place in places]
     start = Path(os.path.commonpath(places))
     # A run and what was certified of it lie in each other.
     start = start.parent if start in places else start
     return [_seen(place.relative_to(start).as_posix()) for place in places]
+
+
+def _place(path: Path) -> Path:
+    """Return what a certificate file is named after: its run folder, or a log's own file."""
+    return path.parent if path.name == CERTIFICATES else path
 
 
 def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
