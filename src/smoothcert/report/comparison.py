@@ -157,12 +157,26 @@ def comparison_markdown(groups: Sequence[Group], radii: Sequence[float], title: 
         radii: radii of the certified accuracies.
         title: what to say of the data first.
     """
+    head, *rows = comparison_rows(groups, radii)
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [
+        _line([f"`{name}`" if PLAIN.fullmatch(name) else _shown(name), *map(_shown, cells)])
+        for name, *cells in rows
+    ]
+    return "\n".join([*lines, "", conditions(groups, title)]) + "\n"
+
+
+def comparison_rows(groups: Sequence[Group], radii: Sequence[float]) -> list[list[str]]:
+    """Return the cells of the table as plain text, its headings first.
+
+    Args:
+        groups: at least one.
+        radii: radii of the certified accuracies.
+    """
     head = ["experiment", "σ", "seeds", "epochs", "training, minutes", "clean", "bound"]
     head += [*(f"{radius:g}" for radius in radii), "ACR"]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for group in groups:
-        lines += [_line(_cells(group, bound, radii)) for bound in group.summaries[0]["bounds"]]
-    return "\n".join([*lines, "", conditions(groups, title)]) + "\n"
+    bounds = groups[0].summaries[0]["bounds"]
+    return [head, *(_cells(group, bound, radii) for group in groups for bound in bounds)]
 
 
 def conditions(groups: Sequence[Group], title: str = "") -> str:
@@ -188,13 +202,13 @@ def conditions(groups: Sequence[Group], title: str = "") -> str:
 
 def _cells(group: Group, bound: str, radii: Sequence[float]) -> list[str]:
     return [
-        f"`{group.name}`" if PLAIN.fullmatch(group.name) else _shown(group.name),
+        str(group.name),
         f"{group.sigma:g}",
-        _shown(", ".join(map(str, group.seeds))),
-        _shown(group.summaries[0]["epochs"]),
+        ", ".join(map(str, group.seeds)),
+        str(group.summaries[0]["epochs"]),
         _spread([seconds / 60 for seconds in group.of("seconds_training")], 1),
         _spread([100 * share for share in group.of("clean_smoothed_accuracy")], 1),
-        _shown(bound),
+        bound,
         *(_spread([100 * s for s in group.accuracy(bound, radius)], 1) for radius in radii),
         _spread(group.acr(bound), 3),
     ]

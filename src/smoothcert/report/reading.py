@@ -15,8 +15,10 @@ import numpy as np
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import (
+    COLUMNS,
     CertificateRow,
     is_field_log,
+    log_columns,
     read_certificates,
     read_field_log,
     settings_path,
@@ -25,6 +27,8 @@ from smoothcert.report.log_paths import LogPath
 from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
+OF_A_RUN = re.compile(r"/certificates(/epoch_\d+_\w+|\.part\d+)\.tsv$")
+"""Certificates of an epoch and of one process, which are no runs of their own."""
 NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
 NUMBERS = ("sigma", "alpha", "n0", "n", "alpha_for_votes", "mean_samples_per_image")
 """Settings and figures that are numbers where they are recorded."""
@@ -146,52 +150,85 @@ class Runs:
     notes: Sequence[str]
 
 
-def read_runs(paths: Iterable[Path], skip_damaged: bool = False) -> Runs:
+def read_runs(
+    paths: Iterable[Path], skip_damaged: bool = False, named: Iterable[Path] = ()
+) -> Runs:
     """Read the runs among files and folders.
 
-    A run is a folder with certificates and a summary, or a log in the field's six columns,
-    whatever its name. Other files are passed over.
+    A run is a folder with certificates and a summary, or a log with the field's columns, whatever
+    its name. Other files are passed over, but for those that begin like a log.
 
     Args:
         paths: files and folders.
         skip_damaged: leave out damaged runs with a note, where many are read.
+        named: those of them that have to be runs, whatever is skipped.
 
     Raises:
-        RecordsError: if a path is not there, or a certificate file or what lies beside it is
-            damaged.
+        RecordsError: if a path is not there, a certificate file or what lies beside it is
+            damaged, or a named path is no run.
     """
-    places = sorted({path.resolve() for path in paths})
-    files = [found for path in places if (found := _certificates_in(path)) is not None]
-    files = list(dict.fromkeys(files))
-    names = _short(files)
+    required = {path.resolve() for path in named}
+    places = sorted({path.resolve() for path in paths} | required)
+    found = {}
+    for path in places:
+        certificates = _certificates_in(path, path in required)
+        if certificates is not None:
+            found[certificates] = path in required or found.get(certificates, False)
+    names = _short(list(found))
     runs, notes = [], []
-    for path, name in zip(files, names, strict=True):
+    for (path, is_required), name in zip(found.items(), names, strict=True):
         try:
             run = _read_run(path, name)
         except (RecordsError, OSError) as error:
-            if not skip_damaged:
+            if is_required or not skip_damaged:
                 raise
             run = _seen(f"{name} is left out: {error}".replace(f"{path.parent}{os.sep}", ""))
         if isinstance(run, Run):
             runs.append(run)
+        elif is_required:
+            raise RecordsError(run)
         else:
             notes.append(run)
     return Runs(_once(runs, notes), notes)
 
 
-def _certificates_in(path: Path) -> Path | None:
+def _certificates_in(path: Path, is_required: bool) -> Path | None:
     if not path.exists():
         raise RecordsError(f"Expected a run folder or a log, got {path}, which is not there")
-    if path.is_dir():
-        path = path / CERTIFICATES
-    if not path.is_file():
+    if path.is_dir() and not (path / CERTIFICATES).is_file():
+        if is_required:
+            raise RecordsError(
+                f"Expected a run folder or a log, got {path}, a folder without {CERTIFICATES}; "
+                f"runs='{path}/**' reads what is in it"
+            )
         return None
-    return path if path.name == CERTIFICATES or is_field_log(path) else None
+    path = path / CERTIFICATES if path.is_dir() else path
+    if not path.is_file():
+        if is_required:
+            raise RecordsError(f"Expected a run folder or a log, got {path}, which is no file")
+        return None
+    if is_required or path.name == CERTIFICATES:
+        return path
+    if OF_A_RUN.search(path.as_posix()):
+        return None
+    try:
+        return path if is_field_log(path) else None
+    except OSError:  # Whoever reads it says why it cannot be read.
+        return path
+
+
+def _is_log(path: Path) -> bool:
+    """Return whether a file is a log of other code, or a copy of ours without its settings."""
+    if path.name != CERTIFICATES:
+        return True
+    beside = settings_path(path), path.with_name(SUMMARY)
+    is_ours = log_columns(path) == list(COLUMNS) and any(file.exists() for file in beside)
+    return is_field_log(path) and not is_ours
 
 
 def _read_run(path: Path, name: str) -> Run | str:
     """Return a run, or why there is none."""
-    if is_field_log(path):
+    if _is_log(path):
         rows = read_field_log(path)
         return Run(name, path, rows) if rows else f"{name} is an empty log."
     rows = read_certificates(path)

@@ -180,7 +180,7 @@ def settings_apart(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any
 def _of_training(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return a training's settings, with what its summary says beside them."""
     facts = {name: summary[name] for name in FACTS if name in summary}
-    return {**facts, **_flat(summary.get("training", {}))}
+    return {**facts, **flat_settings(summary.get("training", {}))}
 
 
 def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
@@ -315,7 +315,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     logs = [run.name for run in runs if run.is_foreign]
     if logs and len(logs) < len(runs):
         notes.append(
-            f"{_some(logs)}: logged by other code on images of the same numbers and labels. "
+            f"{some(logs)}: logged by other code on images of the same numbers and labels. "
             "Data, samples, α and bound are not recorded there; make sure that they are the same "
             "before you compare."
         )
@@ -331,23 +331,24 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     bare = [run.name for run in runs if not run.is_foreign and not run.summary.get("training")]
     if 0 < len(bare) < len(runs) - len(logs):
         notes.append(
-            f"The settings of the training of {_some(bare)} are not recorded: they may differ from "
+            f"The settings of the training of {some(bare)} are not recorded: they may differ from "
             "those of the runs that they stand beside."
         )
     return notes
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
+def some(names: Sequence[str], most: int = 4) -> str:
     """Return names as a list that ends before it gets long."""
     rest = [f"{len(names) - most} others"] if len(names) > most else []
     return ", ".join([*names[:most], *rest])
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a training by dotted names, without those that make no method."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            flat.update(flat_settings(value, f"{prefix}{name}."))
         else:
             flat[f"{prefix}{name}"] = value
     return {name: value for name, value in flat.items() if name not in IGNORED}
