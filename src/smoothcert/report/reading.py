@@ -234,7 +234,7 @@ def _read_run(path: Path, name: str) -> Run | str:
     rows = read_certificates(path)
     if not (path.with_name(SUMMARY)).is_file():
         return f"{name} is not finished: it has {len(rows)} certificates and no {SUMMARY}."
-    settings, summary = (_json(file) for file in (settings_path(path), path.with_name(SUMMARY)))
+    settings, summary = (read_json(file) for file in (settings_path(path), path.with_name(SUMMARY)))
     if summary.get("images") != len(rows):
         return (
             f"{name} is not finished: its {SUMMARY} speaks of {summary.get('images')} images, and "
@@ -248,13 +248,18 @@ def _read_run(path: Path, name: str) -> Run | str:
     lacking = [name for name in NEEDED if name not in settings]
     if lacking:
         raise RecordsError(f"{settings_path(path)} lacks {', '.join(lacking)}")
-    _check_values(settings, settings_path(path))
-    _check_values(summary, path.with_name(SUMMARY))
+    check_values(settings, settings_path(path))
+    check_values(summary, path.with_name(SUMMARY))
     return Run(name, path, rows, settings, summary)
 
 
-def _check_values(values: Mapping[str, Any], path: Path) -> None:
-    for name in NUMBERS:
+def check_values(values: Mapping[str, Any], path: Path, numbers: Iterable[str] = NUMBERS) -> None:
+    """Refuse values of a file that are no numbers, where they are there.
+
+    Raises:
+        RecordsError: with the file and the value.
+    """
+    for name in numbers:
         value = values.get(name, 0)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value):
@@ -263,11 +268,26 @@ def _check_values(values: Mapping[str, Any], path: Path) -> None:
         raise RecordsError(f"{path} is damaged: expected settings by name for training")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a run recorded in a file.
+
+    Raises:
+        RecordsError: if it cannot be read.
+    """
     try:
         content = _all_seen(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordsError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        found = f"damaged JSON ({error})" if path.stat().st_size else "an empty file"
+        again = (
+            "; remove it and run the command that made its folder again: it writes it from the "
+            "certificates that are there"
+        )
+        raise RecordsError(
+            f"Expected what a run records in {path}, got {found}"
+            + (again if path.name == SUMMARY else "")
+        ) from error
     if not isinstance(content, dict):
         raise RecordsError(f"{path} is damaged: expected values by name")
     return content
