@@ -17,6 +17,7 @@ SETTING = re.compile(
     r"(?<![A-Za-z])(?:(?P<word>[A-Za-z]+)[-_]?\d+(?:\.\d+)?(?![A-Za-z\d])"
     r"|(?P<key>[A-Za-z][\w.]*)=[^,]+)"
 )
+TRAINED = " (trained at σ = "
 SEPARATORS = "_- .,"
 
 
@@ -73,7 +74,7 @@ class LogPath:
         if not self.training_sigmas:
             return method
         trained = " and ".join(f"{sigma:g}" for sigma in self.training_sigmas)
-        return f"{method} (trained at σ = {trained}, certified at {self.sigma:g})"
+        return f"{method}{TRAINED}{trained}, certified at {self.sigma:g})"
 
     @cached_property
     def settings(self) -> dict[str, str]:

@@ -52,14 +52,15 @@ def print_table(
     """
     console = console or terminal()
     cells = [[_in_one_line(cell) for cell in row] for row in rows]
-    widths = [
-        max(*map(cell_len, name.split() or [""]), *(cell_len(row[place].plain) for row in cells))
-        for place, name in enumerate(names)
-    ]
+    needed = [max(cell_len(row[place].plain) for row in cells) for place in range(len(names))]
+    widths = [max(cell_len(name), width) for name, width in zip(names, needed, strict=True)]
     keys = _telling_apart(cells, texts)
     blocks = [range(len(names))]
     room = console.width - 1  # rich pads the last column, too.
     if sum(widths) + GAP * (len(widths) - 1) > room:
+        # Headings of several words take several lines.
+        words = [max(map(cell_len, name.split()), default=0) for name in names]
+        widths = [max(pair) for pair in zip(words, needed, strict=True)]
         blocks = _blocks(widths, keys, room) or [keys]
     console.print(Text(title, style="bold"))
     for block in blocks:
