@@ -1,4 +1,4 @@
-"""Compare runs: `python -m src.report runs='outputs/sweeps/*/*' [group_by=objective,attack]`."""
+"""Compare runs: `python -m src.report runs='outputs/sweeps/*/*' [group_by=objective,model]`."""
 
 import sys
 

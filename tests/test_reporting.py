@@ -11,6 +11,7 @@ from statistics import mean, stdev
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from runs_by_hand import WRONG, rows_of, run_by_hand, write_log, write_run
 from summaries import summary, written
 from support import ROOT, composed
 from test_methods import QUICK
@@ -375,3 +376,103 @@ def test_a_damaged_run_among_many_is_named_and_left_out(finished, tmp_path, caps
 def test_a_title_belongs_to_a_table(finished, tmp_path):
     with pytest.raises(SystemExit, match="Expected table=<experiments> with title="):
         report_all(tmp_path, f"runs='{finished}/*/certify/*'", "title=Digits")
+
+
+# --- Published logs -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """Logs of two methods at two σ."""
+    for name, radius in (("cohen", 0.1), ("macer", 0.2)):
+        for sigma in (0.25, 0.5):
+            path = tmp_path / "logs" / name / f"noise_{sigma}" / "eps_64" / f"sigma_{sigma}"
+            write_log(path, rows_of([radius + sigma, WRONG, 0.1]))
+    return tmp_path / "logs"
+
+
+def methods_of(files):
+    with files["tables/envelope.csv"].open(newline="") as file:
+        return [row["method"] for row in csv.DictReader(file)]
+
+
+def test_group_by_reaches_logs(logs, tmp_path):
+    files = report_all(tmp_path / "own", f"runs='{logs}/**'", "group_by=path.1")
+    assert methods_of(files) == ["cohen", "macer"]
+
+
+def test_a_key_that_no_run_has_is_answered_with_those_there_are(logs, finished, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        report_all(tmp_path / "own", f"runs='{logs}/**'", "group_by=epsilon")
+    assert str(caught.value).splitlines() == [
+        "InvalidArgumentError: Expected `group_by` of keys that some run has, got 'epsilon'. Of "
+        "logs there are eps (eps_64), path.1 (cohen, macer), path.3 (eps_64)"
+    ]
+    with pytest.raises(SystemExit, match=r"Of runs there are objective, .*; Of logs there are"):
+        report_all(tmp_path, f"runs=['{logs}/**','{finished}/**']", "group_by=objctive")
+
+
+@pytest.mark.parametrize(
+    "asked", ["group_by=1", "group_by=[1,2]", "runs=1", "table=1", "radii=abc"]
+)
+def test_numbers_and_words_in_the_wrong_place_are_answered_in_a_line(logs, tmp_path, asked):
+    with pytest.raises(SystemExit) as caught:
+        report_all(tmp_path / "own", f"runs='{logs}/**'", asked)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "Expected" in str(caught.value)
+
+
+def test_a_log_that_is_named_is_read_whatever_its_form(logs, tmp_path, capsys):
+    path = tmp_path / "mine" / "sigma_0.25.csv"
+    path.parent.mkdir()
+    lines = (logs / "macer" / "noise_0.25" / "eps_64" / "sigma_0.25").read_text().splitlines()
+    cells = [[*reversed(line.split("\t")), "more"] for line in lines]
+    path.write_text("\ufeff" + "\r\n".join(",".join(line) for line in cells) + "\r\n")
+    files = report_all(tmp_path / "own", f"runs=['{logs}/cohen/**','{path}']")
+    with files["tables/methods.csv"].open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "mine"]
+    assert [(row["σ"], float(row["ACR"])) for row in rows] == [("0.25", pytest.approx(0.55 / 3))]
+    assert "note" not in capsys.readouterr().out
+
+
+def test_a_log_that_is_named_and_cannot_be_read_is_refused(logs, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("idx,label,predict,correct,time\n1,2,2,1,1.5\n")
+    for asked in (f"'{path}'", f"['{logs}/**','{path}']"):
+        with pytest.raises(SystemExit, match=f"got {path}, whose first line lacks radius"):
+            report_all(tmp_path / "own", f"runs={asked}")
+    assert not (tmp_path / "own").exists()
+
+
+def test_what_begins_like_a_log_is_noted_where_it_is_found(logs, tmp_path, capsys):
+    (logs / "bad.csv").write_text("idx,label,predict,correct,time\n1,2,2,1,1.5\n")
+    files = report_all(tmp_path / "own", f"runs='{logs}/**'")
+    assert "note   bad.csv is left out: Expected a log" in capsys.readouterr().out
+    assert "bad.csv is left out" in files["index.html"].read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{"])
+def test_a_damaged_summary_of_a_run_that_is_named_alone_is_refused(tmp_path, text):
+    run = write_run(tmp_path / "run", run_by_hand([0.5, WRONG]))
+    (run / "summary.json").write_text(text)
+    with pytest.raises(
+        SystemExit, match=r"RecordsError: .*summary.json, got .*; remove it and run"
+    ):
+        report_all(tmp_path / "own", f"runs='{run}'")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"bounds": 3},
+        {"bounds": {"tight": 1}},
+        {"bounds": {"tight": {"acr": "x", "certified_accuracy": {}}}},
+        {"sigma": "x"},
+        {"images": None},
+    ],
+)
+def test_a_summary_of_wrong_values_makes_no_table(by_hand, damage):
+    text = json.dumps(summary("fast_gaussian", **damage))
+    (by_hand / "run1" / "summary.json").write_text(text)
+    with pytest.raises(SystemExit, match=r"run1/summary.json is damaged: expected"):
+        reported(by_hand / "own", f"runs={by_hand}/run*")

@@ -102,6 +102,78 @@ def test_line_ends_of_windows_change_nothing():
     assert [(row.idx, row.radius, row.time) for row in read_field_log(path)] == expected
 
 
+ROWS = [
+    (7, 3, 3, "0.41", 1, "0:00:12.5"),
+    (9, 0, -1, "0.0", 0, "1 day, 0:00:01"),
+    (2, 5, 4, "5e-05", 0, "2"),
+]
+
+
+def in_words(cells, separator):
+    needs_quotes = "" if separator == " " else separator
+    texts = (str(cell) for cell in cells)
+    return separator.join(f'"{t}"' if needs_quotes and needs_quotes in t else t for t in texts)
+
+
+@given(
+    st.permutations([*FIELD_COLUMNS, "score"]),
+    st.sampled_from("\t,; "),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+    st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_columns_are_found_by_their_names(order, separator, encoding, end, upper, is_ended):
+    # A time of days has spaces: among spaces it stands last, as published code has it.
+    order = [*(n for n in order if n != "time"), "time"] if separator == " " else order
+    lines = [in_words([name.upper() if upper else name for name in order], separator)]
+    for row in ROWS:
+        said = {**dict(zip(FIELD_COLUMNS, row, strict=True)), "score": "good"}
+        lines.append(in_words([said[name] for name in order], separator))
+    path = Path(tempfile.mkdtemp()) / "sigma_0.25"
+    path.write_bytes((end.join(lines) + end * is_ended).encode(encoding))
+    assert is_field_log(path)
+    if order[-1] == "radius" and not is_ended:
+        assert "no line break" in refusal(path)
+        return
+    read = [(r.idx, r.label, r.predict, r.radius, r.correct, r.time) for r in read_field_log(path)]
+    assert read == [
+        (7, 3, 3, 0.41, 1, 12.5),
+        (9, 0, -1, 0.0, 0, 86_401.0),
+        (2, 5, 4, 5e-05, 0, 2.0),
+    ]
+
+
+def test_decimal_commas_are_read_where_semicolons_separate():
+    path = log("7;3;3;0,41;1;12,5", "9;0;-1;0,0;0;1 day, 0:00:01", header=HEADER.replace("\t", ";"))
+    assert [(row.radius, row.time) for row in read_field_log(path)] == [(0.41, 12.5), (0, 86_401)]
+
+
+def test_a_log_needs_no_times():
+    [row] = read_field_log(log("7\t3\t3\t0.41\t1", header="idx\tlabel\tpredict\tradius\tcorrect"))
+    assert (row.radius, math.isnan(row.time)) == (0.41, True)
+
+
+@pytest.mark.parametrize("name", ["idx", "label", "predict", "radius", "correct"])
+def test_a_column_that_is_missing_or_there_twice_is_named(name):
+    other = "time" if name != "time" else "idx"
+    lacking = log(header=HEADER.replace(name, "other"))
+    assert is_field_log(lacking)
+    assert f"lacks {name}: " in refusal(lacking)
+    assert f"has {name} twice" in refusal(log(header=HEADER.replace(other, name)))
+
+
+def test_our_own_certificates_are_a_log_without_their_settings(tmp_path):
+    run = run_by_hand([0.0, 0.125, WRONG, ABSTAINED, 1.5])
+    path = write_run(tmp_path / "run", run) / "certificates.tsv"
+    read = read_field_log(path)
+    assert [(row.idx, row.radius, row.correct) for row in read] == [
+        (row.idx, row.radius, row.correct) for row in run.rows
+    ]
+    assert {row.n_samples for row in read} == {0}
+
+
 def test_a_log_cut_at_any_byte_keeps_what_is_whole():
     path = log(GOOD, "9\t0\t-1\t0.0\t0\t0:00:01", "2\t5\t4\t1.25\t0\t1.5")
     whole, content = read_field_log(path), path.read_bytes()
@@ -133,9 +205,12 @@ def test_a_last_line_by_hand_needs_no_line_break():
         (HEADER, True),
         ("", False),
         ("\n" + HEADER, False),
-        ("idx\tlabel\tpredict\tradius\tcorrect\n", False),
-        (HEADER + "\tp_a_lower\n", False),
-        ("label\tidx\tpredict\tradius\tcorrect\ttime\n", False),
+        ("idx\tlabel\tpredict\tradius\tcorrect\n", True),
+        (HEADER + "\tp_a_lower\n", True),
+        ("label\tidx\tpredict\tradius\tcorrect\ttime\n", True),
+        (HEADER.replace("\t", ", ").upper(), True),
+        ("idx;label;predict;correct\n", True),
+        ("idx\tlabel\ttime\tscore\n", False),
         (GOOD + "\n", False),
         ("epoch,loss\n1,0.5\n", False),
     ],
@@ -146,8 +221,7 @@ def test_a_log_is_told_by_its_header(tmp_path, content, expected):
     assert is_field_log(path) == expected
 
 
-def test_neither_our_certificates_nor_pictures_are_logs(tmp_path):
-    assert not is_field_log(write_run(tmp_path / "run", run_by_hand([0.5])) / "certificates.tsv")
+def test_a_picture_is_no_log(tmp_path):
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
     assert not is_field_log(picture)

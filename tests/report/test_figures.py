@@ -13,7 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
-from runs_by_hand import with_bounds
+from runs_by_hand import with_bounds, write_log
 from scipy.stats import binomtest
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
@@ -450,6 +450,16 @@ def test_long_names_are_short_and_still_differ(sweep):
     assert (one[:10], one[-4:]) == (start[:10], "0.25")
     assert "…" in one
     assert len(one) == len(other) == NAME_LENGTH
+
+
+def test_a_long_name_keeps_both_noises_of_a_log(sweep):
+    for number, trained in enumerate(("0.5", "1")):
+        name = f"{'a_long_name' * 4}/noise_{trained}/sigma_0.25"
+        sweep.paths.append(write_log(sweep.folder / name, some_rows(number)))
+    texts = labels(accuracy_figure(sweep.section()))
+    for trained in ("0.5", "1"):
+        [text] = [t for t in texts if t.endswith(f" (trained at σ = {trained}, certified at 0.25)")]
+        assert "…" in text
 
 
 def test_names_that_differ_in_the_middle_alone_are_not_shortened(sweep):

@@ -114,6 +114,72 @@ def test_certificates_of_single_epochs_are_no_runs(tmp_path):
     assert not read.notes
 
 
+def test_nor_are_those_of_a_training_that_was_killed(tmp_path):
+    written(tmp_path, "run")
+    rows = (tmp_path / "run" / "certificates.tsv").read_bytes()
+    for name in ("certificates/epoch_0001_1a2b3c4d.tsv", "certificates.part2.tsv"):
+        path = tmp_path / "killed" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(rows)
+    read = read_runs(sorted(tmp_path.rglob("*")))
+    assert ([run.name for run in read.runs], read.notes) == (["run"], [])
+
+
+@pytest.mark.parametrize("name", ["certificates.tsv", "copy.tsv", "sigma_0.5"])
+def test_a_copy_of_our_certificates_without_their_settings_is_a_log(tmp_path, name):
+    folder = written(tmp_path, "run")
+    path = tmp_path / "elsewhere" / name
+    path.parent.mkdir()
+    path.write_bytes((folder / "certificates.tsv").read_bytes())
+    for named in ([], [path]):
+        [run] = read_runs([path], named=named).runs
+        assert run.is_foreign
+        assert run.radii_that_count.tolist() == [0.25, 0, 0, 0.75, 0]
+
+
+def test_a_file_that_begins_like_a_log_is_read_or_named(tmp_path):
+    log = write_log(tmp_path / "a" / "sigma_0.5", rows_of(OUTCOMES))
+    lacking = tmp_path / "b" / "sigma_0.5.csv"
+    lacking.parent.mkdir()
+    lacking.write_text("idx,label,predict,correct,time\n1,2,2,1,0.5\n")
+    found = sorted(tmp_path.rglob("*"))
+    read = read_runs(found, skip_damaged=True)
+    assert [run.name for run in read.runs] == ["a/sigma_0.5"]
+    [note] = read.notes
+    assert note.startswith("b/sigma_0.5.csv is left out: Expected a log")
+    assert "lacks radius: 'idx,label" in note
+    with pytest.raises(RecordsError, match=f"{lacking}, whose first line lacks radius"):
+        read_runs(found)
+    with pytest.raises(RecordsError, match=f"{lacking}, whose first line lacks radius"):
+        read_runs([log], skip_damaged=True, named=[lacking])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "first line lacks idx, label, predict, radius, correct: ''"),
+        (b"epoch,loss\n1,0.5\n", "lacks idx, label, predict, radius, correct: 'epoch,loss'"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "lacks idx"),
+        (b"idx label predict radius correct time\n", "is an empty log"),
+        (b"idx label predict radius correct time\n1 2 2 much 1 3\n", "line 2 is damaged"),
+    ],
+)
+def test_a_file_that_is_named_is_read_or_refused(tmp_path, content, reason):
+    path = tmp_path / "mine.tsv"
+    path.write_bytes(content)
+    with pytest.raises(RecordsError) as caught:
+        read_runs([path], skip_damaged=True, named=[path])
+    assert "mine.tsv" in str(caught.value)
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_that_is_named_and_holds_no_run_says_how_to_read_what_is_in_it(tmp_path):
+    write_log(tmp_path / "logs" / "sigma_0.5", rows_of(OUTCOMES))
+    with pytest.raises(RecordsError, match=f"without certificates.tsv; runs='{tmp_path}/logs/\\*"):
+        read_runs([], named=[tmp_path / "logs"])
+
+
 def test_a_run_without_a_summary_is_named_and_not_read(tmp_path):
     folders = [written(tmp_path, "done"), written(tmp_path, "cut", seed=1)]
     (folders[1] / "summary.json").unlink()
@@ -182,6 +248,14 @@ def test_what_lies_beside_is_named_where_it_is_damaged(tmp_path, name, text):
     damaged.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RecordsError, match=str(damaged)):
         read_runs([damaged.parent])
+
+
+@pytest.mark.parametrize(("text", "found"), [("", "an empty file"), ('{"acr":', "damaged JSON")])
+def test_a_damaged_summary_says_how_to_write_it_again(tmp_path, text, found):
+    folder = written(tmp_path, "run")
+    (folder / "summary.json").write_text(text)
+    with pytest.raises(RecordsError, match=f"summary.json, got {found}.*; remove it and run"):
+        read_runs([folder])
 
 
 def test_missing_settings_are_named(tmp_path):

@@ -164,7 +164,7 @@ def test_logs_on_the_same_images_stand_together():
         ("cohen/sigma_0.25", "cohen"),
         ("macer_sigma_0.50", "macer"),
         ("noise_0.25/smoothadv", "smoothadv"),
-        ("noise_0.25/sigma_0.5", "noise_0.25"),
+        ("noise_0.25/a/sigma_0.5", "a (trained at σ = 0.25, certified at 0.5)"),
         ("macer/sigma_0.25.tsv", "macer"),
         ("salman", "salman"),
     ],

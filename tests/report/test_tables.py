@@ -4,9 +4,14 @@ import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
-from smoothcert.report import print_summary
+from smoothcert.report import print_measurements, print_summary
+from smoothcert.report.grids import Cell, Column, Grid, Row
+from smoothcert.report.tables import FILE_WIDTH, print_grid, terminal
 
 SUMMARY = {
     "objective": "adre",
@@ -122,3 +127,81 @@ def test_radii_that_differ_look_different():
     bounds = {"cohen": {"acr": 0.2, "certified_accuracy": shares}}
     text = printed({**SUMMARY, "certified_accuracy": shares, "bounds": bounds})
     assert line_with(text, " 50.0%") == ["0.125", "50.0%"]
+
+
+# --- Tables that fit ------------------------------------------------------------------------------
+
+NAMES = st.text("abcABC019_/=,.-+éσ漢", min_size=1, max_size=120)
+WIDTHS = [40, 60, 80, 120]
+
+
+def grid_of(names, columns=12):
+    radii = [Column(f"{0.25 * k:g}", 1, percent=True, best=True) for k in range(columns)]
+    cells = [Cell(0.5 + k / 100, 0.012, note="(0.25)", best=k == 3) for k in range(columns)]
+    rows = [Row([Cell(name), Cell(f"{sigma}"), *cells]) for name in names for sigma in (0.25, 0.5)]
+    return Grid("g", "A title: " + "words " * 20, [Column("method"), Column("σ"), *radii], rows)
+
+
+def lines_of(width, show, *arguments):
+    console = Console(file=io.StringIO(), width=width)
+    show(*arguments, console=console)
+    return console.file.getvalue().splitlines()
+
+
+def first_column(lines):
+    """Return the texts of the first column of the first table, put together from its lines."""
+    ruled = next(place for place, line in enumerate(lines) if line.startswith("─"))
+    width, names = lines[ruled - 1].index("σ"), []
+    for line in lines[ruled + 1 :]:
+        if not line:
+            break
+        # Wide signs take two places.
+        end = next(k for k in range(len(line) + 1) if cell_len(line[:k]) >= width)
+        if line[end:].startswith("0."):
+            names.append("")
+        names[-1] += line[:end].strip()
+    return names
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True), st.sampled_from(WIDTHS))
+@settings(max_examples=60, deadline=None)
+def test_a_table_fits_every_terminal_and_shows_every_name_whole(names, width):
+    lines = lines_of(width, print_grid, grid_of(names))
+    assert max(map(cell_len, lines)) <= width
+    assert first_column(lines) == [name for name in names for _ in range(2)]
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 400])
+def test_every_cell_of_a_table_is_shown_once(width):
+    lines = lines_of(width, print_grid, grid_of(["cohen", "macer"]))
+    text = " ".join(" ".join(lines).split())
+    for k in range(12):
+        assert text.count(f"{50 + k:.1f} ± 1.2 (0.25)") == 4
+    tables = sum(line.startswith("─") for line in lines)
+    assert sum(line.startswith("method") for line in lines) == tables
+    assert (tables == 1) == (width == 400)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_benchmark_and_a_run_print_fits_too(width):
+    entries = [
+        {"name": name, **{f"rate {k}": 1234.5 + k for k in range(12)}}
+        for name in ("a network " * 9, "another")
+    ]
+    lines = lines_of(width, measured, entries)
+    assert max(map(cell_len, lines[:-1])) <= width
+    assert sum("another" in line for line in lines) == sum("─" in line for line in lines)
+    summary = {**SUMMARY, "data": "a_data_set_" * 9}
+    assert max(map(cell_len, printed(summary, "/runs", width).splitlines())) <= width
+
+
+def measured(entries, console):
+    print_measurements("task", entries, {"name": "a machine", "threads": 2}, Path("/runs"), console)
+
+
+def test_without_a_terminal_lines_have_the_width_of_a_file(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("os.isatty", lambda number: False)
+    assert terminal().width == FILE_WIDTH
+    monkeypatch.setenv("COLUMNS", "60")
+    assert terminal().width == 60

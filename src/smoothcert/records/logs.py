@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import codecs
+import csv
 import math
 import os
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,28 +16,45 @@ from smoothcert.records.rows import COLUMNS, CertificateRow, check_sense, check_
 
 CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 PLAIN = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
+DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 FIELD_COLUMNS = COLUMNS[:6]
 """Columns of the logs that published code writes."""
+NEEDED, INTEGERS = FIELD_COLUMNS[:5], ("idx", "label", "predict", "correct")
+MOST = 4
+"""Names of columns that make a first line that of a log, though it may lack others."""
+FIRST_BYTES = 4096
+ENCODINGS = (
+    *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16")),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""By the byte-order marks that spreadsheets write."""
+
+
+def log_columns(path: Path) -> list[str]:
+    """Return the names in the first line of a file, in lower case."""
+    return _names(_first_line(path))
 
 
 def is_field_log(path: Path) -> bool:
-    """Return whether a file starts with the header of a published log."""
-    with path.open("rb") as file:
-        return file.readline(200).split() == [name.encode() for name in FIELD_COLUMNS]
+    """Return whether a file begins like a certificate log: with most of its six names."""
+    return len(set(log_columns(path)).intersection(FIELD_COLUMNS)) >= MOST
 
 
 def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
-    r"""Return the rows of a log in the field's six-column format (Cohen et al., 2019).
+    r"""Return the rows of a log with the columns of the field's format (Cohen et al., 2019).
 
-    What it does not record is NaN (bounds), 0 (counts) or empty (why sampling ended). Times are
+    Columns are found by their names, in any order; others are ignored, and `time` may be missing.
+    Tabs, commas, semicolons (decimal commas, too) or spaces separate them.
+
+    What is not recorded is NaN (bounds, time), 0 (counts) or empty (why sampling ended). Times are
     seconds or `H:MM:SS.ffffff`, as Python prints them. A last line without its line break counts
-    where it reaches to its time: all that stands before is whole then.
+    where it reaches to its last cell.
 
     Args:
-        path: a file of `idx label predict radius correct time`, tab-separated, with a header.
+        path: a file of `idx label predict radius correct time`, with a header.
 
     Raises:
-        RecordsError: if a line of it is damaged.
+        RecordsError: if the header lacks a column, or a line is damaged.
 
     Example:
         >>> import tempfile
@@ -46,27 +65,84 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
         [(7, 0.41, 12.5)]
     """
     path = Path(path)
-    *finished, rest = path.read_bytes().decode("utf-8", errors="replace").rpartition("\n")
-    lines = "".join(finished).splitlines()
+    # Before the file is read: what is no log may be as large as a checkpoint.
+    first = _first_line(path)
+    names, separator = _names(first), _separator(first)
+    lacking = [name for name in NEEDED if name not in names]
+    twice = [name for name in FIELD_COLUMNS if names.count(name) > 1]
+    if lacking or twice:
+        fault = f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(twice)} twice"
+        raise RecordsError(
+            f"Expected a log whose first line names the columns {' '.join(FIELD_COLUMNS)}, got "
+            f"{path}, whose first line {fault}: {first[:80]!r}"
+        )
+    _, *finished = _lines(path.read_bytes())
+    rest = finished.pop() if finished else ""
     rows = [
-        _parse_field(line, path, number)
-        for number, line in enumerate(lines[1:], start=2)
+        _parse_field(line, path, number, names, separator)
+        for number, line in enumerate(finished, start=2)
         if line.strip()
     ]
-    with contextlib.suppress(RecordsError):
-        rows += [_parse_field(rest, path, len(lines) + 1)]
+    try:
+        last = [_parse_field(rest, path, len(finished) + 2, names, separator)]
+    except RecordsError:  # It was being written when its process died.
+        last = []
+    if last and names[-1] == "radius":
+        raise RecordsError(
+            f"{path} ends with a radius and no line break: it may be cut, as 1.5e-05 to 1.5. If "
+            "it is whole, end its last line"
+        )
+    rows += last
     check_unique(rows, path)
     return rows
 
 
-def _parse_field(line: str, path: Path, number: int) -> CertificateRow:
-    cells = line.split("\t")
+def _first_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return _lines(file.read(FIRST_BYTES))[0]
+
+
+def _lines(content: bytes) -> list[str]:
+    """Return the lines of a text with the line ends of any system; the last one has no end."""
+    encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8")
+    text = content.decode(encoding, errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _separator(line: str) -> str | None:
+    """Return what separates the cells of a file with this first line; None for spaces."""
+    return next((sign for sign in "\t;," if sign in line), None)
+
+
+def _names(line: str) -> list[str]:
+    return [cell.strip().lower() for cell in _cells(line, _separator(line))]
+
+
+def _cells(line: str, separator: str | None, count: int = 0) -> list[str]:
+    if separator is None:
+        # The last of `count` cells may have spaces of its own: a time of `1 day, 0:00:01`.
+        return [cell.strip('"') for cell in line.split(maxsplit=count - 1)]
+    cells = next(csv.reader([line], delimiter=separator)) if '"' in line else line.split(separator)
+    # Where semicolons separate, commas are decimal points.
+    return [DECIMAL_COMMA.sub(".", cell) for cell in cells] if separator == ";" else cells
+
+
+def _parse_field(
+    line: str, path: Path, number: int, names: Sequence[str], separator: str | None
+) -> CertificateRow:
     try:
-        idx, label, predict, radius, correct, time = cells
-        values = int(idx), int(label), int(predict), float(radius), int(correct), _seconds(time)
-        row = CertificateRow(*values, math.nan, math.nan, 0, 0, 0, "")
+        cells = _cells(line, separator, len(names))
+        if len(cells) != len(names):
+            raise ValueError(f"expected {len(names)} cells, got {len(cells)}")
+        said = dict(zip(names, cells, strict=True))
+        idx, label, predict, correct = (int(said[name]) for name in INTEGERS)
+        time = _seconds(said["time"].strip()) if "time" in said else math.nan
+        row = CertificateRow(
+            *(idx, label, predict, float(said["radius"]), correct, time),
+            *(math.nan, math.nan, 0, 0, 0, ""),
+        )
         check_sense(row)
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise RecordsError(f"{path}, line {number} is damaged: {line[:200]!r} ({error})") from error
     return row
 

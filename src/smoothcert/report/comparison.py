@@ -1,6 +1,5 @@
 """Runs beside each other: one row a method and a bound, means over seeds."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from smoothcert.errors import RecordsError
 from smoothcert.report.markdown import escaped
-from smoothcert.report.reading import OF_THE_RUN
+from smoothcert.report.reading import OF_THE_RUN, check_values, read_json
 from smoothcert.report.sections import settings_apart
 
 SAME = ("data", "split", "images", "n0", "n", "alpha", "precision", "certifier", "noise")
@@ -22,6 +21,11 @@ NEEDED = (
     *SAME,
 )
 
+FIGURES = (
+    *("sigma", "n0", "n", "alpha", "images", "training_images", "seconds_training"),
+    "clean_smoothed_accuracy",
+)
+"""What is a number among them."""
 PLAIN = re.compile(r"[\w.,=+/-]+")
 """Names that can stand in a code span as they are."""
 
@@ -73,18 +77,27 @@ def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         path = folder / "summary.json"
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            summary = read_json(path)
+        except RecordsError as error:
             raise RecordsError(f"Expected a finished run in {folder}: {error}") from error
-        if not isinstance(summary, dict):
-            raise RecordsError(f"Expected the summary of a run in {path}, got {summary!r}")
         lacking = [name for name in NEEDED if name not in summary]
         if lacking:
             raise RecordsError(
                 f"{path} lacks {', '.join(lacking)}; was it made by a newer version?"
             )
+        check_values(summary, path, FIGURES)
+        _check_bounds(summary["bounds"], path)
         summaries.append({**summary, "folder": str(folder)})
     return summaries
+
+
+def _check_bounds(bounds: Any, path: Path) -> None:
+    entries = list(bounds.values()) if isinstance(bounds, dict) else [bounds]
+    for each in entries:
+        shares = each.get("certified_accuracy") if isinstance(each, dict) else None
+        if not isinstance(shares, dict):
+            raise RecordsError(f"{path} is damaged: expected certified accuracies for each bound")
+        check_values({**shares, "acr": each.get("acr")}, path, [*shares, "acr"])
 
 
 def grouped(summaries: Sequence[Mapping[str, Any]]) -> list[Group]:
@@ -157,12 +170,26 @@ def comparison_markdown(groups: Sequence[Group], radii: Sequence[float], title: 
         radii: radii of the certified accuracies.
         title: what to say of the data first.
     """
+    head, *rows = comparison_rows(groups, radii)
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [
+        _line([f"`{name}`" if PLAIN.fullmatch(name) else _shown(name), *map(_shown, cells)])
+        for name, *cells in rows
+    ]
+    return "\n".join([*lines, "", conditions(groups, title)]) + "\n"
+
+
+def comparison_rows(groups: Sequence[Group], radii: Sequence[float]) -> list[list[str]]:
+    """Return the cells of the table as plain text, its headings first.
+
+    Args:
+        groups: at least one.
+        radii: radii of the certified accuracies.
+    """
     head = ["experiment", "σ", "seeds", "epochs", "training, minutes", "clean", "bound"]
     head += [*(f"{radius:g}" for radius in radii), "ACR"]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for group in groups:
-        lines += [_line(_cells(group, bound, radii)) for bound in group.summaries[0]["bounds"]]
-    return "\n".join([*lines, "", conditions(groups, title)]) + "\n"
+    bounds = groups[0].summaries[0]["bounds"]
+    return [head, *(_cells(group, bound, radii) for group in groups for bound in bounds)]
 
 
 def conditions(groups: Sequence[Group], title: str = "") -> str:
@@ -188,13 +215,13 @@ def conditions(groups: Sequence[Group], title: str = "") -> str:
 
 def _cells(group: Group, bound: str, radii: Sequence[float]) -> list[str]:
     return [
-        f"`{group.name}`" if PLAIN.fullmatch(group.name) else _shown(group.name),
+        str(group.name),
         f"{group.sigma:g}",
-        _shown(", ".join(map(str, group.seeds))),
-        _shown(group.summaries[0]["epochs"]),
+        ", ".join(map(str, group.seeds)),
+        str(group.summaries[0]["epochs"]),
         _spread([seconds / 60 for seconds in group.of("seconds_training")], 1),
         _spread([100 * share for share in group.of("clean_smoothed_accuracy")], 1),
-        _shown(bound),
+        bound,
         *(_spread([100 * s for s in group.accuracy(bound, radius)], 1) for radius in radii),
         _spread(group.acr(bound), 3),
     ]

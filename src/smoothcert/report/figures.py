@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from smoothcert.report.log_paths import TRAINED
 from smoothcert.report.plots import INCHES, LABELS, plain
 from smoothcert.report.sections import Group, Section
 from smoothcert.report.summary import Reading, upper_envelope
@@ -336,15 +337,20 @@ def _lines(
 
 def _names(methods: Sequence[str]) -> dict[str, str]:
     """Return short names: the middle is left out, since the ends tell settings apart."""
-    head, tail = NAME_LENGTH - NAME_LENGTH // 3 - 1, NAME_LENGTH // 3
-    short = {
-        name: f"{name[:head]}…{name[-tail:]}" if len(name) > NAME_LENGTH else name
-        for name in methods
-    }
+    short = {}
+    for name in methods:
+        # Both σ of a log that was certified at other noise than it was trained with stay whole.
+        path, trained, sigmas = name.partition(TRAINED)
+        short[name] = _shortened(path) + trained + sigmas
     if len(set(short.values())) < len(short):
         # What is left out is all that they differ in.
         short = {name: textwrap.fill(name, LINE_LENGTH - 20) for name in methods}
     return short
+
+
+def _shortened(name: str) -> str:
+    head, tail = NAME_LENGTH - NAME_LENGTH // 3 - 1, NAME_LENGTH // 3
+    return f"{name[:head]}…{name[-tail:]}" if len(name) > NAME_LENGTH else name
 
 
 def _line(label: str, **style: Any) -> Line2D:

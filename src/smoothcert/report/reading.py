@@ -15,23 +15,20 @@ import numpy as np
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import (
+    COLUMNS,
     CertificateRow,
     is_field_log,
+    log_columns,
     read_certificates,
     read_field_log,
     settings_path,
 )
+from smoothcert.report.log_paths import LogPath
 from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
-SIGMA = re.compile(
-    r"(?<![A-Za-z])[-_ ]?(?P<what>sigma|noise)[-_= ]?(?P<value>\d*\.\d+|\d+)"
-    r"(?=$|[/\\_, -]|\.[a-z]+$)",
-    re.IGNORECASE,
-)
-LARGEST_SIGMA = 10
-"""Larger numbers in a path are no σ of pixels in [0, 1]."""
-ENDINGS = (".tsv", ".txt", ".log", ".csv")
+OF_A_RUN = re.compile(r"/certificates(/epoch_\d+_\w+|\.part\d+)\.tsv$")
+"""Certificates of an epoch and of one process, which are no runs of their own."""
 NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
 NUMBERS = ("sigma", "alpha", "n0", "n", "alpha_for_votes", "mean_samples_per_image")
 """Settings and figures that are numbers where they are recorded."""
@@ -41,21 +38,6 @@ DEFAULTS = {"precision": "float32", "noise": "gaussian", "target": "selection"}
 """What certificates of before these could be chosen were made with."""
 OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
 """Settings that runs which are compared may differ in; the images themselves are compared."""
-
-
-def sigma_in(path: str) -> re.Match[str] | None:
-    """Return where a path names the σ of its log: the last `sigma…`, else the last `noise…`.
-
-    Args:
-        path: such as `noise_0.50/sigma_0.25`.
-
-    Example:
-        >>> sigma_in("models/noise_0.50/sigma_0.25.tsv")["value"], sigma_in("noise2noise")
-        ('0.25', None)
-    """
-    found = [each for each in SIGMA.finditer(path) if 0 < float(each["value"]) <= LARGEST_SIGMA]
-    named = [each for each in found if each["what"].lower() == "sigma"]
-    return next(iter((named or found)[::-1]), None)
 
 
 @dataclass(frozen=True)
@@ -86,8 +68,14 @@ class Run:
         """σ of the noise; of a published log as its path says it, None where it does not."""
         if self.settings:
             return float(self.settings["sigma"])
-        found = sigma_in(self.name) or sigma_in(self.path.parent.name)
-        return float(found["value"]) if found else None
+        return self.log_path.sigma
+
+    @cached_property
+    def log_path(self) -> LogPath:
+        """What the path says, of a published log."""
+        place = _place(self.path)
+        above = place.parts[1 : len(place.parts) - len(Path(self.name).parts)]
+        return LogPath(self.name, [_seen(part) for part in above])
 
     @property
     def seed(self) -> int | None:
@@ -99,10 +87,14 @@ class Run:
     def value(self, key: str) -> Any:
         """Return what the summary, or the training's settings in it, say; None if nothing.
 
+        Of a published log its path says it; see `LogPath.settings`.
+
         Args:
             key: such as `objective`, or with dots, `training.objective.weight` or
                 `objective.weight`.
         """
+        if self.is_foreign:
+            return self.log_path.settings.get(key)
         for place in (self.summary, self.summary.get("training", {})):
             found: Any = place
             for part in key.split("."):
@@ -158,58 +150,91 @@ class Runs:
     notes: Sequence[str]
 
 
-def read_runs(paths: Iterable[Path], skip_damaged: bool = False) -> Runs:
+def read_runs(
+    paths: Iterable[Path], skip_damaged: bool = False, named: Iterable[Path] = ()
+) -> Runs:
     """Read the runs among files and folders.
 
-    A run is a folder with certificates and a summary, or a log in the field's six columns,
-    whatever its name. Other files are passed over.
+    A run is a folder with certificates and a summary, or a log with the field's columns, whatever
+    its name. Other files are passed over, but for those that begin like a log.
 
     Args:
         paths: files and folders.
         skip_damaged: leave out damaged runs with a note, where many are read.
+        named: those of them that have to be runs, whatever is skipped.
 
     Raises:
-        RecordsError: if a path is not there, or a certificate file or what lies beside it is
-            damaged.
+        RecordsError: if a path is not there, a certificate file or what lies beside it is
+            damaged, or a named path is no run.
     """
-    places = sorted({path.resolve() for path in paths})
-    files = [found for path in places if (found := _certificates_in(path)) is not None]
-    files = list(dict.fromkeys(files))
-    names = _short(files)
+    required = {path.resolve() for path in named}
+    places = sorted({path.resolve() for path in paths} | required)
+    found = {}
+    for path in places:
+        certificates = _certificates_in(path, path in required)
+        if certificates is not None:
+            found[certificates] = path in required or found.get(certificates, False)
+    names = _short(list(found))
     runs, notes = [], []
-    for path, name in zip(files, names, strict=True):
+    for (path, is_required), name in zip(found.items(), names, strict=True):
         try:
             run = _read_run(path, name)
         except (RecordsError, OSError) as error:
-            if not skip_damaged:
+            if is_required or not skip_damaged:
                 raise
             run = _seen(f"{name} is left out: {error}".replace(f"{path.parent}{os.sep}", ""))
         if isinstance(run, Run):
             runs.append(run)
+        elif is_required:
+            raise RecordsError(run)
         else:
             notes.append(run)
     return Runs(_once(runs, notes), notes)
 
 
-def _certificates_in(path: Path) -> Path | None:
+def _certificates_in(path: Path, is_required: bool) -> Path | None:
     if not path.exists():
         raise RecordsError(f"Expected a run folder or a log, got {path}, which is not there")
-    if path.is_dir():
-        path = path / CERTIFICATES
-    if not path.is_file():
+    if path.is_dir() and not (path / CERTIFICATES).is_file():
+        if is_required:
+            raise RecordsError(
+                f"Expected a run folder or a log, got {path}, a folder without {CERTIFICATES}; "
+                f"runs='{path}/**' reads what is in it"
+            )
         return None
-    return path if path.name == CERTIFICATES or is_field_log(path) else None
+    path = path / CERTIFICATES if path.is_dir() else path
+    if not path.is_file():
+        if is_required:
+            raise RecordsError(f"Expected a run folder or a log, got {path}, which is no file")
+        return None
+    if is_required or path.name == CERTIFICATES:
+        return path
+    if OF_A_RUN.search(path.as_posix()):
+        return None
+    try:
+        return path if is_field_log(path) else None
+    except OSError:  # Whoever reads it says why it cannot be read.
+        return path
+
+
+def _is_log(path: Path) -> bool:
+    """Return whether a file is a log of other code, or a copy of ours without its settings."""
+    if path.name != CERTIFICATES:
+        return True
+    beside = settings_path(path), path.with_name(SUMMARY)
+    is_ours = log_columns(path) == list(COLUMNS) and any(file.exists() for file in beside)
+    return is_field_log(path) and not is_ours
 
 
 def _read_run(path: Path, name: str) -> Run | str:
     """Return a run, or why there is none."""
-    if is_field_log(path):
+    if _is_log(path):
         rows = read_field_log(path)
         return Run(name, path, rows) if rows else f"{name} is an empty log."
     rows = read_certificates(path)
     if not (path.with_name(SUMMARY)).is_file():
         return f"{name} is not finished: it has {len(rows)} certificates and no {SUMMARY}."
-    settings, summary = (_json(file) for file in (settings_path(path), path.with_name(SUMMARY)))
+    settings, summary = (read_json(file) for file in (settings_path(path), path.with_name(SUMMARY)))
     if summary.get("images") != len(rows):
         return (
             f"{name} is not finished: its {SUMMARY} speaks of {summary.get('images')} images, and "
@@ -223,13 +248,18 @@ def _read_run(path: Path, name: str) -> Run | str:
     lacking = [name for name in NEEDED if name not in settings]
     if lacking:
         raise RecordsError(f"{settings_path(path)} lacks {', '.join(lacking)}")
-    _check_values(settings, settings_path(path))
-    _check_values(summary, path.with_name(SUMMARY))
+    check_values(settings, settings_path(path))
+    check_values(summary, path.with_name(SUMMARY))
     return Run(name, path, rows, settings, summary)
 
 
-def _check_values(values: Mapping[str, Any], path: Path) -> None:
-    for name in NUMBERS:
+def check_values(values: Mapping[str, Any], path: Path, numbers: Iterable[str] = NUMBERS) -> None:
+    """Refuse values of a file that are no numbers, where they are there.
+
+    Raises:
+        RecordsError: with the file and the value.
+    """
+    for name in numbers:
         value = values.get(name, 0)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value):
@@ -238,11 +268,26 @@ def _check_values(values: Mapping[str, Any], path: Path) -> None:
         raise RecordsError(f"{path} is damaged: expected settings by name for training")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a run recorded in a file.
+
+    Raises:
+        RecordsError: if it cannot be read.
+    """
     try:
         content = _all_seen(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordsError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        found = f"damaged JSON ({error})" if path.stat().st_size else "an empty file"
+        again = (
+            "; remove it and run the command that made its folder again: it writes it from the "
+            "certificates that are there"
+        )
+        raise RecordsError(
+            f"Expected what a run records in {path}, got {found}"
+            + (again if path.name == SUMMARY else "")
+        ) from error
     if not isinstance(content, dict):
         raise RecordsError(f"{path} is damaged: expected values by name")
     return content
@@ -263,13 +308,18 @@ def _seen(text: str) -> str:
 
 def _short(files: Sequence[Path]) -> list[str]:
     """Return the folders, or the logs' own names, without what all of them begin with."""
-    places = [path.parent if path.name == CERTIFICATES else path for path in files]
+    places = [_place(path) for path in files]
     if len(places) < 2:
         return [_seen(place.name) for place in places]
     start = Path(os.path.commonpath(places))
     # A run and what was certified of it lie in each other.
     start = start.parent if start in places else start
     return [_seen(place.relative_to(start).as_posix()) for place in places]
+
+
+def _place(path: Path) -> Path:
+    """Return what a certificate file is named after: its run folder, or a log's own file."""
+    return path.parent if path.name == CERTIFICATES else path
 
 
 def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:

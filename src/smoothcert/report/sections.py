@@ -1,12 +1,13 @@
 """Runs that may stand in one table, and the methods that they are runs of."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from smoothcert.report.reading import ENDINGS, Run, sigma_in
+from smoothcert.report.reading import Run
 from smoothcert.report.summary import Reading, certifier_name
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
@@ -18,6 +19,8 @@ FOLLOW_SIGMA = ("objective.", "attack.", "data.batch_size")
 FOLLOW_EPOCHS = ("scheduler.max_epochs", "scheduler.T_max", "scheduler.total_steps")
 """Settings that the number of epochs says in fewer words."""
 UNRECORDED = "not recorded"
+USUAL = ("objective", "attack")
+"""What makes a method of our runs unless something else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Section:
         }
 
 
-def sections_of(runs: Sequence[Run], group_by: Sequence[str]) -> list[Section]:
+def sections_of(runs: Sequence[Run], group_by: Sequence[str] = ()) -> list[Section]:
     """Return the runs in parts that can be compared, the largest part first.
 
     Runs are compared where data, images, samples, α, certifier and precision are the same. A
@@ -120,7 +123,7 @@ def sections_of(runs: Sequence[Run], group_by: Sequence[str]) -> list[Section]:
 
     Args:
         runs: what `read_runs` returns.
-        group_by: what makes a method: keys of `Run.value`.
+        group_by: what makes a method: keys of `Run.value`; see `method_of`.
     """
     ours = [run for run in runs if not run.is_foreign]
     parts = [
@@ -142,25 +145,21 @@ def sections_of(runs: Sequence[Run], group_by: Sequence[str]) -> list[Section]:
     ]
 
 
-def method_of(run: Run, group_by: Sequence[str]) -> str:
+def method_of(run: Run, group_by: Sequence[str] = ()) -> str:
     """Return the name of a run's method.
 
     Args:
-        run: the run; a published log is named after its path, without its σ.
-        group_by: keys of `Run.value`; `none` and what is not known are left out.
+        run: the run.
+        group_by: keys of `Run.value`; `none` and what is not known are left out. Without any a run
+            is named after its objective and attack, and a published log after its path without
+            its σ.
     """
-    if run.is_foreign:
-        return _log_name(run)
-    values = [run.value(key) for key in group_by]
-    return " + ".join(_text(value) for value in values if value not in (None, "none")) or run.name
-
-
-def _log_name(run: Run) -> str:
-    """Return a log's path without the σ that it was certified at: the last one that it names."""
-    name = next((run.name.removesuffix(end) for end in ENDINGS if run.name.endswith(end)), run.name)
-    last = sigma_in(name)
-    rest = name if last is None else name[: last.start()] + name[last.end() :]
-    return rest.replace("//", "/").strip("/_- .") or run.path.parent.name
+    keys = group_by or (() if run.is_foreign else USUAL)
+    values = [run.value(key) for key in keys]
+    said = " + ".join(_text(value) for value in values if value not in (None, "none"))
+    if not run.is_foreign:
+        return said or run.name
+    return run.log_path.with_training(said) if said else run.log_path.method
 
 
 def settings_apart(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -181,7 +180,7 @@ def settings_apart(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any
 def _of_training(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return a training's settings, with what its summary says beside them."""
     facts = {name: summary[name] for name in FACTS if name in summary}
-    return {**facts, **_flat(summary.get("training", {}))}
+    return {**facts, **flat_settings(summary.get("training", {}))}
 
 
 def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
@@ -199,22 +198,45 @@ def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
 
 def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
     """Return the runs' methods; what differs by more than its seed is told apart by settings."""
-    names = [method_of(run, group_by) for run in runs]
-    pairs = list(zip(names, runs, strict=True))
+    logs = iter(_log_methods([run for run in runs if run.is_foreign], group_by))
+    names = [next(logs) if run.is_foreign else method_of(run, group_by) for run in runs]
+    ours: dict[str, list[Run]] = {}
+    for name, run in zip(names, runs, strict=True):
+        if not run.is_foreign:
+            ours.setdefault(name, []).append(run)
     return [
-        _told_apart(run, name, [other for same, other in pairs if same == name])
-        for name, run in pairs
+        _told_apart(run, name, ours[name])
+        if not run.is_foreign
+        else name + (" (log)" if name in ours else "")
+        for name, run in zip(names, runs, strict=True)
     ]
 
 
+def _log_methods(logs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
+    """Return the methods of logs: where two have one σ, by their paths, else by their names."""
+    methods = [method_of(log, group_by) for log in logs]
+    several = {method for method, _ in _shared(methods, logs)}
+    methods = [
+        method_of(log) if method in several else method
+        for method, log in zip(methods, logs, strict=True)
+    ]
+    shared = _shared(methods, logs)
+    return [
+        log.name if (method, log.sigma) in shared else method
+        for method, log in zip(methods, logs, strict=True)
+    ]
+
+
+def _shared(methods: Sequence[str], logs: Sequence[Run]) -> set[tuple[str, float | None]]:
+    """Return each method and σ that more than one log has."""
+    counts = Counter((method, log.sigma) for method, log in zip(methods, logs, strict=True))
+    return {key for key, count in counts.items() if count > 1}
+
+
 def _told_apart(run: Run, name: str, namesakes: Sequence[Run]) -> str:
-    ours = [other for other in namesakes if not other.is_foreign]
-    if run.is_foreign:
-        twice = sum(other.is_foreign and other.sigma == run.sigma for other in namesakes) > 1
-        return (run.name if twice else name) + (" (log)" if ours else "")
-    values = [(key, run.value(key)) for key in _apart(ours)]
+    values = [(key, run.value(key)) for key in _apart(namesakes)]
     parts = [f"{key}={_text(value)}" for key, value in values if value is not None]
-    same = [other for other in ours if all(other.value(key) == value for key, value in values)]
+    same = [other for other in namesakes if all(other.value(k) == value for k, value in values)]
     # What differs in nothing that is recorded is not averaged either.
     alike = [other for other in same if (other.sigma, other.seed) == (run.sigma, run.seed)]
     return ", ".join([name, *parts, *([run.name] if len(alike) > 1 else [])])
@@ -293,9 +315,14 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     logs = [run.name for run in runs if run.is_foreign]
     if logs and len(logs) < len(runs):
         notes.append(
-            f"{_some(logs)}: logged by other code on images of the same numbers and labels. "
+            f"{some(logs)}: logged by other code on images of the same numbers and labels. "
             "Data, samples, α and bound are not recorded there; make sure that they are the same "
             "before you compare."
+        )
+    if any(run.is_foreign and run.log_path.training_sigmas for run in runs):
+        notes.append(
+            "Logs whose path states another σ for the training than for the certification are "
+            "methods of their own, so that an envelope holds each method at its own σ alone."
         )
     if any(run.summary.get("radius_is_lower_bound") for run in runs):
         notes.append(
@@ -304,23 +331,24 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     bare = [run.name for run in runs if not run.is_foreign and not run.summary.get("training")]
     if 0 < len(bare) < len(runs) - len(logs):
         notes.append(
-            f"The settings of the training of {_some(bare)} are not recorded: they may differ from "
+            f"The settings of the training of {some(bare)} are not recorded: they may differ from "
             "those of the runs that they stand beside."
         )
     return notes
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
+def some(names: Sequence[str], most: int = 4) -> str:
     """Return names as a list that ends before it gets long."""
     rest = [f"{len(names) - most} others"] if len(names) > most else []
     return ", ".join([*names[:most], *rest])
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a training by dotted names, without those that make no method."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            flat.update(flat_settings(value, f"{prefix}{name}."))
         else:
             flat[f"{prefix}{name}"] = value
     return {name: value for name, value in flat.items() if name not in IGNORED}

@@ -1,19 +1,137 @@
 """What a person reads in the terminal at the end of a run."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from smoothcert.report.grids import Grid, shown
 from smoothcert.report.markdown import escaped
 
 Rows = Sequence[Mapping[str, Any]]
 
 FILE_WIDTH = 120
+GAP = 2
+
+
+def terminal() -> Console:
+    """Return the terminal, or where there is none, what writes lines of `FILE_WIDTH`."""
+    console = Console()
+    if "COLUMNS" not in os.environ and not any(map(os.isatty, range(3))):
+        console.width = FILE_WIDTH
+    return console
+
+
+def print_table(
+    title: str,
+    names: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    notes: Sequence[str] = (),
+    texts: Sequence[int] = (0,),
+    console: Console | None = None,
+) -> None:
+    """Print a table as wide as the terminal: what does not fit follows in further tables below.
+
+    Each of them repeats the first column, and those that tell its rows apart. No text is cut: a
+    long one goes on in the next line of its cell.
+
+    Args:
+        title: what it shows.
+        names: headings of its columns.
+        rows: cells of each row, as many as headings; at least one row.
+        notes: sentences below it.
+        texts: places of the columns that may tell rows apart; the others are aligned right.
+        console: where to print; the terminal unless given.
+    """
+    console = console or terminal()
+    cells = [[_in_one_line(cell) for cell in row] for row in rows]
+    needed = [max(cell_len(row[place].plain) for row in cells) for place in range(len(names))]
+    widths = [max(cell_len(name), width) for name, width in zip(names, needed, strict=True)]
+    keys = _telling_apart(cells, texts)
+    blocks = [range(len(names))]
+    room = console.width - 1  # rich pads the last column, too.
+    if sum(widths) + GAP * (len(widths) - 1) > room:
+        # Headings of several words take several lines.
+        words = [max(map(cell_len, name.split()), default=0) for name in names]
+        widths = [max(pair) for pair in zip(words, needed, strict=True)]
+        blocks = _blocks(widths, keys, room) or [keys]
+    console.print(Text(title, style="bold"))
+    for block in blocks:
+        folded = any(cell_len(row[place].plain) > widths[place] for row in cells for place in block)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), show_lines=folded)
+        for place in block:
+            justify = "left" if place in texts else "right"
+            name = Text(names[place])
+            table.add_column(name, width=widths[place], justify=justify, overflow="fold")
+        for row in cells:
+            table.add_row(*(row[place] for place in block))
+        console.print()
+        console.print(table)
+    for note in notes:
+        console.print()
+        console.print(note, highlight=False, markup=False)
+    console.print()
+
+
+def print_grid(grid: Grid, console: Console | None = None) -> None:
+    """Print a table of a report, its best values bold; see `print_table`.
+
+    Args:
+        grid: the table.
+        console: where to print; the terminal unless given.
+    """
+    rows = [
+        [
+            Text(shown(cell, column), style="bold" if cell.best else "")
+            for cell, column in zip(row.cells, grid.columns, strict=True)
+        ]
+        for row in grid.rows
+    ]
+    names = [column.name for column in grid.columns]
+    places = range(len(names))
+    texts = [k for k in places if any(isinstance(row.cells[k].value, str) for row in grid.rows)]
+    print_table(grid.title, names, rows, grid.notes, texts, console)
+
+
+def _in_one_line(cell: str | Text) -> Text:
+    cell = Text(cell) if isinstance(cell, str) else cell
+    return Text(" ".join(cell.plain.splitlines()).replace("\t", " "), style=cell.style)
+
+
+def _telling_apart(rows: Sequence[Sequence[Text]], texts: Sequence[int]) -> list[int]:
+    """Return the first column, and the further ones without which rows would look alike."""
+    keys: list[int] = []
+    for place in texts:
+        distinct = {tuple(row[key].plain for key in keys) for row in rows}
+        more = {tuple(row[key].plain for key in [*keys, place]) for row in rows}
+        if not keys or len(more) > len(distinct):
+            keys.append(place)
+    return keys
+
+
+def _blocks(widths: list[int], keys: Sequence[int], room: int) -> list[list[int]]:
+    """Divide columns into tables that fit a width, and make wide ones narrower for it."""
+    while sum(widths[key] + GAP for key in keys) > max(room // 2, (GAP + 1) * len(keys)):
+        widest = max(keys, key=lambda key: widths[key])
+        widths[widest] -= 1
+    left = room - sum(widths[key] + GAP for key in keys)
+    blocks: list[list[int]] = []
+    for place in range(len(widths)):
+        if place in keys:
+            continue
+        widths[place] = min(widths[place], left)
+        others = [other for other in blocks[-1] if other not in keys] if blocks else []
+        if not others or sum(widths[k] + GAP for k in others) + widths[place] > left:
+            blocks.append([*keys])
+        blocks[-1].append(place)
+    return blocks
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
@@ -25,7 +143,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
         console: where to print; the terminal unless given.
     """
     console = console or Console()
-    console.print(_accuracies(summary))
+    console.print(_accuracies(summary, console.width))
     console.print(
         f"  certified          {summary['images']} {summary['split']} images at n0 = "
         f"{summary['n0']:,}, n = {summary['n']:,}, α = {summary['alpha']:g}",
@@ -77,14 +195,14 @@ def _subject(summary: Mapping[str, Any]) -> str:
     return " + ".join(summary[part] for part in ("objective", "attack") if summary[part] != "none")
 
 
-def _accuracies(summary: Mapping[str, Any]) -> Table:
+def _accuracies(summary: Mapping[str, Any], width: int) -> Table:
     bounds = summary["bounds"]
     title = f"{_subject(summary)} on {summary['data']}, σ = {summary['sigma']:g}"
     table = Table(
         # Names of files and of classes are no markup.
         title=Text(title),
         title_style="bold",
-        min_width=60,
+        min_width=min(60, width),
     )
     table.add_column("ℓ2 radius", justify="right")
     for number, name in enumerate(bounds):
@@ -113,16 +231,18 @@ def print_measurements(
         folder: where `benchmark.json` is.
         console: where to print; the terminal unless given.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        # A file has room for the whole table.
-        console.width = max(console.width, FILE_WIDTH)
+    console = console or terminal()
     # Tables of several measurements say themselves how many threads there were.
     threads = "" if isinstance(results, Mapping) else f", {machine['threads']} threads"
     for name, cells in _tables(task, results).items():
-        console.print(_table(f"{name}, {machine['name']}{threads}", cells))
-        if name in NOTES:
-            console.print(NOTES[name], highlight=False)
+        print_table(
+            f"{name}, {machine['name']}{threads}",
+            list(cells[0]),
+            [[_cell(value) for value in row.values()] for row in cells],
+            [NOTES[name]] if name in NOTES else [],
+            [place for place, value in enumerate(cells[0].values()) if isinstance(value, str)],
+            console,
+        )
     console.print(f"  files  {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -152,16 +272,6 @@ def _tables(task: str, results: Rows | Mapping[str, Rows]) -> dict[str, list[dic
     """Return the cells of each table, by its name: what a person reads of each entry."""
     tables = results if isinstance(results, Mapping) else {task: results}
     return {name: [ROWS.get(name, dict)(entry) for entry in rows] for name, rows in tables.items()}
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title)
-    for name in rows[0]:
-        justify = "left" if isinstance(rows[0][name], str) else "right"
-        table.add_column(name, justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    return table
 
 
 def _throughput_row(entry: Mapping[str, Any]) -> dict[str, Any]:

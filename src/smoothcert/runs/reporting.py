@@ -4,26 +4,33 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
+from difflib import get_close_matches
 from glob import glob
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.markdown import Markdown
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import FIELD_COLUMNS, write_atomically
-from smoothcert.report.comparison import comparison_markdown, grouped, read_summaries
+from smoothcert.report.comparison import (
+    comparison_markdown,
+    comparison_rows,
+    conditions,
+    grouped,
+    read_summaries,
+)
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.page import write_page
-from smoothcert.report.reading import Run, read_runs
+from smoothcert.report.reading import CERTIFICATES, Run, read_runs
 from smoothcert.report.results import radii_of, tables_of
-from smoothcert.report.sections import Section, sections_of
+from smoothcert.report.sections import Section, flat_settings, sections_of, some
+from smoothcert.report.tables import print_grid, print_table
 
-WIDTH = 200
 GENERATOR = '<meta name="generator" content="smoothcert">'
 """What tells a page of ours."""
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
@@ -40,7 +47,10 @@ def report(cfg: DictConfig) -> None:
 
 def _report_all(cfg: DictConfig) -> None:
     _refuse_settings_of_a_table(cfg)
-    found = read_runs(_paths(cfg.runs), skip_damaged=True)
+    named = [path for path in map(Path, _listed(cfg.runs)) if path.exists()]
+    # A folder that is damaged is left out beside others, and refused where it stands alone.
+    required = named if len(_listed(cfg.runs)) == 1 else [path for path in named if path.is_file()]
+    found = read_runs(_paths(cfg.runs), skip_damaged=True, named=required)
     notes = [*_unmatched(cfg.runs), *found.notes]
     if not found.runs:
         raise InvalidArgumentError(
@@ -58,7 +68,7 @@ def _report_all(cfg: DictConfig) -> None:
         tables = tables_of(section, radii or radii_of(section), base)
         _write_tables(tables, place / "tables")
         draw_figures(section, place / "figures")
-        _print(to_markdown(tables[0]))
+        print_grid(tables[0])
     write_page(sections, notes, folder / "index.html", cfg.baseline, radii)
     for note in notes:
         _say(f"  note   {note}")
@@ -75,20 +85,40 @@ def _refuse_settings_of_a_table(cfg: DictConfig) -> None:
             )
 
 
-def _keys(value: str | Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Return the keys that make a method, each known to some run."""
-    names = value.split(",") if isinstance(value, str) else value
-    keys = [name.strip() for name in names if name.strip()]
-    ours = [run for run in runs if not run.is_foreign]
-    for key in keys:
-        if ours and all(run.value(key) is None for run in ours):
-            raise InvalidArgumentError(
-                f"Expected `group_by` of keys of summary.json or of the training's settings in it, "
-                f"such as objective or objective.weight; no run has {key!r}"
-            )
+def _keys(value: Any, runs: Sequence[Run]) -> list[str]:
+    """Return the keys that make a method, each known to some run; none where none are given."""
+    if value is None:
+        return []
+    keys = [key.strip() for name in _listed(value) for key in name.split(",") if key.strip()]
     if not keys:
         raise InvalidArgumentError("Expected `group_by` of at least one key, got none")
+    for key in keys:
+        if all(run.value(key) is None for run in runs):
+            raise InvalidArgumentError(
+                f"Expected `group_by` of keys that some run has, got {key!r}. {_known(key, runs)}"
+            )
     return keys
+
+
+def _known(unknown: str, runs: Sequence[Run]) -> str:
+    """Return which keys of `group_by` there are, the nearest first, and values of paths' parts."""
+    of_logs: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in run.log_path.settings.items() if run.is_foreign else ():
+            of_logs.setdefault(key, {})[value] = None
+    ours = [run.summary for run in runs if not run.is_foreign]
+    own = [
+        *(key for each in ours for key, value in each.items() if isinstance(value, str)),
+        *(key for each in ours for key in flat_settings(each.get("training", {}))),
+    ]
+    parts = []
+    if own:
+        near = get_close_matches(unknown, own)
+        parts.append(f"Of runs there are {some([*dict.fromkeys([*near, *own])], 12)}")
+    if of_logs:
+        shown = [f"{key} ({some([*values], 3)})" for key, values in of_logs.items()]
+        parts.append(f"Of logs there are {some(shown, 8)}")
+    return "; ".join(parts)
 
 
 def _radii(asked: Sequence[float]) -> list[float]:
@@ -130,28 +160,26 @@ def _numbered(folder: Path, count: int) -> list[Path]:
 
 
 def _report_one_table(cfg: DictConfig) -> None:
-    folders = matching(cfg.runs)
-    summaries = [s for s in read_summaries(folders) if s["name"].startswith(cfg.table)]
+    folders, name = matching(cfg.runs), str(cfg.table)
+    summaries = [s for s in read_summaries(folders) if str(s["name"]).startswith(name)]
     if not summaries:
         raise InvalidArgumentError(
-            f"Expected runs of experiments {cfg.table}… among the {len(folders)} folders that "
+            f"Expected runs of experiments {name}… among the {len(folders)} folders that "
             f"{cfg.runs} matches, got none"
         )
     radii = RADII if cfg.radii is None else _radii(cfg.radii)
-    table = comparison_markdown(grouped(summaries), radii, cfg.title or "")
-    path = Path(cfg.paths.run) / f"{cfg.table or 'table'}.md"
+    groups, title = grouped(summaries), str(cfg.title or "")
+    table = comparison_markdown(groups, radii, title)
+    path = Path(cfg.paths.run) / f"{name or 'table'}.md"
     write_atomically(path, table)
     if cfg.readme is not None:
-        command = f"python -m src.report runs=… table={cfg.table}"
-        replace_part(Path(cfg.readme), marks(cfg.table, command), table)
-    _print(table)
+        command = f"python -m src.report runs=… table={name}"
+        replace_part(Path(str(cfg.readme)), marks(name, command), table)
+    head, *rows = comparison_rows(groups, radii)
+    said = conditions(groups, title)
+    # An experiment is told apart by its σ and bound.
+    print_table(f"Experiments {name}…" if name else "Experiments", head, rows, [said], (0, 1, 6))
     _say(f"  files  {path}")
-
-
-def _print(markdown: str) -> None:
-    console = Console()
-    console.width = max(console.width, WIDTH)
-    console.print(Markdown(markdown))
 
 
 def _say(line: str) -> None:
@@ -188,12 +216,18 @@ def _matches(pattern: str) -> list[Path]:
 
 def _unmatched(patterns: str | Sequence[str]) -> list[str]:
     hint = " Several globs are a list: 'runs=[first/**,second/**]'."
-    return [
-        f"Nothing is at {each}.{hint if ',' in each else ''}"
-        for each in _listed(patterns)
-        if not _matches(each)
-    ]
+    notes = []
+    for each in _listed(patterns):
+        if not _matches(each):
+            notes.append(f"Nothing is at {each}.{hint if ',' in each else ''}")
+        elif Path(each).is_dir() and not (Path(each) / CERTIFICATES).is_file():
+            notes.append(
+                f"{each} is a folder without {CERTIFICATES}; {each}/** reads what is in it."
+            )
+    return notes
 
 
-def _listed(patterns: str | Sequence[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+def _listed(values: Any) -> list[str]:
+    """Return one value, or those of a list, as texts: YAML reads some names as numbers."""
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    return [str(each) for each in (values if is_list else [values])]
