@@ -12,6 +12,7 @@ from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, read_field_log
 from smoothcert.records.parts import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates
 from smoothcert.records.rows import COLUMNS, CertificateRow
+from smoothcert.records.safe_files import check_links, lies_in, read_bounded, require_regular
 from smoothcert.records.shards import Shard, Whole, gather_shards
 
 __all__ = [
@@ -23,12 +24,16 @@ __all__ = [
     "Shard",
     "Whole",
     "absorb_parts",
+    "check_links",
     "gather_shards",
     "is_field_log",
+    "lies_in",
     "part_path",
+    "read_bounded",
     "read_certificates",
     "read_field_log",
     "read_settings",
+    "require_regular",
     "settings_path",
     "working_in",
     "write_atomically",

@@ -15,6 +15,7 @@ from smoothcert.records.atomic import write_atomically
 from smoothcert.records.locks import open_locked
 from smoothcert.records.reading import finished_bytes, read_certificates
 from smoothcert.records.rows import COLUMNS, CertificateRow, format_row
+from smoothcert.records.safe_files import read_bounded
 
 
 class CertificateFile:
@@ -186,7 +187,7 @@ def read_settings(sidecar: Path) -> dict[str, Any]:
         RecordsError: if they are missing or damaged.
     """
     try:
-        settings = json.loads(sidecar.read_text(encoding="utf-8"))
+        settings = json.loads(read_bounded(sidecar))
     except OSError as error:
         raise RecordsError(f"{sidecar} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from smoothcert.errors import RecordsError
 from smoothcert.records.rows import COLUMNS, CertificateRow, check_sense, check_unique
+from smoothcert.records.safe_files import LARGEST_TABLE, read_bounded, require_regular
 
 CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 PLAIN = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
@@ -20,6 +21,7 @@ FIELD_COLUMNS = COLUMNS[:6]
 
 def is_field_log(path: Path) -> bool:
     """Return whether a file starts with the header of a published log."""
+    require_regular(path)
     with path.open("rb") as file:
         return file.readline(200).split() == [name.encode() for name in FIELD_COLUMNS]
 
@@ -46,7 +48,9 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
         [(7, 0.41, 12.5)]
     """
     path = Path(path)
-    *finished, rest = path.read_bytes().decode("utf-8", errors="replace").rpartition("\n")
+    *finished, rest = (
+        read_bounded(path, LARGEST_TABLE).decode("utf-8", errors="replace").rpartition("\n")
+    )
     lines = "".join(finished).splitlines()
     rows = [
         _parse_field(line, path, number)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smoothcert.errors import RecordsError
 from smoothcert.records.rows import COLUMNS, CertificateRow, check_unique, parse_row
+from smoothcert.records.safe_files import LARGEST_TABLE, read_bounded
 
 
 def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
@@ -42,5 +43,5 @@ def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
 
 def finished_bytes(path: Path) -> bytes:
     """Return a file up to the end of its last whole line."""
-    text = path.read_bytes()
+    text = read_bounded(path, LARGEST_TABLE)
     return text[: text.rfind(b"\n") + 1]

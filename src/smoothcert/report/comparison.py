@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from smoothcert.errors import RecordsError
+from smoothcert.records import check_links, read_bounded
 from smoothcert.report.markdown import escaped
 from smoothcert.report.reading import OF_THE_RUN
 from smoothcert.report.sections import settings_apart
@@ -73,7 +74,8 @@ def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         path = folder / "summary.json"
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            check_links(folder, nested=False)
+            summary = json.loads(read_bounded(path))
         except (OSError, ValueError) as error:
             raise RecordsError(f"Expected a finished run in {folder}: {error}") from error
         if not isinstance(summary, dict):

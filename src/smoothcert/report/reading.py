@@ -16,7 +16,10 @@ import numpy as np
 from smoothcert.errors import RecordsError
 from smoothcert.records import (
     CertificateRow,
+    check_links,
     is_field_log,
+    lies_in,
+    read_bounded,
     read_certificates,
     read_field_log,
     settings_path,
@@ -24,6 +27,8 @@ from smoothcert.records import (
 from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
+HYDRA = ".hydra"
+"""What tells a run folder."""
 SIGMA = re.compile(
     r"(?<![A-Za-z])[-_ ]?(?P<what>sigma|noise)[-_= ]?(?P<value>\d*\.\d+|\d+)"
     r"(?=$|[/\\_, -]|\.[a-z]+$)",
@@ -172,11 +177,20 @@ def read_runs(paths: Iterable[Path], skip_damaged: bool = False) -> Runs:
         RecordsError: if a path is not there, or a certificate file or what lies beside it is
             damaged.
     """
-    places = sorted({path.resolve() for path in paths})
-    files = [found for path in places if (found := _certificates_in(path)) is not None]
+    runs, notes = [], []
+    places = set()
+    for path in paths:
+        try:
+            _check_inside(path)
+            # A file stays where it is named: a link in a run folder is no run somewhere else.
+            places.add(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
+        except RecordsError as error:
+            if not skip_damaged:
+                raise
+            notes.append(_seen(f"{path} is left out: {error}"))
+    files = [found for path in sorted(places) if (found := _certificates_in(path)) is not None]
     files = list(dict.fromkeys(files))
     names = _short(files)
-    runs, notes = [], []
     for path, name in zip(files, names, strict=True):
         try:
             run = _read_run(path, name)
@@ -191,6 +205,15 @@ def read_runs(paths: Iterable[Path], skip_damaged: bool = False) -> Runs:
     return Runs(_once(runs, notes), notes)
 
 
+def _check_inside(path: Path) -> None:
+    """Refuse a link that is in a run folder and leads out of it."""
+    run = next((each for each in path.absolute().parents if (each / HYDRA).is_dir()), None)
+    if run is not None and not lies_in(run, path):
+        raise RecordsError(
+            f"Expected files in the run folder {run}, got {path}, which leads to {path.resolve()}"
+        )
+
+
 def _certificates_in(path: Path) -> Path | None:
     if not path.exists():
         raise RecordsError(f"Expected a run folder or a log, got {path}, which is not there")
@@ -203,6 +226,8 @@ def _certificates_in(path: Path) -> Path | None:
 
 def _read_run(path: Path, name: str) -> Run | str:
     """Return a run, or why there is none."""
+    if path.name == CERTIFICATES:
+        check_links(path.parent, nested=False)
     if is_field_log(path):
         rows = read_field_log(path)
         return Run(name, path, rows) if rows else f"{name} is an empty log."
@@ -240,7 +265,7 @@ def _check_values(values: Mapping[str, Any], path: Path) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = _all_seen(json.loads(path.read_text(encoding="utf-8")))
+        content = _all_seen(json.loads(read_bounded(path)))
     except (OSError, ValueError, RecursionError) as error:
         raise RecordsError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

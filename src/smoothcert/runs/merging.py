@@ -12,9 +12,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.records import FolderLock, gather_shards, read_settings, write_atomically
+from smoothcert.records import (
+    FolderLock,
+    check_links,
+    gather_shards,
+    read_bounded,
+    read_settings,
+    write_atomically,
+)
 from smoothcert.report import plot_certified_accuracy, print_summary, summarize
-from smoothcert.runs.places import check_links
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +39,11 @@ def merge(cfg: DictConfig) -> float:
     """Merge shards and summarize the whole; see `smoothcert.runs.merge`."""
     files = _certificate_files(cfg.runs)
     folder = _default_folder(files) if cfg.out is None else Path(cfg.out)
+    for each in [*(path.parent for path in files), folder]:
+        # Folders in it may be links: to the shards.
+        check_links(each, nested=False)
     # All that can be refused is, before anything is written.
     whole, base = gather_shards(files), _summary_of(files)
-    _check_links(folder)
     before = _finished(folder)
     with FolderLock(folder), _writing(folder):
         merged = whole.write(folder / CERTIFICATES)
@@ -61,13 +69,6 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     """Return the summary of a certification that was finished before; None without one."""
     path = folder / SUMMARY
     return read_settings(path) if path.is_file() else None
-
-
-def _check_links(folder: Path) -> None:
-    """Refuse files of the folder that are links out of it; shards' own folders may be."""
-    for path in folder.glob("*"):
-        if path.is_symlink() and not path.is_dir():
-            check_links(folder, path.name)
 
 
 @contextmanager
@@ -128,5 +129,5 @@ def _summary_of(files: Sequence[Path]) -> dict[str, Any]:
 def _copy_thumbnails(files: Sequence[Path], folder: Path) -> None:
     for path in files:
         if path.with_name(THUMBNAILS).is_file():
-            write_atomically(folder / THUMBNAILS, path.with_name(THUMBNAILS).read_bytes())
+            write_atomically(folder / THUMBNAILS, read_bounded(path.with_name(THUMBNAILS)))
             return

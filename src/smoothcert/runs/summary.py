@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from smoothcert.certify import Certified, Performance
-from smoothcert.records import write_atomically
+from smoothcert.records import read_settings, write_atomically
 from smoothcert.report import print_summary
 
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
@@ -31,7 +31,7 @@ def performance_of(certified: Certified, folder: Path) -> dict[str, Any]:
         values = asdict(certified.performance)
     else:
         path = folder / "summary.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = read_settings(path) if path.is_file() else {}
     return {name: values.get(name) for name in names}
 
 
