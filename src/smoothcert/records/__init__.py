@@ -12,7 +12,14 @@ from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, read_field_log
 from smoothcert.records.parts import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates
 from smoothcert.records.rows import COLUMNS, CertificateRow
-from smoothcert.records.safe_files import check_links, lies_in, read_bounded, require_regular
+from smoothcert.records.safe_files import (
+    check_links,
+    lies_in,
+    paths_matching,
+    read_bounded,
+    require_regular,
+    run_left_by,
+)
 from smoothcert.records.shards import Shard, Whole, gather_shards
 
 __all__ = [
@@ -29,11 +36,13 @@ __all__ = [
     "is_field_log",
     "lies_in",
     "part_path",
+    "paths_matching",
     "read_bounded",
     "read_certificates",
     "read_field_log",
     "read_settings",
     "require_regular",
+    "run_left_by",
     "settings_path",
     "working_in",
     "write_atomically",

@@ -7,7 +7,10 @@ ever; a file of a terabyte takes a few bytes in an archive.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from fnmatch import fnmatch
+from glob import glob
 from pathlib import Path
 
 from smoothcert.errors import RecordsError
@@ -16,6 +19,8 @@ LARGEST_TEXT = 32 * 2**20
 """Bytes of settings or a summary: the images of a shard may be listed one by one."""
 LARGEST_TABLE = 2**30
 """Bytes of a certificate file: some ten million rows."""
+HYDRA = ".hydra"
+"""What tells a run folder."""
 LINKING = "wandb"
 """W&B links its folder to logs elsewhere, and gives each run a new name in it."""
 
@@ -97,6 +102,70 @@ def _entries(run: Path) -> Iterator[Path]:
 def _files(run: Path) -> Iterator[Path]:
     if run.is_dir():
         yield from (path for path in run.iterdir() if not path.is_dir())
+
+
+def run_left_by(path: Path) -> Path | None:
+    """Return the run folder that a path is in by its name and not by where links lead, if any.
+
+    Args:
+        path: what is in a run folder, or not; a run folder may itself be a link.
+    """
+    run = next((each for each in path.absolute().parents if (each / HYDRA).is_dir()), None)
+    return run if run is not None and not lies_in(run, path) else None
+
+
+def paths_matching(pattern: str) -> list[Path]:
+    """Return what a glob names, `**` standing for any depth; hidden files and folders are left out.
+
+    Each folder is entered once, however many links lead to it, and none through a link that leads
+    out of a run folder: two links to their own folder would keep `glob.glob` busy for ever.
+
+    Args:
+        pattern: the glob.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "sweep" / "run").mkdir(parents=True)
+        >>> [path.name for path in paths_matching(f"{folder}/**/run")]
+        ['run']
+    """
+    head, stars, tail = pattern.partition("**")
+    if not stars or head[-1:] not in ("", "/") or tail[:1] not in ("", "/"):
+        return [Path(path) for path in glob(pattern)]  # noqa: PTH207
+    wanted = ["**", *(part for part in tail.split("/") if part)]
+    return [
+        path
+        for start in glob(head or ".")  # noqa: PTH207
+        for path in _walk(Path(start))
+        if _fits(path.relative_to(start).parts, wanted) and path.parts
+    ]
+
+
+def _walk(start: Path) -> Iterator[Path]:
+    yield start
+    seen: set[str] = set()
+    folders, links = [start], []
+    while folders or links:
+        # Links last: a folder has its own name where it has one.
+        folder = folders.pop() if folders else links.pop()
+        where = os.path.realpath(folder)
+        if where in seen or not folder.is_dir() or run_left_by(folder):
+            continue
+        seen.add(where)
+        with suppress(PermissionError):
+            for path in folder.iterdir():
+                if not path.name.startswith("."):
+                    yield path
+                    (links if path.is_symlink() else folders).append(path)
+
+
+def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_fits(names[count:], patterns[1:]) for count in range(len(names) + 1))
+    return bool(names) and fnmatch(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
 
 
 def lies_in(folder: Path, path: Path | str) -> bool:

@@ -18,17 +18,15 @@ from smoothcert.records import (
     CertificateRow,
     check_links,
     is_field_log,
-    lies_in,
     read_bounded,
     read_certificates,
     read_field_log,
+    run_left_by,
     settings_path,
 )
 from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
-HYDRA = ".hydra"
-"""What tells a run folder."""
 SIGMA = re.compile(
     r"(?<![A-Za-z])[-_ ]?(?P<what>sigma|noise)[-_= ]?(?P<value>\d*\.\d+|\d+)"
     r"(?=$|[/\\_, -]|\.[a-z]+$)",
@@ -207,8 +205,8 @@ def read_runs(paths: Iterable[Path], skip_damaged: bool = False) -> Runs:
 
 def _check_inside(path: Path) -> None:
     """Refuse a link that is in a run folder and leads out of it."""
-    run = next((each for each in path.absolute().parents if (each / HYDRA).is_dir()), None)
-    if run is not None and not lies_in(run, path):
+    run = run_left_by(path)
+    if run is not None:
         raise RecordsError(
             f"Expected files in the run folder {run}, got {path}, which leads to {path.resolve()}"
         )

@@ -5,7 +5,6 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from smoothcert.records import (
     FolderLock,
     check_links,
     gather_shards,
+    paths_matching,
     read_bounded,
     read_settings,
     write_atomically,
@@ -85,7 +85,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def _certificate_files(patterns: str | Sequence[str]) -> list[Path]:
     """Return the certificate files among what globs of folders and files match."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    places = [Path(place) for pattern in patterns for place in _matches(pattern)]
+    places = [place for pattern in patterns for place in _matches(pattern)]
     files = [place / CERTIFICATES if place.is_dir() else place for place in places]
     # By where they are: a link beside a shard is not another copy of it.
     found = {
@@ -98,9 +98,9 @@ def _certificate_files(patterns: str | Sequence[str]) -> list[Path]:
     return sorted(found.values())
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str) -> list[Path]:
     # Folders of ours have brackets in their names, where a list is overridden.
-    return glob(pattern, recursive=True) or glob(pattern.replace("[", "[[]"), recursive=True)  # noqa: PTH207
+    return paths_matching(pattern) or paths_matching(pattern.replace("[", "[[]"))
 
 
 def _default_folder(files: Sequence[Path]) -> Path:

@@ -4,7 +4,6 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
-from glob import glob
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.records import FIELD_COLUMNS, write_atomically
+from smoothcert.records import FIELD_COLUMNS, paths_matching, write_atomically
 from smoothcert.report.comparison import comparison_markdown, grouped, read_summaries
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
@@ -183,7 +182,7 @@ def _matches(pattern: str) -> list[Path]:
         return [Path(pattern)]
     # Of absolute paths too, which `Path.glob` refuses. Of a folder that is not there, `folder/**`
     # names the folder.
-    return [path for path in map(Path, glob(pattern, recursive=True)) if path.exists()]  # noqa: PTH207
+    return [path for path in paths_matching(pattern) if path.exists()]
 
 
 def _unmatched(patterns: str | Sequence[str]) -> list[str]:
