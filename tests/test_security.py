@@ -228,7 +228,8 @@ def changed(folder, text, other):
 def test_a_runs_configuration_calls_nothing_else(do, options, other, sprung, tmp_path):
     folder = started(tmp_path / "run", *SMALL)
     changed(folder, "smoothcert.models.small_cnn\n", f"{other}\n  path: {sprung}\n")
-    expected = rf"{re.escape(str(folder))}/\.hydra/config\.yaml calls '{re.escape(other)}' as 'model', which is not a"
+    config = re.escape(str(folder / ".hydra" / "config.yaml"))
+    expected = rf"{config} calls '{re.escape(other)}' as 'model', which is not allowed"
     with pytest.raises(SystemExit, match=expected):
         do(tmp_path / "own", f"run={folder}", *options)
     assert not sprung.exists()

@@ -210,7 +210,8 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
         trained.model.pretrained = False
     try:
         # As they stand: what they interpolate is not looked at.
-        plain, said = (OmegaConf.to_container(each) for each in (configuration, hydra))
+        plain: Any = OmegaConf.to_container(configuration)
+        said: Any = OmegaConf.to_container(hydra)
         return trained, names_of_parts(plain, said["hydra"]["runtime"]["choices"])
     except (AttributeError, KeyError, TypeError) as error:
         raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
