@@ -172,7 +172,8 @@ def check_targets(values: Any, source: Path, run: Path, all_used: bool = True) -
         InvalidArgumentError: if something else would be called.
 
     Example:
-        >>> check_targets({"_target_": "torch.optim.SGD"}, Path("config.yaml"), Path("run"))
+        >>> optimizer = {"optimizer": {"_target_": "torch.optim.SGD"}}
+        >>> check_targets(optimizer, Path("config.yaml"), Path("run"))
     """
     for names, value in leaves(values):
         refused = _refused(names)
