@@ -3,10 +3,13 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
 from support import TINY, composed
 
 from smoothcert.errors import DataError, InvalidArgumentError, ProcessError, RecordsError, Stopped
@@ -37,6 +40,28 @@ def fail(cfg):
     if how == "another error":
         raise ZeroDivisionError("by zero")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def listen(cfg):
+    """Return where the processes of this command listen, once all kinds of them have spoken."""
+    team = processes()
+    dist.all_reduce(torch.ones(1))
+    dist.barrier(dist.new_group(backend="gloo"))
+    found = team.gather("listens", sorted({*listening(os.getpid()), *listening(os.getppid())}))
+    return sorted({address for each in found for address in each})
+
+
+def listening(pid):
+    """Return the addresses on which a process takes connections, as Linux lists them."""
+    held = set()
+    for opened in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            held.add(str(opened.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            cells = line.split()
+            if cells[3] == "0A" and f"socket:[{cells[9]}]" in held:
+                yield cells[1].partition(":")[0]
 
 
 def stop(cfg):
@@ -83,6 +108,21 @@ def test_a_process_that_is_told_to_stop_stops_the_others(tmp_path):
     with pytest.raises(Stopped) as ended:
         launched(tmp_path, "stop")
     assert ended.value.code == 128 + signal.SIGUSR1
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+"""127.0.0.1 and its forms in IPv6, as little-endian machines list them."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").is_file(), reason="needs Linux")
+def test_processes_of_one_machine_listen_to_that_machine_alone(tmp_path, monkeypatch):
+    """Whoever reaches them could end the run, or take its images away."""
+    # What is set for a cluster does not hold for one machine.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("MASTER_ADDR", "gpu07")
+    found = launched(tmp_path, "listen")
+    assert found
+    assert set(found) <= LOOPBACK
 
 
 def test_a_folder_that_another_command_has_is_refused_before_anything_is_started(tmp_path):

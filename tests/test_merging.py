@@ -337,6 +337,24 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path, name):
     assert (tmp_path / "precious").read_text() == ""
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_links_out_of_a_shard_are_not_followed(tmp_path, name):
+    path = write_shards(tmp_path)[1] / name
+    path.unlink(missing_ok=True)
+    (tmp_path / "precious").write_text("nobody else's")
+    path.symlink_to(tmp_path / "precious")
+    said = refusal(tmp_path)
+    assert f"got {path}, a link to {tmp_path}/precious" in said
+    assert "nobody else's" not in said
+
+
+def test_a_shard_that_claims_too_many_images_is_refused(tmp_path):
+    path = settings_path(write_shards(tmp_path)[1] / "certificates.tsv")
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "shard_images": "0-100000000000:1"}))
+    assert "is damaged: expected at most 5,000,000 images, got '0-100" in refusal(tmp_path)
+
+
 def test_the_whole_may_lie_beside_links_to_the_shards(tmp_path):
     (tmp_path / "all").mkdir()
     for number, folder in enumerate(write_shards(tmp_path / "machines")):

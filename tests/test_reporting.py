@@ -203,6 +203,15 @@ def test_a_damaged_summary_is_named_with_its_folder(by_hand):
     assert not (by_hand / "own" / "table.md").exists()
 
 
+def test_a_summary_that_is_a_link_out_of_its_run_is_refused(by_hand):
+    path = by_hand / "run1" / "summary.json"
+    path.rename(by_hand / "elsewhere.json")
+    path.symlink_to(by_hand / "elsewhere.json")
+    with pytest.raises(SystemExit, match=f"got {path}, a link to {by_hand / 'elsewhere.json'}"):
+        reported(by_hand / "own", f"runs={by_hand}/run*")
+    assert not (by_hand / "own" / "table.md").exists()
+
+
 def test_runs_that_were_certified_otherwise_are_answered(by_hand):
     shutil.rmtree(by_hand / "run2")
     written(by_hand / "run2", summary("slow_reg", alpha=0.05))

@@ -1,17 +1,23 @@
 """Run folders from anywhere: what they may call, set, and write to."""
 
 import json
+import os
 import re
+import socket
 import sys
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from support import CONF, composed
 
 from smoothcert import runs
 from smoothcert.errors import InvalidArgumentError, RecordsError
+from smoothcert.records import check_links
+from smoothcert.runs.certification import trained_configuration
 from smoothcert.runs.commandline import read_yaml
-from smoothcert.runs.places import check_links, check_places
+from smoothcert.runs.places import check_places
+from smoothcert.runs.sweeps import RunFolder
 from smoothcert.runs.trust import check_overrides, check_targets, trusted
 
 CONFIGURATION = {
@@ -60,53 +66,94 @@ def written(path, text=MODULE):
     return path
 
 
-def calling(target):
-    return {"part": [{"_target_": "torch.nn.Identity", "inner": {"_target_": target}}]}
+def calling(target, place="model.inner"):
+    values = {"_target_": target}
+    for name in reversed(place.split(".")):
+        values = {name: values}
+    return values
 
 
-def refused(target, run, **options):
+def refused(target, run, place="model.inner", **options):
     with pytest.raises(InvalidArgumentError) as caught:
-        check_targets(calling(target), run / "config.yaml", run, **options)
+        check_targets(calling(target, place), run / "config.yaml", run, **options)
     return str(caught.value)
 
 
-def targets_of(values):
-    if isinstance(values, dict):
-        yield from (value for name, value in values.items() if name == "_target_")
-        for value in values.values():
-            yield from targets_of(value)
+OPTIONS = [
+    path.relative_to(CONF)
+    for path in sorted(CONF.rglob("*.yaml"))
+    if path.relative_to(CONF).parts[0] not in ("hydra", "wandb")
+]
 
 
-def our_own():
-    for path in sorted(CONF.rglob("*.yaml")):
-        if path.parent.name != "hydra":
-            yield from targets_of(OmegaConf.to_container(OmegaConf.load(path)))
-
-
-@pytest.mark.parametrize("target", sorted(set(our_own())))
-def test_what_our_configurations_call_is_allowed(target, run):
-    check_targets(calling(target), run / "config.yaml", run)
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_what_our_configurations_call_is_allowed_where_they_call_it(option, run):
+    values = OmegaConf.to_container(OmegaConf.load(CONF / option))
+    values.pop("defaults", None)
+    if len(option.parts) > 1 and "@package _global_" not in (CONF / option).read_text():
+        values = {option.parts[0]: values}
+    for owner in ("objective", "attack") if "warmup" in values else (None,):
+        placed = values if owner is None else {owner: values}
+        check_targets(placed, run / "config.yaml", run)
 
 
 @pytest.mark.parametrize(
-    "target",
+    ("place", "target"),
     [
-        "torch.optim.RMSprop",
-        "torch.optim.Adafactor",
-        "torch.optim.lr_scheduler.LinearLR",
-        "torch.nn.modules.linear.Linear",
-        "torchvision.models.resnet18",
-        "torchvision.models.ResNet",
-        "pytorch_lightning.callbacks.EarlyStopping",
-        "pytorch_lightning.loggers.CSVLogger",
-        "pytorch_lightning.profilers.SimpleProfiler",
-        "pytorch_lightning.strategies.DDPStrategy",
-        "pytorch_lightning.plugins.environments.SLURMEnvironment",
-        "smoothcert.objectives.adre.ADRE",
+        ("optimizer", "torch.optim.RMSprop"),
+        ("optimizer", "torch.optim.Adafactor"),
+        ("scheduler", "torch.optim.lr_scheduler.LinearLR"),
+        ("model.head", "torch.nn.modules.linear.Linear"),
+        ("objective.loss", "torch.nn.CrossEntropyLoss"),
+        ("objective.teacher", "smoothcert.models.small_cnn"),
+        ("model", "torchvision.models.resnet18"),
+        ("model", "torchvision.models.ResNet"),
+        ("model.parts.0", "smoothcert.models.wide_resnet"),
+        ("callbacks.stop", "pytorch_lightning.callbacks.EarlyStopping"),
+        ("callbacks.bar", "pytorch_lightning.callbacks.RichProgressBar"),
+        (
+            "callbacks.bar.theme",
+            "pytorch_lightning.callbacks.progress.rich_progress.RichProgressBarTheme",
+        ),
+        ("callbacks.second.certifier", "smoothcert.certify.CohenCertifier"),
+        ("logger.other", "pytorch_lightning.loggers.CSVLogger"),
+        ("trainer.profiler", "pytorch_lightning.profilers.SimpleProfiler"),
+        ("trainer.strategy", "pytorch_lightning.strategies.DDPStrategy"),
+        ("trainer.plugins.0", "pytorch_lightning.plugins.environments.SLURMEnvironment"),
+        ("objective", "smoothcert.objectives.adre.ADRE"),
     ],
 )
-def test_what_users_of_these_libraries_name_is_allowed(target, run):
-    check_targets(calling(target), run / "config.yaml", run)
+def test_what_users_of_these_libraries_name_is_allowed(place, target, run):
+    check_targets(calling(target, place), run / "config.yaml", run)
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        # They write where their arguments say, which is looked at in other places alone.
+        ("model.evil", "smoothcert.report.plot_certified_accuracy"),
+        ("model.evil", "smoothcert.report.plots.plot_certified_accuracy"),
+        ("callbacks.evil", "smoothcert.report.plot_certified_accuracy"),
+        ("callbacks.certification.plot.path", "smoothcert.report.plot_certified_accuracy"),
+        ("model.evil", "pytorch_lightning.callbacks.ModelCheckpoint"),
+        ("data.evil", "pytorch_lightning.loggers.TensorBoardLogger"),
+        ("objective.evil", "smoothcert.lightning.ResumingCSVLogger"),
+        ("callbacks.evil", "smoothcert.lightning.wandb_logger"),
+        ("certifier.evil", "pytorch_lightning.profilers.SimpleProfiler"),
+        # Parts in each other's places.
+        *(("model", "torch.optim.SGD"), ("optimizer", "torch.nn.Linear")),
+        *(("certifier", "smoothcert.data.DigitsDataModule"), ("trainer", "torch.nn.Linear")),
+        # Where nothing is called.
+        *(("evil", "torch.nn.Linear"), ("speed.evil", "torch.nn.Linear")),
+        *(("callbacks", "torch.nn.Linear"), ("paths", "my_objective.HardDraws")),
+        ("evil.a.b", "my_objective.HardDraws"),
+    ],
+)
+def test_what_belongs_elsewhere_is_refused_with_its_place(place, target, run, tmp_path):
+    written(tmp_path / "my_objective.py")
+    for options in ({}, {"all_used": False}):
+        message = refused(target, run, place, **options)
+        assert f"calls {target!r} as {place!r}, which is not allowed" in message
 
 
 @pytest.mark.parametrize(
@@ -129,15 +176,16 @@ def test_what_users_of_these_libraries_name_is_allowed(target, run):
         # Neither class nor function, or somebody's inside.
         *("smoothcert.models", "smoothcert.models.SmallCNN.forward", "torch.nn.Module.__init__"),
         *("smoothcert", "", "os", ".os.system", "torch..nn", "os.system ", "__main__.run"),
-        *("${name}", "torch.nn.${name}", None, 5),
+        *("${name}", "torch.nn.${name}", None, 5, "smoothcert.report.print_summary"),
         *("smoothcert.objectives.NoSuch", "torch.nn.NoSuch.inner"),
     ],
 )
 def test_everything_else_is_refused_with_its_name_and_the_files(target, run):
     for options in ({}, {"all_used": False}):
         message = refused(target, run, **options)
-        assert message.startswith(f"{run / 'config.yaml'} calls {target!r}, which is not allowed")
-        assert "Allowed are classes of smoothcert, torch.optim, torch.nn" in message
+        expected = f"{run / 'config.yaml'} calls {target!r} as 'model.inner', which is not allowed"
+        assert message.startswith(expected)
+        assert "Allowed there are torch.nn, torchvision.models, timm.models" in message
 
 
 def test_what_is_refused_is_not_imported(run):
@@ -167,8 +215,6 @@ def test_what_loads_files_by_timm_is_refused(name, run):
     [
         "my_objective.HardDraws",
         "my_objective.network",
-        # What a user has imported on purpose, from where it may come.
-        "my_objective.SGD",
         "my_parts.inner.objective.HardDraws",
         "my_package.objective.HardDraws",
     ],
@@ -179,6 +225,9 @@ def test_a_module_of_the_users_own_is_allowed(target, run, tmp_path):
     written(tmp_path / "my_package" / "objective.py")
     written(tmp_path / "my_package" / "__init__.py", "")
     check_targets(calling(target), run / "config.yaml", run)
+    # What a user has imported on purpose may be called where it might have been by its own name.
+    check_targets(calling("my_objective.SGD", "optimizer"), run / "config.yaml", run)
+    refused("my_objective.SGD", run)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +246,7 @@ def test_what_such_a_module_has_imported_is_refused(name, run, tmp_path):
         # What came with the folder in one archive.
         ("outputs/evil.py", "outputs.evil.HardDraws"),
         ("outputs/other/__init__.py", "outputs.other.HardDraws"),
+        ("outputs/__init__.py", "outputs.HardDraws"),
         ("lib/site-packages/evil.py", "evil.HardDraws"),
     ],
 )
@@ -208,6 +258,38 @@ def test_a_module_that_came_with_the_folder_is_never_imported(
     written(tmp_path / place, f"open({str(touched)!r}, 'w').close()\n{MODULE}")
     refused(target, run)
     assert not touched.exists()
+
+
+@pytest.mark.parametrize("packages", [["outputs"], ["outputs", "outputs/run"], ["outputs/run"]])
+@pytest.mark.parametrize("name", ["outputs.evil", "outputs.run.evil", "outputs.code.evil"])
+def test_a_package_that_holds_the_run_is_not_the_users(packages, name, run, tmp_path):
+    touched = tmp_path / "touched"
+    for package in packages:
+        written(tmp_path / package / "__init__.py", f"open({str(touched)!r}, 'w').close()")
+    written(tmp_path / f"{name.replace('.', '/')}.py", f"open({str(touched)!r}, 'w').close()")
+    refused(f"{name}.HardDraws", run)
+    assert not touched.exists()
+
+
+def test_a_package_within_ones_own_that_holds_the_run_is_not_the_users(run, tmp_path):
+    inner = written(tmp_path / "mine" / "runs" / "evil.py").parent
+    for folder in (inner, inner.parent):
+        written(folder / "__init__.py", "")
+    (inner / "run").mkdir()
+    refused("mine.runs.evil.HardDraws", inner / "run")
+    check_targets(calling("mine.runs.evil.HardDraws"), run / "config.yaml", run)
+
+
+def test_a_package_holds_a_run_by_links_too(run, tmp_path):
+    written(run.parent / "__init__.py", "")
+    written(run.parent / "evil.py")
+    (tmp_path / "linked").symlink_to(run.parent)
+    refused("linked.evil.HardDraws", run)
+    # And a run that is a link itself, beside what came with it.
+    (tmp_path / "elsewhere").mkdir()
+    (run.parent / "latest").symlink_to(tmp_path / "elsewhere")
+    refused("outputs.evil.HardDraws", run.parent / "latest")
+    refused("outputs.evil.HardDraws", tmp_path / "linked" / "latest")
 
 
 def test_a_link_to_a_module_in_the_folder_is_no_module_of_the_users(run, tmp_path):
@@ -230,7 +312,8 @@ def test_a_module_that_fails_is_said(run, tmp_path):
     [
         ({"model": {"arguments": {"checkpoint_path": "x"}}}, "files"),
         ({"model": {"arguments": {"pretrained_cfg_overlay": {"file": "x"}}}}, "files"),
-        ({"a": {"_target_": "torch.nn.Linear", "_args_": [1, 2]}}, "arguments by position"),
+        ({"model": {"_target_": "torch.nn.Linear", "_args_": [1, 2]}}, "arguments by position"),
+        ({"model": {"arguments": {"cache_dir": "x"}}}, "folders"),
         ({"logger": {"a": {"settings": {"https_proxy": "http://elsewhere"}}}}, "servers"),
         ({"callbacks": {"a": {"base_url": "http://elsewhere"}}}, "servers"),
         ({"a": {"_target_": ["os.system"]}}, "targets in parts"),
@@ -251,7 +334,12 @@ FINE = [
     *("objective._target_=smoothcert.objectives.ADRE", "+objective.weight=1e-3", "++trainer.x=1"),
     *("data.root='/my data/a,b'", "ckpt_path=../other/last.ckpt", "model.weights=../../w.pt"),
     *("model.freeze=[conv1,layer1]", "+model.arguments={img_size: 32}", "name='a, b'"),
-    *("optimizer.lr=${scheduler.lr}", "+note='${sigma} and ${.x}'", "data.root=${oc.env:DATA,x}"),
+    *(
+        "optimizer.lr=${scheduler.lr}",
+        "+note='${sigma} and ${.x}'",
+        "data.root=${oc.env:SCRATCH,x}",
+    ),
+    *("warmup@objective.warmup=linear", "trainer.devices=${oc.env:SLURM_JOB_NUM_NODES}"),
 ]
 
 
@@ -280,6 +368,11 @@ def test_an_objective_of_the_users_own_goes_on(run, tmp_path):
         # What makes values may make any.
         *("+x='${oc.create:\"{_target_: os.system}\"}'", "+x=${oc.decode:x}"),
         *(r"+x='\${oc.create:x}'", "+x='$${b}{oc.create:x}'", "+x={a: ['${oc.env:A,${b}}']}"),
+        *("+x=${for_sigma:1,{1:2}}", "+x='${oc.select:sigma}'", "+x=${hydra:job}"),
+        # Other parts' options, which hold targets of their own.
+        *("+callbacks@model.evil=default", "+experiment@model=digits_reg", "+warmup@model.x=none"),
+        # What the environment may hold.
+        *("name=${oc.env:DATABASE_URL}", "+x='${oc.env:HOME,a}'", "+x={a: ['${oc.env:USER}']}"),
         # What is no override of one run.
         *("", "a", "sigma=1,2", "sigma=range(3)", "a b", "{'a': 1}", "paths.run=/x"),
     ],
@@ -292,10 +385,25 @@ def test_overrides_that_do_more_are_refused_with_the_file(override, run):
     assert str(caught.value).startswith(f"{expected}got {override!r}: ")
 
 
+def test_a_variable_that_is_not_read_is_named_with_what_helps(run):
+    with pytest.raises(InvalidArgumentError) as caught:
+        check_overrides(["name=${oc.env:DATABASE_URL}"], run)
+    assert "it reads DATABASE_URL from the environment, where a run folder may read " in str(
+        caught.value
+    )
+
+
+def test_overrides_that_repeat_each_other_are_refused(run):
+    lines = [f"+a{n}=[${{a{n - 1}}},${{a{n - 1}}}]" for n in range(1, 20)]
+    with pytest.raises(InvalidArgumentError, match="Expected at most 12 interpolations in"):
+        check_overrides(["+a0=[1,1]", *lines], run)
+
+
 @pytest.mark.parametrize(
     "override",
     [
         *("objective._target_=os.system", "+callbacks.x={_target_: os.system, command: ls}"),
+        "+model.evil={_target_: smoothcert.report.plot_certified_accuracy, path: x.png}",
         *("+callbacks.x=[{a: {_target_: os.system}}]", "++model.arguments.checkpoint_path=x"),
         *("objective._target_=${name}", "~objective._target_", "+a._target_.b=x"),
     ],
@@ -364,6 +472,57 @@ def test_a_target_is_found_however_it_is_written(changes, run):
         trusted(configuration(**changes), OmegaConf.create({}), run)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "${oc.env:DATABASE_URL}"},
+        {"name": "${ oc.env : DATABASE_URL }"},
+        {"name": "${oc.env:${other}}", "other": "DATABASE_URL"},
+        {"name": "${${other}}", "other": "oc.env:DATABASE_URL"},
+        {"name": "${other}", "other": {"a": "b ${oc.env:DATABASE_URL,x}"}},
+        {"name": "${other.a}", "other": "${third}", "third": {"a": "${oc.env:DATABASE_URL}"}},
+        {"data": {"root": "${.other}", "other": "${oc.env:DATABASE_URL}"}},
+        {"name": "${oc.decode:'${other}'}", "other": "${oc.env:DATABASE_URL}"},
+        {"name": "${oc.select:other}", "other": "${oc.env:DATABASE_URL}"},
+        {"name": "${for_sigma:1,{1:${oc.env:DATABASE_URL}}}"},
+    ],
+)
+def test_the_environment_is_not_read(changes, run, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgres://somebody:something@somewhere")
+    with pytest.raises(InvalidArgumentError, match=r"\.hydra/config\.yaml sets ") as caught:
+        trusted(configuration(**changes), OmegaConf.create({}), run)
+    assert "postgres" not in str(caught.value)
+
+
+def test_what_ones_own_paths_read_of_the_environment_is_ones_own(run, monkeypatch):
+    monkeypatch.setenv("MY_DATA", "here")
+    paths = OmegaConf.create({"data": "${oc.env:MY_DATA}"})
+    config = configuration(data={"root": "${paths.data}/x"})
+    assert trusted(config, paths, run).data.root == "here/x"
+    monkeypatch.setenv("SCRATCH", "there")
+    config = configuration(data={"root": "${oc.env:SCRATCH}/x"})
+    assert trusted(config, paths, run).data.root == "there/x"
+
+
+LISTS = {"a0": ["x"] * 9, **{f"a{n}": [f"${{a{n - 1}}}"] * 9 for n in range(1, 30)}}
+TEXTS = {"a0": "x" * 9, **{f"a{n}": f"${{a{n - 1}}}" * 9 for n in range(1, 30)}}
+
+
+@pytest.mark.parametrize("many", [LISTS, TEXTS], ids=["lists", "texts"])
+def test_what_grows_by_interpolation_is_refused_at_once(many, run):
+    """It would be 9 to the power of 30 values."""
+    with pytest.raises(InvalidArgumentError, match="to more than 100,000 characters by interpol"):
+        trusted(configuration(**many, model="${a29}"), OmegaConf.create({}), run)
+    # What is not needed is not interpolated.
+    assert trusted(configuration(**many), OmegaConf.create({}), run).name == "run"
+
+
+def test_what_leads_back_to_itself_is_damaged(run):
+    config = configuration(name="${other}", other="${name}")
+    with pytest.raises(RecordsError, match=r"config\.yaml is damaged"):
+        trusted(config, OmegaConf.create({}), run)
+
+
 def test_a_run_by_an_objective_that_is_not_here_is_certified(run):
     config = configuration(objective={"_target_": "nowhere.Objective"})
     assert trusted(config, OmegaConf.create({}), run).name == "run"
@@ -391,6 +550,29 @@ def test_yaml_makes_no_objects(run, tmp_path):
     with pytest.raises(RecordsError, match=r"config\.yaml is damaged: .*python/object/apply"):
         read_yaml(run, "config.yaml")
     assert not path.exists()
+
+
+ALIASES = "a0: &a0 [x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (ALIASES, "expected no aliases"),
+        ("[" * 30_000, "expected at most 10,000 values, 50 deep"),
+        ("a: {" * 15_000, "expected at most 10,000 values, 50 deep"),
+        ("[" + "1," * 30_000 + "]", "expected at most 10,000 values"),
+        ("a: " + "x" * 100_000, "expected at most 65,536 bytes"),
+    ],
+    ids=["aliases", "deep lists", "deep mappings", "many", "long"],
+)
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml", "hydra.yaml"])
+def test_yaml_that_would_keep_the_machine_busy_is_refused(name, text, what, run):
+    written(run / ".hydra" / name, text)
+    with pytest.raises(RecordsError, match=f"{name} is damaged: .*{what}"):
+        read_yaml(run, name)
 
 
 # Places.
@@ -438,6 +620,8 @@ def test_what_lies_in_the_run_folder_is_fine(overrides, tmp_path):
         ("trainer.default_root_dir=/elsewhere", "trainer.default_root_dir"),
         ("trainer.default_root_dir=null", "trainer.default_root_dir"),
         ("trainer.profiler={{dirpath: /elsewhere}}", "trainer.profiler.dirpath"),
+        ("+callbacks.certification.plot.path=/x.png", "callbacks.certification.plot.path"),
+        ("+callbacks.x={{exclude_batches_path: /x}}", "callbacks.x.exclude_batches_path"),
     ],
 )
 def test_what_would_be_written_elsewhere_is_refused_with_its_key(override, key, tmp_path):
@@ -445,6 +629,21 @@ def test_what_would_be_written_elsewhere_is_refused_with_its_key(override, key, 
         checked(tmp_path, override.format(run=tmp_path))
     start = f"Expected `{key}` inside the run folder {tmp_path}, got "
     assert str(caught.value).startswith(start)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+model.evil={_target_: smoothcert.report.plot_certified_accuracy, path: '/x.png'}",
+        # What no override names, but leads to.
+        "+model.evil=${callbacks.certification.plot}",
+        "+objective.evil=[{a: '${logger}'}]",
+        "+evil=${callbacks.best}",
+    ],
+)
+def test_what_writes_is_called_by_parts_that_are_looked_at_alone(override, tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"in callbacks, logger, trainer, got it in `"):
+        checked(tmp_path, override)
 
 
 def test_a_training_begins_with_this_check(tmp_path):
@@ -466,10 +665,16 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_written(plac
     link.symlink_to(elsewhere)
     expected = re.escape(f"in the run folder {run}, got {link}, a link to {elsewhere}")
     for arguments in ([f"run={run}"], ["sigma=0.5", f"hydra.run.dir={run}"]):
-        with pytest.raises(InvalidArgumentError, match=expected):
+        with pytest.raises(RecordsError, match=expected):
             runs.expand_run(["src/train.py", *arguments])
-    with pytest.raises(InvalidArgumentError, match=expected):
+    with pytest.raises(RecordsError, match=expected):
         checked(run)
+    if place != ".hydra/config.yaml":
+        written(run / ".hydra" / "config.yaml", "")
+    with pytest.raises(SystemExit, match=f"{expected}|has no .hydra/config.yaml"):
+        runs.require_run(["src/certify.py", f"run={run}"])
+    with pytest.raises(RecordsError, match=expected):
+        trained_configuration(run, OmegaConf.create({}))
 
 
 def test_links_within_the_folder_and_to_it_are_fine(run, tmp_path):
@@ -485,9 +690,30 @@ def test_links_within_the_folder_and_to_it_are_fine(run, tmp_path):
     checked(tmp_path / "latest")
 
 
+@pytest.mark.parametrize("kind", ["a FIFO", "a socket"])
+def test_only_files_are_opened_in_a_run_folder(kind, run):
+    path = run / "x"
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(os.path.relpath(path))
+    with pytest.raises(RecordsError, match=f"got {path}, which is no regular file"):
+        check_links(run)
+    with pytest.raises(RecordsError, match=f"got {path}, which is no regular file"):
+        check_links(run, nested=False)
+
+
+def test_hydra_itself_writes_through_no_link(run, tmp_path):
+    (run / ".hydra").rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    (run / ".hydra").symlink_to(tmp_path / "elsewhere")
+    with composed(run, []), pytest.raises(SystemExit, match=r"a link to .*/elsewhere"):
+        RunFolder().on_run_start(HydraConfig.instance().cfg)
+
+
 def test_certificates_are_not_written_through_a_link(run, tmp_path):
     written(run / ".hydra" / "config.yaml", "")
-    (run / "checkpoints").symlink_to(tmp_path / "scratch")
     runs.require_run(["src/certify.py", f"run={run}"])
     (run / "certify").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SystemExit, match=r"got .*/certify, a link to .*/elsewhere"):

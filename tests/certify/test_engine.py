@@ -26,7 +26,7 @@ from smoothcert.certify import (
     scheduling,
 )
 from smoothcert.data.datasets import InMemoryImages
-from smoothcert.errors import InvalidArgumentError, NonFiniteError, RecordsError
+from smoothcert.errors import InvalidArgumentError, NonFiniteError, ProcessError, RecordsError
 from smoothcert.noise import generator
 from smoothcert.records import read_certificates, settings_path
 
@@ -311,6 +311,21 @@ def test_time_that_runs_out_leaves_finished_images_for_the_next_call(
         assert without_time(leading) == without_time(whole[: len(leading)])
         lengths.append(len(certified.rows))
     assert 0 < lengths[0] < lengths[1] < 12
+    assert without_time(certify(network, images, path).rows) == without_time(whole)
+
+
+@pytest.mark.parametrize("max_hours", [None, 1])
+def test_images_that_nobody_certified_are_no_matter_of_time(
+    network, images, tmp_path, monkeypatch, max_hours
+):
+    """As where somebody adds to the number that hands out the images."""
+    whole = certify(network, images, tmp_path / "whole.tsv").rows
+    path = tmp_path / "c.tsv"
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.Deal, "__iter__", lambda deal: iter(deal._positions[:5]))
+        with pytest.raises(ProcessError, match=r"^Expected 12 certificates, got 5: images were"):
+            certify(network, images, path, max_hours=max_hours)
+    assert without_time(read_certificates(path)) == without_time(whole[:5])
     assert without_time(certify(network, images, path).rows) == without_time(whole)
 
 

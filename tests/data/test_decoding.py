@@ -66,6 +66,21 @@ def gradients(height, width):
     return np.stack([255 * rows, 255 * columns, 255 - 128 * rows], axis=2).astype(np.uint8)
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "folder"])
+def test_what_is_no_file_is_named_and_not_waited_for(kind, paths, tmp_path):
+    path = tmp_path / "x.png"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(DataError, match=f"{path} is not a readable image: .*regular file"):
+        decode(path)
+    with pytest.raises(DataError, match=f"{path} is not a readable image"):
+        decode_all([*paths, path], None)
+    assert list(decode_all([*paths, path], None, corrupt="skip").unreadable) == [path]
+    assert list(find_unreadable([*paths, path], None)) == [path]
+
+
 def assert_pixels(path, expected):
     """Compare a file with uint8 pixels of shape (H, W, 3)."""
     found = decode(path)

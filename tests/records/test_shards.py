@@ -19,6 +19,7 @@ from smoothcert.records import (
     read_certificates,
     read_settings,
     settings_path,
+    shards,
 )
 from smoothcert.records.shards import numbers_of, ranges
 
@@ -64,6 +65,21 @@ def test_every_so_many_images_are_a_short_text(start, step, length, shares):
 def test_a_text_that_names_no_numbers_is_refused(text):
     with pytest.raises(ValueError, match="expected numbers"):
         numbers_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0-100000000000:1", "0-9" + "9" * 400 + ":2", "0-4999999:1,5000001", "7-5000007:1"]
+)
+def test_more_images_than_any_data_set_has_are_not_counted_out(text):
+    with pytest.raises(ValueError, match="expected at most 5,000,000 images"):
+        numbers_of(text)
+
+
+def test_shards_of_more_images_than_any_data_set_has_are_refused(tmp_path, monkeypatch):
+    paths = write_shards(tmp_path)
+    monkeypatch.setattr(shards, "MOST_IMAGES", len(MANY) - 1)
+    with pytest.raises(RecordsError, match="Expected shards of at most 6 images, got more"):
+        shards.gather_shards(paths)
 
 
 @given(st.lists(st.integers(), min_size=1), st.data())

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,6 +256,60 @@ def test_a_damaged_summary_says_how_to_write_it_again(tmp_path, text, found):
     folder = written(tmp_path, "run")
     (folder / "summary.json").write_text(text)
     with pytest.raises(RecordsError, match=f"summary.json, got {found}.*; remove it and run"):
+        read_runs([folder])
+
+
+BESIDE = ["certificates.tsv", "certificates.settings.json", "summary.json", "thumbnails.png"]
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_a_link_out_of_a_run_is_named_and_not_read(name, which, tmp_path):
+    folder, private = written(tmp_path, "bad"), tmp_path / "private"
+    private.write_text("nobody else's\n")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(private)
+    path = folder if which == "folder" else folder / "certificates.tsv"
+    expected = f"got {folder / name}, a link to {private}"
+    with pytest.raises(RecordsError, match=expected):
+        read_runs([path])
+    read = read_runs([path, written(tmp_path, "good")], skip_damaged=True)
+    assert [run.name for run in read.runs] == ["good"]
+    [note] = read.notes
+    assert note.startswith("bad is left out: ")
+    assert f"got {name}, a link to {private}" in note
+    assert "nobody else's" not in note
+
+
+def test_another_run_within_a_run_is_read_from_where_it_is_alone(tmp_path):
+    friends, mine = written(tmp_path, "friends"), written(tmp_path, "mine", seed=1)
+    (friends / ".hydra").mkdir()
+    (friends / "certify").symlink_to(mine)
+    read = read_runs([friends, mine, friends / "certify"], skip_damaged=True)
+    assert [run.name for run in read.runs] == ["friends", "mine"]
+    [note] = read.notes
+    assert note.startswith(f"{friends / 'certify'} is left out: Expected files in the run folder")
+    # A folder that somebody links to is where the link leads.
+    (tmp_path / "latest").symlink_to(friends)
+    assert [run.path.parent for run in read_runs([tmp_path / "latest"]).runs] == [friends]
+
+
+def test_logs_may_be_links_where_they_are_no_part_of_a_run(tmp_path):
+    log = write_log(tmp_path / "far" / "sigma_0.5", rows_of(OUTCOMES))
+    for name in ("logs", "run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sigma_0.5").symlink_to(log)
+    assert len(read_runs([tmp_path / "logs" / "sigma_0.5"]).runs) == 1
+    (tmp_path / "run" / ".hydra").mkdir()
+    with pytest.raises(RecordsError, match=f"in the run folder {tmp_path / 'run'}, got"):
+        read_runs([tmp_path / "run" / "sigma_0.5"])
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
+    folder = written(tmp_path, "run")
+    (folder / "summary.json").unlink()
+    os.mkfifo(folder / "summary.json")
+    with pytest.raises(RecordsError, match=r"summary\.json, which is no regular file"):
         read_runs([folder])
 
 

@@ -18,7 +18,7 @@ from smoothcert.certify.dealing import Deal, Ledger
 from smoothcert.certify.execution import weights_digest
 from smoothcert.certify.scheduling import Example
 from smoothcert.certify.smoothed import Result, SmoothedClassifier
-from smoothcert.errors import InvalidArgumentError, require_count, require_positive
+from smoothcert.errors import InvalidArgumentError, ProcessError, require_count, require_positive
 from smoothcert.processes import Processes, processes
 from smoothcert.records import CertificateRow, Images, Shard
 
@@ -175,7 +175,8 @@ def certify_examples(
         RecordsError: if the file holds certificates of another configuration, or cannot be
             written.
         InvalidArgumentError: if `max_hours` is not positive, or the subset is empty.
-        ProcessError: if another process has died, or has other weights or images.
+        ProcessError: if another process has died, or has other weights or images, or images have
+            no certificate though `max_hours` has not passed; finished rows stay.
     """
     if max_hours is not None:
         require_positive("max_hours", max_hours)
@@ -213,7 +214,26 @@ def certify_examples(
             ledger.wait_for_others(bar.show)
         performance = meter.performance()
         rows = ledger.gathered()
-    return Certified(_leading(rows, order), ledger.settings, performance, len(order))
+    leading = _leading(rows, order)
+    if len(leading) < len(order):
+        _require_no_time(len(rows), len(order), start, max_hours)
+    return Certified(leading, ledger.settings, performance, len(order))
+
+
+def _require_no_time(rows: int, asked: int, start: float, max_hours: float | None) -> None:
+    """Raise where images are missing and time is not what was short.
+
+    Raises:
+        ProcessError: if no process has used up `max_hours`.
+    """
+    over = max_hours is not None and time.perf_counter() >= start + 3600 * max_hours
+    # The first one to stop may have begun a moment before the others.
+    if not any(processes().gather("time is over", over)):
+        raise ProcessError(
+            f"Expected {asked} certificates, got {rows}: images were handed out that no process "
+            "has certified, as where another program adds to the processes' counter. The rows are "
+            "kept; the same command resumes"
+        )
 
 
 def _settings(

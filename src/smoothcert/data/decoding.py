@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoothcert.errors import DataError, InvalidArgumentError, SmoothCertWarning
-from smoothcert.records import write_atomically
+from smoothcert.records import require_regular, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,7 @@ def warn_of_unreadable(unreadable: Mapping[Path, str], total: int) -> None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file; what goes wrong with it meanwhile becomes an error that names it."""
     try:
+        require_regular(path)
         with Image.open(path) as file:
             if file.mode.startswith(("I", "F")):
                 raise DataError(

@@ -13,6 +13,14 @@ from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, log_columns, re
 from smoothcert.records.parts import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import COLUMNS, CertificateRow
+from smoothcert.records.safe_files import (
+    check_links,
+    lies_in,
+    paths_matching,
+    read_bounded,
+    require_regular,
+    run_left_by,
+)
 from smoothcert.records.shards import Shard, Whole, gather_shards
 
 __all__ = [
@@ -25,13 +33,19 @@ __all__ = [
     "Shard",
     "Whole",
     "absorb_parts",
+    "check_links",
     "gather_shards",
     "is_field_log",
+    "lies_in",
     "log_columns",
     "part_path",
+    "paths_matching",
+    "read_bounded",
     "read_certificates",
     "read_field_log",
     "read_settings",
+    "require_regular",
+    "run_left_by",
     "settings_path",
     "working_in",
     "write_atomically",

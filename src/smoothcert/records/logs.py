@@ -13,6 +13,7 @@ from pathlib import Path
 
 from smoothcert.errors import RecordsError
 from smoothcert.records.rows import COLUMNS, CertificateRow, check_sense, check_unique
+from smoothcert.records.safe_files import LARGEST_TABLE, read_bounded, require_regular
 
 CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 PLAIN = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
@@ -76,7 +77,7 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
             f"Expected a log whose first line names the columns {' '.join(FIELD_COLUMNS)}, got "
             f"{path}, whose first line {fault}: {first[:80]!r}"
         )
-    _, *finished = _lines(path.read_bytes())
+    _, *finished = _lines(read_bounded(path, LARGEST_TABLE))
     rest = finished.pop() if finished else ""
     rows = [
         _parse_field(line, path, number, names, separator)
@@ -98,6 +99,7 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
 
 
 def _first_line(path: Path) -> str:
+    require_regular(path)
     with path.open("rb") as file:
         return _lines(file.read(FIRST_BYTES))[0]
 

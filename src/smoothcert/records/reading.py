@@ -16,6 +16,7 @@ from smoothcert.records.rows import (
     check_possible,
     parse_row,
 )
+from smoothcert.records.safe_files import LARGEST_TABLE, read_bounded
 
 HEADER = ("\t".join(COLUMNS) + "\n").encode()
 
@@ -38,7 +39,7 @@ def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
     try:
         if not path.is_file():
             raise RecordsError(f"No certificate file at {path}")
-        content = path.read_bytes()
+        content = read_bounded(path, LARGEST_TABLE)
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
     lines = _finished_lines(content, path)
@@ -85,7 +86,7 @@ def _finished_lines(content: bytes, path: Path) -> list[str]:
 
 def finished_bytes(path: Path) -> bytes:
     """Return a file up to the end of its last whole line."""
-    text = path.read_bytes()
+    text = read_bounded(path, LARGEST_TABLE)
     return text[: text.rfind(b"\n") + 1]
 
 
@@ -101,7 +102,7 @@ def read_settings(sidecar: Path) -> dict[str, Any]:
         RecordsError: if they are missing or damaged.
     """
     try:
-        settings = json.loads(sidecar.read_text(encoding="utf-8"))
+        settings = json.loads(read_bounded(sidecar))
     except OSError as error:
         raise RecordsError(f"{sidecar} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,8 @@ from smoothcert.records.rows import CertificateRow, new_rows
 
 OF_SHARD = ("shard", "shard_images")
 """Settings of a shard that its whole does not have."""
+MOST_IMAGES = 5_000_000
+"""Images of all shards together, at most: settings that claim more would fill the memory."""
 NAMED = 10
 """Images, or shards, that a message names, at most."""
 Item = TypeVar("Item")
@@ -112,7 +114,7 @@ def numbers_of(text: str) -> list[int]:
     """Return the numbers of what `ranges` wrote.
 
     Raises:
-        ValueError: if the text is something else.
+        ValueError: if the text is something else, or stands for more than 5,000,000 numbers.
 
     Example:
         >>> numbers_of("0-12:4,13,20")
@@ -127,6 +129,9 @@ def numbers_of(text: str) -> list[int]:
         run = range(int(first), int(last or first) + 1, int(step or 1))
         if not run:
             raise ValueError(f"expected numbers that increase, got {part[:40]!r}")
+        # By its ends: the length of a range has a limit of its own.
+        if len(found) + (run[-1] - run[0]) // run.step >= MOST_IMAGES:
+            raise ValueError(f"expected at most {MOST_IMAGES:,} images, got {part[:40]!r}")
         found += run
     return found
 
@@ -181,7 +186,12 @@ def gather_shards(paths: Iterable[Path]) -> Whole:
         RecordsError: if shards are of different configurations, missing, incomplete or there
             twice; everything that is wrong is named.
     """
-    pieces = sorted((_read(path) for path in paths), key=lambda piece: piece.shard.number)
+    pieces: list[_Piece] = []
+    for path in paths:
+        pieces.append(_read(path))
+        if sum(len(piece.images) for piece in pieces) > MOST_IMAGES:
+            raise RecordsError(f"Expected shards of at most {MOST_IMAGES:,} images, got more")
+    pieces.sort(key=lambda piece: piece.shard.number)
     if not pieces:
         raise RecordsError("Expected certificate files of shards, got none")
     _check_configurations(pieces)

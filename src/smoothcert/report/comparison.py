@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from smoothcert.errors import RecordsError
+from smoothcert.records import check_links
 from smoothcert.report.markdown import escaped
 from smoothcert.report.reading import OF_THE_RUN, check_values, read_json
 from smoothcert.report.sections import settings_apart
@@ -77,6 +78,7 @@ def read_summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         path = folder / "summary.json"
         try:
+            check_links(folder, nested=False)
             summary = read_json(path)
         except RecordsError as error:
             raise RecordsError(f"Expected a finished run in {folder}: {error}") from error

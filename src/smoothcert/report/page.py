@@ -24,7 +24,7 @@ import vl_convert
 from PIL import Image
 
 from smoothcert import __version__
-from smoothcert.records import CertificateRow, write_atomically
+from smoothcert.records import CertificateRow, read_bounded, write_atomically
 from smoothcert.report.grids import Cell, Column, Grid, Row, shown
 from smoothcert.report.reading import Run
 from smoothcert.report.results import radii_of, tables_of
@@ -497,7 +497,7 @@ def _packed(values: list[Any]) -> Any:
 def _thumbnails(run: Run) -> Thumbnails | None:
     """Return the thumbnails in a run's folder, if there are any that can be read."""
     try:
-        content = (run.path.parent / THUMBNAILS).read_bytes()
+        content = read_bounded(run.path.parent / THUMBNAILS)
     except OSError:
         return None
     return _read_thumbnails(content)

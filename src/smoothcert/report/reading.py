@@ -17,10 +17,13 @@ from smoothcert.errors import RecordsError
 from smoothcert.records import (
     COLUMNS,
     CertificateRow,
+    check_links,
     is_field_log,
     log_columns,
+    read_bounded,
     read_certificates,
     read_field_log,
+    run_left_by,
     settings_path,
 )
 from smoothcert.report.log_paths import LogPath
@@ -167,15 +170,26 @@ def read_runs(
         RecordsError: if a path is not there, a certificate file or what lies beside it is
             damaged, or a named path is no run.
     """
-    required = {path.resolve() for path in named}
-    places = sorted({path.resolve() for path in paths} | required)
-    found = {}
-    for path in places:
-        certificates = _certificates_in(path, path in required)
-        if certificates is not None:
-            found[certificates] = path in required or found.get(certificates, False)
-    names = _short(list(found))
+    required = set(named)
     runs, notes = [], []
+    places: dict[Path, bool] = {}
+    for path in dict.fromkeys([*paths, *required]):
+        try:
+            _check_inside(path)
+        except RecordsError as error:
+            if path in required or not skip_damaged:
+                raise
+            notes.append(_seen(f"{path} is left out: {error}"))
+            continue
+        # A file stays where it is named: a link in a run folder is no run somewhere else.
+        place = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+        places[place] = path in required or places.get(place, False)
+    found: dict[Path, bool] = {}
+    for path, is_required in sorted(places.items()):
+        certificates = _certificates_in(path, is_required)
+        if certificates is not None:
+            found[certificates] = is_required or found.get(certificates, False)
+    names = _short(list(found))
     for (path, is_required), name in zip(found.items(), names, strict=True):
         try:
             run = _read_run(path, name)
@@ -190,6 +204,15 @@ def read_runs(
         else:
             notes.append(run)
     return Runs(_once(runs, notes), notes)
+
+
+def _check_inside(path: Path) -> None:
+    """Refuse a link that is in a run folder and leads out of it."""
+    run = run_left_by(path)
+    if run is not None:
+        raise RecordsError(
+            f"Expected files in the run folder {run}, got {path}, which leads to {path.resolve()}"
+        )
 
 
 def _certificates_in(path: Path, is_required: bool) -> Path | None:
@@ -228,6 +251,8 @@ def _is_log(path: Path) -> bool:
 
 def _read_run(path: Path, name: str) -> Run | str:
     """Return a run, or why there is none."""
+    if path.name == CERTIFICATES:
+        check_links(path.parent, nested=False)
     if _is_log(path):
         rows = read_field_log(path)
         return Run(name, path, rows) if rows else f"{name} is an empty log."
@@ -275,7 +300,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RecordsError: if it cannot be read.
     """
     try:
-        content = _all_seen(json.loads(path.read_text(encoding="utf-8")))
+        content = _all_seen(json.loads(read_bounded(path)))
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -8,10 +8,12 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from omegaconf import DictConfig
 
 from smoothcert.errors import Stopped
+from smoothcert.records import check_links
 from smoothcert.runs.commandline import (
     check,
     expand_run,
@@ -103,6 +105,7 @@ def certify(cfg: DictConfig) -> float:
         SystemExit: with the message of a `SmoothCertError`.
     """
     with command(), _how_to_go_on("the same command"):
+        check_links(Path(cfg.paths.run))
         each = devices_of(cfg.devices, "cpu" if cfg.device == "cpu" else "auto")
         return run("smoothcert.runs.certification:certify", cfg, each, cfg.num_nodes)
 

@@ -35,7 +35,7 @@ OF_ANY_MODEL = ("weights", "reinitialize", "freeze", "freeze_epochs", "normaliza
 """Settings of `model` that are not the network's own."""
 
 
-def names_of_parts(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, str]:
+def names_of_parts(cfg: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str]:
     """Return what a run's data, model, objective and attack are called in summaries.
 
     Args:
@@ -49,7 +49,7 @@ def names_of_parts(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, str
         >>> names_of_parts(OmegaConf.create(parts), chosen)["objective"]
         'mine.Objective'
     """
-    targets = {name: cfg[name]._target_ for name in CHOICES}
+    targets = {name: cfg[name]["_target_"] for name in CHOICES}
     return {
         # A user's own class goes by its own name, whatever option its settings came from.
         name: choices[name] if target.startswith("smoothcert.") else target

@@ -1,6 +1,5 @@
 """What `python -m src.certify` does."""
 
-import json
 import logging
 import re
 import warnings
@@ -28,7 +27,7 @@ from smoothcert.errors import (
 from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
-from smoothcert.records import Shard
+from smoothcert.records import Shard, check_links, read_settings
 from smoothcert.report import plot_certified_accuracy, summarize
 from smoothcert.runs.build import (
     CHOICES,
@@ -159,7 +158,7 @@ def subject_of_run(cfg: DictConfig) -> Subject:
 def _training_facts(run: Path, trained: DictConfig) -> dict[str, Any]:
     """Return what a run's own summary says of its training, where it has one."""
     path = run / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    summary = read_settings(path) if path.is_file() else {}
     facts = {name: summary[name] for name in OF_TRAINING if name in summary}
     return {"name": trained.name, "training_seed": trained.seed, **facts}
 
@@ -179,6 +178,8 @@ def subject_of_file(cfg: DictConfig) -> Subject:
             raise InvalidArgumentError(
                 "Expected sigma=<σ that the network was trained at>; the file does not record it"
             )
+        # A text would be interpolated.
+        require_positive("sigma", recorded["sigma"])
         cfg.sigma = recorded["sigma"]
     check(cfg)
     _warn_of_sigma(cfg.sigma, recorded.get("sigma", cfg.sigma))
@@ -206,6 +207,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
 
 def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Return a run's configuration, with this command's paths, and the names of its choices."""
+    check_links(run)
     configuration: Any = read_yaml(run, "config.yaml")
     hydra = read_yaml(run, "hydra.yaml")
     trained = trusted(configuration, cfg.paths, run)
@@ -218,7 +220,10 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
         # The run's own weights come next; those of the network's publisher need not be fetched.
         trained.model.pretrained = False
     try:
-        return trained, names_of_parts(configuration, hydra["hydra"]["runtime"]["choices"])
+        # As they stand: what they interpolate is not looked at.
+        plain: Any = OmegaConf.to_container(configuration)
+        said: Any = OmegaConf.to_container(hydra)
+        return trained, names_of_parts(plain, said["hydra"]["runtime"]["choices"])
     except (AttributeError, KeyError, TypeError) as error:
         raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
 

@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from smoothcert.errors import (
     require_positive,
     require_probability,
 )
-from smoothcert.runs.places import check_links
+from smoothcert.records import check_links, read_bounded
 from smoothcert.runs.secrets import environment
-from smoothcert.runs.trust import check_overrides
+from smoothcert.runs.trust import LARGEST_YAML, check_overrides, check_yaml
 
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
@@ -224,8 +225,9 @@ def require_run(arguments: Sequence[str]) -> None:
             f"Expected a run folder, got {str(folder)!r}: it has no .hydra/config.yaml"
         )
     try:
-        check_links(folder, "certify")
-    except InvalidArgumentError as error:
+        # Those of a multirun are looked at one by one.
+        check_links(folder)
+    except RecordsError as error:
         raise SystemExit(str(error)) from error
 
 
@@ -307,7 +309,8 @@ def expand_run(arguments: Sequence[str]) -> list[str]:
     Raises:
         InvalidArgumentError: if the folder is no run folder, other overrides come with it, or its
             own are not to be trusted.
-        RecordsError: if `hydra.run.dir` names the folder of a run with other overrides.
+        RecordsError: if a link leads out of the folder, or `hydra.run.dir` names the folder of a
+            run with other overrides.
 
     Example:
         >>> expand_run(["src/train.py", "sigma=0.5"])
@@ -317,9 +320,9 @@ def expand_run(arguments: Sequence[str]) -> list[str]:
     runs = [argument for argument in others if argument.startswith("run=")]
     if runs:
         folder = Path(runs[0].removeprefix("run=").strip("'\""))
+        check_links(folder)
         overrides = _overrides(folder)
         check_overrides(overrides, folder)
-        check_links(folder)
         if len(others) > 1:
             given = [argument for argument in others if argument not in runs]
             raise InvalidArgumentError(
@@ -361,7 +364,9 @@ def read_yaml(run: Path, name: str) -> Any:
             f"Expected a run folder, got {str(run)!r}: it has no .hydra/{name}"
         )
     try:
-        return OmegaConf.load(path)
+        text = read_bounded(path, LARGEST_YAML).decode()
+        check_yaml(text)
+        return OmegaConf.load(StringIO(text))
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise RecordsError(f"{path} is damaged: {error}") from error
 

@@ -5,16 +5,22 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.records import FolderLock, gather_shards, read_settings, write_atomically
+from smoothcert.records import (
+    FolderLock,
+    check_links,
+    gather_shards,
+    paths_matching,
+    read_bounded,
+    read_settings,
+    write_atomically,
+)
 from smoothcert.report import plot_certified_accuracy, print_summary, summarize
-from smoothcert.runs.places import check_links
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +39,11 @@ def merge(cfg: DictConfig) -> float:
     """Merge shards and summarize the whole; see `smoothcert.runs.merge`."""
     files = _certificate_files(cfg.runs)
     folder = _default_folder(files) if cfg.out is None else Path(cfg.out)
+    for each in [*(path.parent for path in files), folder]:
+        # Folders in it may be links: to the shards.
+        check_links(each, nested=False)
     # All that can be refused is, before anything is written.
     whole, base = gather_shards(files), _summary_of(files)
-    _check_links(folder)
     before = _finished(folder)
     with FolderLock(folder), _writing(folder):
         merged = whole.write(folder / CERTIFICATES)
@@ -65,13 +73,6 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return read_settings(path) if path.is_file() else None
 
 
-def _check_links(folder: Path) -> None:
-    """Refuse files of the folder that are links out of it; shards' own folders may be."""
-    for path in folder.glob("*"):
-        if path.is_symlink() and not path.is_dir():
-            check_links(folder, path.name)
-
-
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     try:
@@ -86,7 +87,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def _certificate_files(patterns: str | Sequence[str]) -> list[Path]:
     """Return the certificate files among what globs of folders and files match."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    places = [Path(place) for pattern in patterns for place in _matches(pattern)]
+    places = [place for pattern in patterns for place in _matches(pattern)]
     files = [place / CERTIFICATES if place.is_dir() else place for place in places]
     # By where they are: a link beside a shard is not another copy of it.
     found = {
@@ -99,9 +100,9 @@ def _certificate_files(patterns: str | Sequence[str]) -> list[Path]:
     return sorted(found.values())
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str) -> list[Path]:
     # Folders of ours have brackets in their names, where a list is overridden.
-    return glob(pattern, recursive=True) or glob(pattern.replace("[", "[[]"), recursive=True)  # noqa: PTH207
+    return paths_matching(pattern) or paths_matching(pattern.replace("[", "[[]"))
 
 
 def _default_folder(files: Sequence[Path]) -> Path:
@@ -130,5 +131,5 @@ def _summary_of(files: Sequence[Path]) -> dict[str, Any]:
 def _copy_thumbnails(files: Sequence[Path], folder: Path) -> None:
     for path in files:
         if path.with_name(THUMBNAILS).is_file():
-            write_atomically(folder / THUMBNAILS, path.with_name(THUMBNAILS).read_bytes())
+            write_atomically(folder / THUMBNAILS, read_bounded(path.with_name(THUMBNAILS)))
             return

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from smoothcert.errors import InvalidArgumentError
+from smoothcert.records import check_links, lies_in
 
 FOLDERS = (
     "dirpath",
@@ -19,12 +20,15 @@ FOLDERS = (
     "root_dir",
     "default_root_dir",
     "log_dir",
+    *("artifact_location", "exclude_batches_path", "nvme_path", "offline_directory"),
 )
 """Settings of callbacks, loggers and trainers that name a folder to write to."""
+WRITING = ("callbacks", "logger", "trainer")
+"""Parts that write, in places that their settings name."""
+WRITERS = ("pytorch_lightning", "lightning_fabric", "smoothcert.lightning", "smoothcert.report")
+"""Beginnings of what may be called in these parts alone."""
 NAMES = ("filename", "name", "version", "sub_dir")
 """Settings that name a file or a folder in such a one."""
-LINKING = "wandb"
-"""W&B links its folder to logs elsewhere, and gives each run a new name in it."""
 
 
 def check_places(cfg: DictConfig) -> None:
@@ -34,7 +38,8 @@ def check_places(cfg: DictConfig) -> None:
         cfg: a configuration of `conf/train.yaml`; Hydra's own says which folder is the run's.
 
     Raises:
-        InvalidArgumentError: if a part writes elsewhere, or a link in the folder leads elsewhere.
+        InvalidArgumentError: if a part writes elsewhere.
+        RecordsError: if a link in the folder leads elsewhere.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     check_links(folder)
@@ -43,29 +48,22 @@ def check_places(cfg: DictConfig) -> None:
             raise InvalidArgumentError(
                 f"Expected `{key}` inside the run folder {folder}, got {str(value)!r}"
             )
+    _check_writers(cfg)
 
 
-def check_links(run: Path, part: str = "") -> None:
-    """Refuse links in a run folder that lead out of it: what is written there would go elsewhere.
-
-    Args:
-        run: the run folder, which may itself be a link.
-        part: a part of the folder; all of it unless given.
-
-    Raises:
-        InvalidArgumentError: if there is one.
-    """
-    for path in _links(run / part):
-        if not lies_in(run, path):
+def _check_writers(cfg: DictConfig) -> None:
+    """Refuse what writes in parts whose settings are not looked at, such as the model's."""
+    others = {str(name): resolved(part) for name, part in cfg.items() if name not in WRITING}
+    for names, value in leaves(others):
+        if names[-1] == "_target_" and str(value).startswith(WRITERS):
             raise InvalidArgumentError(
-                f"Expected files in the run folder {run}, got {path}, a link to "
-                f"{os.path.realpath(path)}"
+                f"Expected {value} in {', '.join(WRITING)}, got it in `{'.'.join(names[:-1])}`"
             )
 
 
 def _places(cfg: DictConfig, folder: Path) -> Iterator[tuple[str, Any, str]]:
     """Yield every setting that says where something is written, its value, and where that is."""
-    parts = {name: resolved(cfg.get(name)) for name in ("callbacks", "logger", "trainer")}
+    parts = {name: resolved(cfg.get(name)) for name in WRITING}
     for names, value in leaves(parts):
         if names[-1] in FOLDERS and value is not None:
             yield ".".join(names), value, os.path.expanduser(str(value))  # noqa: PTH111
@@ -108,26 +106,3 @@ def resolved(value: Any) -> Any:
         {'a': 1, 'b': 1}
     """
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def lies_in(folder: Path, path: Path | str) -> bool:
-    """Return whether a path lies in a folder, or is it; links are followed.
-
-    Args:
-        folder: the folder.
-        path: what may lie in it.
-
-    Example:
-        >>> lies_in(Path("/run"), "/run/a/../b"), lies_in(Path("/run"), "/run/../b")
-        (True, False)
-    """
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _links(start: Path) -> Iterator[Path]:
-    if start.is_symlink():
-        yield start
-    for place, folders, files in os.walk(start):
-        yield from (path for name in (*folders, *files) if (path := Path(place, name)).is_symlink())
-        if Path(place) == start:
-            folders[:] = [name for name in folders if name != LINKING]

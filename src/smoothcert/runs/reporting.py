@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from difflib import get_close_matches
-from glob import glob
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.records import FIELD_COLUMNS, write_atomically
+from smoothcert.records import FIELD_COLUMNS, paths_matching, write_atomically
 from smoothcert.report.comparison import (
     comparison_markdown,
     comparison_rows,
@@ -211,7 +210,7 @@ def _matches(pattern: str) -> list[Path]:
         return [Path(pattern)]
     # Of absolute paths too, which `Path.glob` refuses. Of a folder that is not there, `folder/**`
     # names the folder.
-    return [path for path in map(Path, glob(pattern, recursive=True)) if path.exists()]  # noqa: PTH207
+    return [path for path in paths_matching(pattern) if path.exists()]
 
 
 def _unmatched(patterns: str | Sequence[str]) -> list[str]:

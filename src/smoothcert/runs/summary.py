@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from smoothcert.certify import Certified, Performance
-from smoothcert.records import Whole, write_atomically
+from smoothcert.records import Whole, read_settings, write_atomically
 from smoothcert.report import print_summary
 
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
@@ -24,9 +24,9 @@ def write_summary(summary: dict[str, Any], folder: Path, certified: Certified) -
     Raises:
         RecordsError: if the certificates are not in their file any more, nor can be written anew.
     """
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     # Pictures and loggers took their time: what is reported is in the folder that is named.
     Whole(certified.settings, certified.rows).write(folder / "certificates.tsv")
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     print_summary(summary, folder)
 
 
@@ -37,7 +37,7 @@ def performance_of(certified: Certified, folder: Path) -> dict[str, Any]:
         values = asdict(certified.performance)
     else:
         path = folder / "summary.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = read_settings(path) if path.is_file() else {}
     return {name: values.get(name) for name in names}
 
 

@@ -13,8 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from smoothcert.errors import SmoothCertError
-from smoothcert.records import write_atomically
+from smoothcert.errors import RecordsError, SmoothCertError
+from smoothcert.records import check_links, write_atomically
 from smoothcert.runs.commandline import quoted
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,18 @@ class RunFolder(Callback):
         """Look at the folder of a run.
 
         Raises:
-            SystemExit: if it cannot be made or written.
+            SystemExit: if it cannot be made or written, or a link in it leads elsewhere.
         """
         # Hydra itself does so next; a folder's name may come from its values.
         HydraConfig.instance().set_config(config)
-        _require_writable(Path(config.hydra.run.dir), "hydra.run.dir")
+        folder = Path(config.hydra.run.dir)
+        _require_writable(folder, "hydra.run.dir")
+        # Not of a report, whose folder is no run folder.
+        if config.hydra.output_subdir is not None:
+            try:
+                check_links(folder)
+            except RecordsError as error:
+                raise SystemExit(str(error)) from error
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Look at the folder of a sweep.

@@ -4,6 +4,7 @@ Its configuration names classes, and whatever is named there would be called; it
 would be written to. Nothing in a folder is followed before it has been looked at here.
 """
 
+import os
 import re
 import sys
 import sysconfig
@@ -16,13 +17,14 @@ from inspect import isclass, isfunction, ismodule
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.runs.places import leaves, lies_in, resolved
+from smoothcert.runs.places import leaves, resolved
 
 TARGET = "_target_"
 REQUIRED = "???"
@@ -31,43 +33,72 @@ REQUIRED = "???"
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a library offers to configurations, by beginnings of full names."""
+    """What may be called in a place of the configuration, by beginnings of full names."""
 
-    classes: Sequence[str]
+    classes: Sequence[str] = ()
     functions: Sequence[str] = ()
 
 
-OF_LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
-LIBRARIES: Mapping[str, Allowed] = {
-    "smoothcert": Allowed(
-        [f"smoothcert.{part}" for part in ("attacks", "certify", "data", "lightning", "models")]
-        + [f"smoothcert.{part}" for part in ("objectives", "report", "warmup")],
-        # Others write files that their arguments name.
-        (
-            "smoothcert.models",
-            "smoothcert.lightning.loggers.wandb_logger",
-            "smoothcert.report.plots.plot_certified_accuracy",
-        ),
-    ),
-    "torch": Allowed(["torch.optim", "torch.nn"]),
-    "torchvision": Allowed(["torchvision.models"], ["torchvision.models"]),
+def _of_lightning(*parts: str) -> list[str]:
     # Not its command line, which calls what its arguments name.
-    "pytorch_lightning": Allowed(
-        [f"pytorch_lightning.{part}" for part in (*OF_LIGHTNING, "trainer")]
-    ),
-    "lightning_fabric": Allowed([f"lightning_fabric.{part}" for part in OF_LIGHTNING]),
-    "timm": Allowed([f"timm.{part}" for part in ("models", "layers", "optim")], ["timm.models"]),
+    return [f"{top}.{part}" for top in ("pytorch_lightning", "lightning_fabric") for part in parts]
+
+
+NETWORKS = Allowed(
+    ["torch.nn", "torchvision.models", "timm.models", "timm.layers", "smoothcert.models"],
+    ["torchvision.models", "timm.models", "smoothcert.models"],
+)
+OF_A_LOSS = Allowed([f"smoothcert.{part}" for part in ("objectives", "attacks", "warmup")])
+CERTIFYING = Allowed(["smoothcert.certify"])
+LEARNING = Allowed(["torch.optim", "timm.optim"])
+PLACES: Mapping[str, Sequence[Allowed]] = {
+    "data": [Allowed(["smoothcert.data"])],
+    "data.**": [NETWORKS],
+    "model": [NETWORKS],
+    "model.**": [NETWORKS],
+    "objective": [Allowed(["smoothcert.objectives"])],
+    "objective.**": [OF_A_LOSS, NETWORKS],
+    "attack": [Allowed(["smoothcert.attacks"])],
+    "attack.**": [OF_A_LOSS, NETWORKS],
+    "certifier": [CERTIFYING],
+    "certifier.**": [CERTIFYING],
+    "execution": [CERTIFYING],
+    "execution.**": [CERTIFYING],
+    "optimizer": [LEARNING],
+    "optimizer.**": [LEARNING],
+    "scheduler": [LEARNING],
+    "scheduler.**": [LEARNING],
+    "trainer": [Allowed(["pytorch_lightning.trainer"])],
+    "trainer.**": [
+        Allowed(_of_lightning("accelerators", "plugins", "profilers", "strategies")),
+        Allowed(["smoothcert.lightning"]),
+    ],
+    # What these write is looked at by `check_places`, and nothing else that writes is allowed.
+    "callbacks.*": [Allowed(["pytorch_lightning.callbacks", "smoothcert.lightning"])],
+    "callbacks.*.**": [Allowed(["pytorch_lightning.callbacks"]), CERTIFYING, NETWORKS, LEARNING],
+    "callbacks.*.plot": [Allowed([], ["smoothcert.report.plots.plot_certified_accuracy"])],
+    "logger.*": [
+        Allowed(_of_lightning("loggers"), ["smoothcert.lightning.loggers.wandb_logger"]),
+        Allowed(["smoothcert.lightning.loggers"]),
+    ],
+    "logger.*.**": [],
 }
-"""Older versions of timm run what is in a file; functions of private modules take files."""
-EXPECTED = (
-    "classes of smoothcert, torch.optim, torch.nn, torchvision.models, pytorch_lightning and timm, "
-    "networks of these, and what a module of your own defines, outside of site-packages and of the "
-    "run folder"
+"""Where a configuration may call something, and what of libraries; a user's own modules may be
+called in all of these places. `*` is any name, `**` any names in it.
+
+Older versions of timm run what is in a file; functions of private modules take files."""
+LIBRARIES = {"smoothcert", "torch", "torchvision", "timm", "pytorch_lightning", "lightning_fabric"}
+"""Whose names are not a user's."""
+OWN = (
+    "what a module of your own defines, outside of site-packages, of the run folder and of "
+    "packages that hold it"
 )
 REFUSED = {
     # By position, files and servers would have no name.
     "_args_": "arguments by position",
     **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "files"),
+    # Where timm puts what it fetches.
+    "cache_dir": "folders",
     # Whoever gets a request gets the key that is sent with it.
     **dict.fromkeys(("base_url", "tracking_uri"), "servers"),
 }
@@ -76,8 +107,22 @@ NOT_OWN = {"src", "tests", *sys.stdlib_module_names}
 """Modules in the working folder that are no module of the user's, and the standard library."""
 PACKAGE = Path(__file__).parents[1]
 
-INTERPOLATION = re.compile(r"\$\{(\.*[\w.]+|oc\.env:\w+(,[^${}]*)?)\}")
-"""Those that lead to another value, or to the environment, and make nothing new."""
+VARIABLES = ("SMOOTHCERT_DATA", "SCRATCH", "SLURM_TMPDIR", "TMPDIR", "SLURM_JOB_NUM_NODES")
+"""Variables of the environment that a run folder may read: others may hold what nobody else may
+know, and what is read is kept in summaries and sent to loggers."""
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+"""An interpolation that leads to another value."""
+VARIABLE = re.compile(r"\$\{oc\.env:(\w+)(,[^${}]*)?\}")
+"""One that leads to a variable of the environment, with a value for where it is not set."""
+RESOLVER = re.compile(r"\$\{(for_sigma|epochs_within|bar_every|path_name|suffix|sweep_or|hydra):")
+"""Those of `conf/` that make plain values of their arguments."""
+LARGEST_YAML, MOST_NODES, DEEPEST = 64 * 2**10, 10_000, 50
+"""Bytes of a file of `.hydra`, values in it, and how deep they may be in each other; a run's have
+about 4,000, 300 and 4."""
+LARGEST_EXPANSION, MOST_INTERPOLATIONS = 100_000, 12
+"""Characters of a configuration once all is interpolated, and interpolations in overrides: a few
+lines that repeat each other fill any memory."""
+NO_VALUES = "it makes values, where it may only refer to others"
 PATHS = ("ckpt_path",)
 """Settings at the top whose value may lead anywhere: it is read as a checkpoint, and no more."""
 NEEDED = ("name", "sigma", "seed", "data", "model", "certifier")
@@ -99,6 +144,10 @@ def check_overrides(overrides: Sequence[str], run: Path) -> None:
         >>> check_overrides(["sigma=0.5", "objective=adre"], Path("outputs/run"))
     """
     source = run / ".hydra" / "overrides.yaml"
+    if sum(override.count("${") for override in overrides) > MOST_INTERPOLATIONS:
+        raise InvalidArgumentError(
+            f"Expected at most {MOST_INTERPOLATIONS} interpolations in {source}, got more"
+        )
     for override in overrides:
         try:
             key, value = _parsed(override)
@@ -123,7 +172,8 @@ def check_targets(values: Any, source: Path, run: Path, all_used: bool = True) -
         InvalidArgumentError: if something else would be called.
 
     Example:
-        >>> check_targets({"_target_": "torch.optim.SGD"}, Path("config.yaml"), Path("run"))
+        >>> optimizer = {"optimizer": {"_target_": "torch.optim.SGD"}}
+        >>> check_targets(optimizer, Path("config.yaml"), Path("run"))
     """
     for names, value in leaves(values):
         refused = _refused(names)
@@ -132,7 +182,7 @@ def check_targets(values: Any, source: Path, run: Path, all_used: bool = True) -
                 f"{source} sets {'.'.join(names)}, and a run folder may name no {refused}"
             )
         if names and names[-1] == TARGET and value != REQUIRED:
-            _check_target(value, source, run, all_used)
+            _check_target(names[:-1], value, source, run, all_used)
 
 
 def _refused(names: Sequence[str]) -> str | None:
@@ -145,18 +195,78 @@ def _refused(names: Sequence[str]) -> str | None:
     return next((REFUSED[name] for name in names if name in REFUSED), None)
 
 
-def _check_target(target: Any, source: Path, run: Path, is_used: bool) -> None:
-    if not _is_missing(target):
-        if not _is_trusted(target, run):
+def _check_target(
+    place: Sequence[str], target: Any, source: Path, run: Path, is_used: bool
+) -> None:
+    allowed = _allowed_at(place)
+    if allowed is None or not _is_missing(target):
+        if allowed is None or not _is_trusted(target, allowed, run):
             raise InvalidArgumentError(
-                f"{source} calls {target!r}, which is not allowed: the folder may be from "
-                f"anywhere, and that could run its code. Allowed are {EXPECTED}"
+                f"{source} calls {target!r} as {'.'.join(place)!r}, which is not allowed: the "
+                "folder may be from anywhere, and that could run its code or overwrite files. "
+                f"Allowed there {_expected(allowed)}"
             )
     elif is_used:
         raise InvalidArgumentError(
             f"{source} calls {target!r}, and no such module is found: put its folder into "
             "PYTHONPATH"
         )
+
+
+def _allowed_at(place: Sequence[str]) -> Allowed | None:
+    """Return what may be called in a place; None where nothing is called at all."""
+    found = [each for pattern, each in PLACES.items() if _is_at(place, pattern.split("."))]
+    if not found:
+        return None
+    every = [allowed for each in found for allowed in each]
+    return Allowed(
+        [name for allowed in every for name in allowed.classes],
+        [name for allowed in every for name in allowed.functions],
+    )
+
+
+def _is_at(place: Sequence[str], pattern: Sequence[str]) -> bool:
+    if pattern[-1] == "**":
+        pattern = pattern[:-1]
+        if len(place) <= len(pattern):
+            return False
+        place = place[: len(pattern)]
+    return len(place) == len(pattern) and all(
+        wanted in ("*", name) for name, wanted in zip(place, pattern, strict=True)
+    )
+
+
+def _expected(allowed: Allowed | None) -> str:
+    if allowed is None:
+        return "is nothing: no part of a run is made of it"
+    names = list(dict.fromkeys([*allowed.classes, *allowed.functions]))
+    return f"are {', '.join([*names, OWN])}"
+
+
+def check_yaml(text: str) -> None:
+    """Refuse YAML that would keep this machine busy; Hydra writes no anchors and aliases.
+
+    Args:
+        text: the contents of a file of a run's `.hydra` folder.
+
+    Raises:
+        ValueError: if there are aliases, or more or deeper values than in any run.
+        yaml.YAMLError: if it is no YAML.
+
+    Example:
+        >>> check_yaml("model: {width: 32}")
+    """
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"expected no aliases, got *{event.anchor}")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        nodes += isinstance(event, yaml.NodeEvent)
+        if depth > DEEPEST or nodes > MOST_NODES:
+            raise ValueError(
+                f"expected at most {MOST_NODES:,} values, {DEEPEST} deep in each other, got more"
+            )
 
 
 def trusted(config: Any, paths: DictConfig, run: Path) -> DictConfig:
@@ -176,10 +286,11 @@ def trusted(config: Any, paths: DictConfig, run: Path) -> DictConfig:
         raise RecordsError(f"{source} is damaged: expected settings by name")
     # As it stands, too: what is not needed today is not left for others to find.
     check_targets(OmegaConf.to_container(config), source, run, all_used=False)
-    config.paths = paths
+    config.paths = resolved(paths)
+    _Expansion(OmegaConf.to_container(config), source).check(NEEDED)
     try:
         values = {name: resolved(config[name]) for name in NEEDED}
-    except (OmegaConfBaseException, KeyError, TypeError) as error:
+    except (OmegaConfBaseException, KeyError, TypeError, RecursionError) as error:
         raise RecordsError(f"{source} is damaged: {error}") from error
     check_targets(values, source, run)
     for names, value in leaves(values):
@@ -187,6 +298,93 @@ def trusted(config: Any, paths: DictConfig, run: Path) -> DictConfig:
         if "${" in str(value):
             raise InvalidArgumentError(f"{source} sets {'.'.join(names)} to {value!r}")
     return OmegaConf.create(values)
+
+
+class _Expansion:
+    """How large a configuration gets by interpolation, which is found out without doing it.
+
+    Args:
+        values: the configuration, plain, with its interpolations.
+        source: the file that it is from.
+    """
+
+    def __init__(self, values: Any, source: Path) -> None:
+        self._values = values
+        self._source = source
+        self._sizes: dict[tuple[str, ...], int] = {}
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse parts that get too large, or that interpolate more than values of the run.
+
+        Raises:
+            InvalidArgumentError: if one does.
+        """
+        try:
+            for name in names:
+                self._size((name,))
+        except RecursionError:
+            raise InvalidArgumentError(f"{self._source} interpolates without end") from None
+
+    def _size(self, names: tuple[str, ...]) -> int:
+        if names not in self._sizes:
+            self._sizes[names] = 0  # What leads back to itself is refused by OmegaConf.
+            size = 0
+            for inner, leaf in leaves(*self._found(names)):
+                size += 1 + len(str(leaf)) + sum(map(self._size, self._references(inner, leaf)))
+                if size > LARGEST_EXPANSION:
+                    raise InvalidArgumentError(
+                        f"{self._source} sets {'.'.join(names)} to more than {LARGEST_EXPANSION:,} "
+                        "characters by interpolation"
+                    )
+            self._sizes[names] = size
+        return self._sizes[names]
+
+    def _found(self, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        """Return what a name leads to, or what it leads through, and where that is."""
+        value = self._values
+        for count, name in enumerate(names):
+            if isinstance(value, Mapping):
+                value = next((each for key, each in value.items() if str(key) == name), None)
+            elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+                value = value[int(name)]
+            else:
+                return value, names[:count]
+        return value, names
+
+    def _references(self, names: tuple[str, ...], leaf: Any) -> list[tuple[str, ...]]:
+        try:
+            return _references(names, str(leaf))
+        except _Unlike as error:
+            raise InvalidArgumentError(
+                f"{self._source} sets {'.'.join(names)} to {leaf!r}: {error}"
+            ) from error
+
+
+def _references(names: Sequence[str], text: str) -> list[tuple[str, ...]]:
+    """Return the values that a text interpolates, by their names from the top.
+
+    Args:
+        names: where the text is.
+        text: the text.
+
+    Raises:
+        _Unlike: if it interpolates anything but values and a few variables of the environment.
+    """
+    found = []
+    for start in re.finditer(r"\$\{", text):
+        if reference := REFERENCE.match(text, start.start()):
+            path = reference[1].lstrip(".")
+            up = len(reference[1]) - len(path)
+            found.append((*(names[:-up] if up else ()), *path.split(".")))
+        elif variable := VARIABLE.match(text, start.start()):
+            if variable[1] not in VARIABLES:
+                raise _Unlike(
+                    f"it reads {variable[1]} from the environment, where a run folder may read "
+                    f"{', '.join(VARIABLES)} alone. Write the value itself there"
+                )
+        elif not RESOLVER.match(text, start.start()):
+            raise _Unlike(NO_VALUES)
+    return found
 
 
 class _Unlike(Exception):  # noqa: N818
@@ -197,7 +395,7 @@ def _parsed(override: str) -> tuple[list[str], Any]:
     """Return an override's key in parts, and its value."""
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except HydraException as error:
+    except (HydraException, RecursionError) as error:
         raise _Unlike("it is none") from error
     key = re.split(r"[./]", parsed.key_or_group)
     package = (parsed.package or "").split(".")
@@ -205,6 +403,8 @@ def _parsed(override: str) -> tuple[list[str], Any]:
         raise _Unlike("it sets more than parts of it")
     if key == ["paths", "run"]:
         raise _Unlike("the folder is the run's")
+    if parsed.package and (key != ["warmup"] or package[-1] != "warmup"):
+        raise _Unlike("it puts an option where it does not belong")
     if parsed.is_sweep_override():
         raise _Unlike("a run has one value")
     value = None if parsed.is_delete() else parsed.value()
@@ -214,9 +414,10 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 def _check_value(key: str, value: Any) -> None:
     for names, leaf in leaves(value):
-        for text in (*names, str(leaf)):
-            if "${" in INTERPOLATION.sub("", text):
-                raise _Unlike("it makes values")
+        _references(names, str(leaf))
+        for text in (*names, VARIABLE.sub("", REFERENCE.sub("", str(leaf)))):
+            if "${" in text:
+                raise _Unlike(NO_VALUES)
         # The options of a group are files; `..` leads to others.
         if "." not in key and key not in PATHS and ".." in re.split(r"[/\\]", str(leaf)):
             raise _Unlike("it leads out of the configuration")
@@ -228,12 +429,12 @@ def _nested(key: Sequence[str], value: Any) -> Any:
     return value
 
 
-def _is_trusted(target: Any, run: Path) -> bool:
+def _is_trusted(target: Any, allowed: Allowed, run: Path) -> bool:
     """Return whether a name leads to what may be called; what may not is not even imported."""
     parts = target.split(".") if isinstance(target, str) else []
     if len(parts) < 2 or not all(part.isidentifier() and part[0] != "_" for part in parts):
         return False
-    if not _may_be_imported(target, run):
+    if not _may_be_imported(target, allowed, run):
         return False
     found = _located(parts)
     # Methods are called on what a configuration gives them.
@@ -241,8 +442,7 @@ def _is_trusted(target: Any, run: Path) -> bool:
         return False
     # A name may lead through a module to whatever that has imported.
     module = found.__module__
-    allowed = LIBRARIES.get(module.partition(".")[0])
-    if allowed is None:
+    if module.partition(".")[0] not in LIBRARIES:
         return _is_own(module, run)
     full = f"{module}.{found.__name__}"
     if isclass(found):
@@ -250,11 +450,12 @@ def _is_trusted(target: Any, run: Path) -> bool:
     return _begins(full, allowed.functions) and "._" not in full
 
 
-def _may_be_imported(target: str, run: Path) -> bool:
-    library = LIBRARIES.get(target.partition(".")[0])
-    if library is None:
+def _may_be_imported(target: str, allowed: Allowed, run: Path) -> bool:
+    top = target.partition(".")[0]
+    if top not in LIBRARIES:
         return _is_own(target, run)
-    return target.count(".") == 1 or _begins(target, [*library.classes, *library.functions])
+    short = target.count(".") == 1 or top == PACKAGE.name
+    return short or _begins(target, [*allowed.classes, *allowed.functions])
 
 
 def _is_missing(target: Any) -> bool:
@@ -318,16 +519,30 @@ def _is_own(name: str, run: Path) -> bool:
 
 
 def _lies_with_the_user(spec: ModuleSpec, run: Path) -> bool:
-    if spec.has_location and spec.origin is not None:
-        places = [Path(spec.origin)]
-    else:
-        # A folder of modules without an __init__.py; those of Python itself have no folder.
-        places = [Path(place) for place in spec.submodule_search_locations or ()]
-        # Such as `outputs`, where run folders lie and whatever came with them.
-        if any(lies_in(place, run) for place in places):
-            return False
-    others = [run, PACKAGE, *_installed()]
-    return bool(places) and not any(lies_in(other, place) for place in places for other in others)
+    # Folders of modules, with an __init__.py or without; those of Python itself have none.
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = [Path(spec.origin)] if spec.has_location and spec.origin is not None else []
+    # Such as `outputs`, where run folders are and whatever came with them.
+    if any(_holds(folder, run) for folder in folders):
+        return False
+    places = [*folders, *files]
+    return bool(places) and not any(
+        _holds(other, place) for place in places for other in (run, PACKAGE, *_installed())
+    )
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    """Return whether a folder holds a path, by the names of both or by where links lead."""
+    return any(
+        Path(where).is_relative_to(place)
+        for place in {os.path.abspath(folder), os.path.realpath(folder)}  # noqa: PTH100
+        for where in {
+            os.path.abspath(path),  # noqa: PTH100
+            os.path.realpath(path),
+            # A link itself, in a folder that is reached by another one.
+            os.path.join(os.path.realpath(path.absolute().parent), path.name),  # noqa: PTH118
+        }
+    )
 
 
 def _installed() -> list[Path]:

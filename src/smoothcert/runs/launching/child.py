@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -148,6 +149,22 @@ def run_as_rank(work: Work) -> Any:
         return work.run()
 
 
+def _is_one_machine(work: Work | None) -> bool:
+    if work is not None:
+        return work.machine.of == 1
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+
+
+def _listen_to_this_machine_alone() -> None:
+    """Keep other machines out: who reaches the processes could end them or read what they send.
+
+    Without it Gloo and NCCL listen on the address of the host name, or of the cluster's network.
+    """
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None:
+        os.environ |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback)
+
+
 @contextmanager
 def _joined(work: Work | None, rank: int) -> Iterator[None]:
     """Be one of the processes of torch.distributed; None: as the environment says."""
@@ -156,6 +173,8 @@ def _joined(work: Work | None, rank: int) -> Iterator[None]:
 
     from smoothcert.processes import Watch, is_group, processes
 
+    if _is_one_machine(work):
+        _listen_to_this_machine_alone()
     backend = "cpu:gloo,cuda:nccl" if gpus() else "gloo"
     if work is None:
         dist.init_process_group(backend)
