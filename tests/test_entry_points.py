@@ -425,9 +425,8 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(finished, tmp_path):
 
 
 def test_help_lists_what_exists():
-    process = run("train", "--help")
-    assert "Override anything" in succeeded(process)
-    assert "objective: adre, catrs, consistency, custom, gaussian" in process.stdout_text
+    said = succeeded(run("train", "--help"))
+    assert re.search("objective +adre, catrs, consistency, custom, gaussian", said)
 
 
 def test_the_run_keeps_its_configuration(finished):

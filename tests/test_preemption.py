@@ -172,7 +172,7 @@ def test_a_signal_while_it_certifies_ends_at_once_with_the_rows_that_are_there(
             trained(parts)
     assert ended.value.code == 128 + signal.SIGUSR1
     assert len((parts / "certificates.tsv").read_text().splitlines()) == 3
-    said = "Stopped by SIGUSR1. What is finished is kept; it goes on with python -m src.train run="
+    said = "Stopped by SIGUSR1. Finished work is kept. Resume with: python -m src.train run="
     assert f"{said}'{parts}'" in caplog.text
     trained(parts)
     check_equal(parts, whole)

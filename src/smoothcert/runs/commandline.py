@@ -4,8 +4,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -21,6 +23,7 @@ from smoothcert.runs.places import check_links
 from smoothcert.runs.secrets import environment
 from smoothcert.runs.trust import check_overrides
 
+HELP_WIDTH = 80
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
@@ -128,7 +131,21 @@ def bar_every(terminal: int, file: int) -> int:
     return terminal if sys.stdout.isatty() else file
 
 
+def options(*groups: str) -> str:
+    """Return the options of configuration groups, as `--help` shows them.
+
+    Args:
+        groups: their names, in order.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    listed = [f"{group:<21} {', '.join(loader.get_group_options(group))}" for group in groups]
+    return "\n".join(
+        fill(line, HELP_WIDTH, initial_indent="  ", subsequent_indent=" " * 24) for line in listed
+    )
+
+
 OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+OmegaConf.register_new_resolver("options", options, replace=True)
 OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
 OmegaConf.register_new_resolver("epochs_within", epochs_within, replace=True)
 OmegaConf.register_new_resolver("bar_every", bar_every, replace=True)

@@ -17,7 +17,7 @@ from typing import Any
 from smoothcert.errors import ProcessError, Stopped
 from smoothcert.runs.launching.child import as_child
 from smoothcert.runs.launching.work import Machine, Work
-from smoothcert.signals import stopping_signals
+from smoothcert.signals import end_at_second_interrupt, stopping_signals
 
 TOGETHER, LAST = 3.0, 15.0
 """Seconds for the others to end by themselves when a process has failed; then after SIGTERM."""
@@ -50,7 +50,8 @@ def run_in_children(work: Work) -> Any:
                 message, tell = context.Pipe(duplex=False)
                 messages.append(message)
                 child = context.Process(target=as_child, args=(local_rank, work, tell))
-                child.start()
+                with _without_interrupts():
+                    child.start()
                 children.append(child)
             for number in received:
                 _tell(children, number)
@@ -85,6 +86,10 @@ def _passing_signals_on(children: list[Any], first: bool) -> Iterator[list[int]]
     received: list[int] = []
 
     def forward(number: int, _: Any) -> None:
+        if number == signal.SIGINT and received:
+            for child in children:
+                child.kill()
+        end_at_second_interrupt(number, received[0] if received else 0)
         received.append(number)
         _tell(children, number)
 
@@ -106,6 +111,16 @@ def _passing_signals_on(children: list[Any], first: bool) -> Iterator[list[int]]
             # A scheduler's returns on other machines, so that the first one's may do its work.
             raise SystemExit(0)
     raise Stopped(number)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that never hear Ctrl-C: a terminal sends it to all, and the parent passes it on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _tell(children: Sequence[Any], number: int) -> None:
