@@ -55,13 +55,15 @@ def folder_name(number: int, overrides: str) -> str:
 
     Args:
         number: number of the job.
-        overrides: Hydra's `override_dirname`.
+        overrides: Hydra's `override_dirname`, without what all jobs share.
 
     Example:
         >>> folder_name(2, "data.root=/a/b,sigma=0.5")
         '2_data.root=_a_b,sigma=0.5'
+        >>> folder_name(0, "")
+        '0'
     """
-    return f"{number}_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME]
+    return f"{number}{suffix(overrides)}"[:LONGEST_FOLDER_NAME]
 
 
 def suffix(overrides: str) -> str:
