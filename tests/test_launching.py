@@ -47,6 +47,19 @@ def stop(cfg):
     time.sleep(120)
 
 
+def interrupt(cfg):
+    """Do as a terminal does at Ctrl-C: it sends SIGINT to the parent and to its processes."""
+    team = processes()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        team.meet("here")
+        if team.rank == 1:
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(120)
+    finally:
+        (Path(cfg.paths.run) / f"saved{team.rank}").touch()
+
+
 def launched(folder, function, *overrides):
     with composed(folder, [*TINY, *overrides]) as cfg:
         return launching.run(f"test_launching:{function}", cfg, each=2)
@@ -82,6 +95,18 @@ def test_a_process_that_is_told_to_stop_stops_the_others(tmp_path):
     with pytest.raises(Stopped) as ended:
         launched(tmp_path, "stop")
     assert ended.value.code == 128 + signal.SIGUSR1
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_every_process_save_once(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with pytest.raises(Stopped) as ended:
+            launched(tmp_path, "interrupt")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 128 + signal.SIGINT
+    assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
 
 
 def test_a_folder_that_another_command_has_is_refused_before_anything_is_started(tmp_path):

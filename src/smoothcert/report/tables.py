@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smoothcert.report.markdown import escaped
+from smoothcert.stats import is_near_chance
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -47,6 +48,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
         f"  abstained          {summary['abstention_rate']:.1%}{given_up}", highlight=False
     )
     console.print(f"  samples            {_samples(summary)}", highlight=False)
+    if "near_chance" in summary:
+        _print_near_chance(summary, console)
     if "normalization" in summary:
         console.print(
             f"  normalization      {summary['normalization']}: a wrong one shows in the accuracy "
@@ -60,6 +63,33 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     if summary.get("target") == "label":
         console.print("  target             the label itself: certified accuracy, no prediction")
     console.print(f"  files              {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_near_chance(summary: Mapping[str, Any], console: Console) -> None:
+    """Say that the classifier guesses, what its base classifier does, and what is usually wrong."""
+    found, images = summary["near_chance"], summary["images"]
+    chance, plain, noisy = (
+        found[name] for name in ("chance", "base_accuracy", "base_accuracy_noisy")
+    )
+    if is_near_chance(round(plain * images), images, chance):
+        causes = (
+            "It guesses without noise, too: other weights, another normalization, or classes in "
+            "another order"
+        )
+    elif is_near_chance(round(noisy * images), images, chance):
+        causes = (
+            "The noise is what it cannot bear: it was not trained with it, or sigma is in units "
+            "of 0-255 and has to be divided by 255; then normalization"
+        )
+    else:
+        causes = "A single draw is answered well: more samples (n) settle more images"
+    lines = (
+        f"Smoothed accuracy is near chance: {chance:.1%} is what guessing gives",
+        f"base classifier    {plain:.1%} without noise, {noisy:.1%} under one noise draw",
+        f"usual causes       {causes}",
+    )
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _samples(summary: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from smoothcert.errors import Stopped
 from smoothcert.runs.commandline import (
     check,
+    check_given,
     expand_run,
     folder_name,
     for_sigma,
@@ -107,6 +108,7 @@ def certify(cfg: DictConfig) -> float:
         SystemExit: with the message of a `SmoothCertError`.
     """
     with command(), _how_to_resume(f"{KEPT} Resume with the same command"):
+        check_given(cfg)
         each = devices_of(cfg.devices, "cpu" if cfg.device == "cpu" else "auto")
         return run("smoothcert.runs.certification:certify", cfg, each, cfg.num_nodes)
 

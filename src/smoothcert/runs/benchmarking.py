@@ -45,6 +45,7 @@ from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.tables import measurements_as_markdown
 from smoothcert.runs.build import build_data, build_model, device_of, precision_of
 from smoothcert.runs.certification import trained_configuration
+from smoothcert.runs.commandline import checked_radii
 from smoothcert.runs.methods import MARKS, markdown, methods_table
 from smoothcert.runs.sizing import sizing
 from smoothcert.runs.summary import machine, provenance
@@ -56,13 +57,14 @@ def benchmark(cfg: DictConfig) -> None:
         raise InvalidArgumentError(
             f"Expected `task` one of {', '.join(BENCHMARKS)}, got {cfg.task!r}"
         )
+    device = device_of(cfg.device)
     table = BENCHMARKS[cfg.task](cfg)
     folder = Path(cfg.paths.run)
     measured = {
         "task": cfg.task,
         "configuration": OmegaConf.to_container(cfg, resolve=True),
         "results": table,
-        "machine": machine(device_of(cfg.device)),
+        "machine": machine(device),
         **provenance(),
     }
     write_atomically(folder / "benchmark.json", json.dumps(measured, indent=2) + "\n")
@@ -127,7 +129,7 @@ def _benchmark_designs(cfg: DictConfig) -> list[dict[str, Any]]:
             cfg.seed,
         )
         log.save(path)
-    radii = [float(r) for r in cfg.radii]
+    radii = checked_radii(cfg.radii)
     return compare_designs(log, usual_designs(cfg.n0, cfg.n, cfg.alpha, radii), radii)
 
 

@@ -1,6 +1,5 @@
 """What `python -m src.certify` does."""
 
-import json
 import logging
 import re
 import warnings
@@ -28,10 +27,11 @@ from smoothcert.errors import (
 from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
-from smoothcert.records import Shard
+from smoothcert.records import Shard, read_settings
 from smoothcert.report import plot_certified_accuracy, summarize
 from smoothcert.runs.build import CHOICES, build_data, build_model, device_of, names_of_parts
-from smoothcert.runs.commandline import check, quoted, read_yaml
+from smoothcert.runs.chance import near_chance
+from smoothcert.runs.commandline import check, checked_radii, quoted, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.runs.trust import trusted
 from smoothcert.stats import default_radii
@@ -65,20 +65,21 @@ class Subject:
 
 def certify(cfg: DictConfig) -> float | None:
     """Certify and summarize; see `smoothcert.runs.certify`."""
-    folder = Path(cfg.paths.run)
+    folder, device = Path(cfg.paths.run), device_of(cfg.device)
     subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
-    radii = list(cfg.radii) if cfg.radii else default_radii(subject.sigma)
+    radii = default_radii(subject.sigma) if cfg.radii is None else checked_radii(cfg.radii)
     warn_of_few_samples(subject.certifier, subject.sigma, radii)
     images = subject.data.images(cfg.split)
     subset = Subset(cfg.split, cfg.skip, cfg.max_images, cfg.start)
+    smoothed = SmoothedClassifier(
+        subject.model.to(device),
+        subject.sigma,
+        subject.data.num_classes,
+        instantiate(cfg.execution, _convert_="all"),
+        cfg.noise,
+    )
     certified = certify_examples(
-        SmoothedClassifier(
-            subject.model.to(device_of(cfg.device)),
-            subject.sigma,
-            subject.data.num_classes,
-            instantiate(cfg.execution, _convert_="all"),
-            cfg.noise,
-        ),
+        smoothed,
         subject.certifier,
         images,
         subset,
@@ -101,6 +102,7 @@ def certify(cfg: DictConfig) -> float | None:
         **{name: subject.facts[name] for name in CHOICES},
         **summarize(certified.rows, certified.settings, radii),
         **subject.facts,
+        **near_chance(smoothed, images, certified.rows, subject.seed),
         "images_asked": certified.asked,
         **performance_of(certified, folder),
         **provenance(),
@@ -149,7 +151,10 @@ def subject_of_run(cfg: DictConfig) -> Subject:
 def _training_facts(run: Path, trained: DictConfig) -> dict[str, Any]:
     """Return what a run's own summary says of its training, where it has one."""
     path = run / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        summary = read_settings(path) if path.is_file() else {}
+    except RecordsError as error:
+        raise RecordsError(f"{error}. Without it the run can be certified: remove it") from error
     facts = {name: summary[name] for name in OF_TRAINING if name in summary}
     return {"name": trained.name, "training_seed": trained.seed, **facts}
 

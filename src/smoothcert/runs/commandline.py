@@ -1,8 +1,11 @@
 """What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -164,7 +167,7 @@ def check(cfg: DictConfig) -> None:
         cfg: a configuration with `sigma`, `alpha` and `seed`.
 
     Raises:
-        InvalidArgumentError: if one of them is out of range.
+        InvalidArgumentError: if one of its own settings is out of range.
 
     Example:
         >>> check(OmegaConf.create({"sigma": 0.25, "alpha": 0.001, "seed": 0}))
@@ -172,6 +175,65 @@ def check(cfg: DictConfig) -> None:
     require_positive("sigma", cfg.sigma)
     require_probability("alpha", cfg.alpha)
     require_count("seed", cfg.seed, minimum=0)
+    check_given(cfg)
+
+
+def check_given(cfg: DictConfig) -> None:
+    """Refuse settings out of range, of a configuration in which null leaves them to a run.
+
+    Args:
+        cfg: a configuration of any command.
+
+    Raises:
+        InvalidArgumentError: if a setting is out of range.
+
+    Example:
+        >>> check_given(OmegaConf.create({"sigma": None, "skip": 20}))
+    """
+    given = {name: cfg[name] for name in RANGES.keys() & cfg.keys() if cfg[name] is not None}
+    for name in sorted(given):
+        RANGES[name](name, given[name])
+    if cfg.get("radii") is not None:
+        checked_radii(cfg.radii)
+
+
+def checked_radii(asked: Any) -> list[float]:
+    """Return the radii of a configuration.
+
+    Raises:
+        InvalidArgumentError: if they are no list of numbers >= 0 that increase.
+
+    Example:
+        >>> checked_radii([0, 0.5])
+        [0.0, 0.5]
+    """
+    try:
+        radii = [] if isinstance(asked, str) else [float(radius) for radius in asked]
+    except (TypeError, ValueError):
+        radii = []
+    rising = all(low < high for low, high in pairwise(radii))
+    if not radii or not rising or not all(0 <= radius < math.inf for radius in radii):
+        raise InvalidArgumentError(
+            f"Expected `radii` a list of numbers >= 0 that increase, such as [0,0.5,1], got {asked}"
+        )
+    return radii
+
+
+RANGES: dict[str, Callable[[str, Any], None]] = {
+    **dict.fromkeys(("sigma", "max_hours"), require_positive),
+    "alpha": require_probability,
+    **dict.fromkeys(("seed", "start", "curve_steps"), partial(require_count, minimum=0)),
+    "num_classes": partial(require_count, minimum=2),
+    **dict.fromkeys(
+        (
+            *("n0", "n", "skip", "max_images", "num_nodes", "passes", "validation_draws"),
+            *("images", "repeats", "reference_batches", "art_samples", "draws"),
+            *("noise_draws", "batch_size", "turns", "steps"),
+        ),
+        require_count,
+    ),
+}
+"""What commands' own settings have to be."""
 
 
 def quoted(key: str, value: str) -> str:

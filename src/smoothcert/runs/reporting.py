@@ -1,11 +1,9 @@
 """What `python -m src.report` does: no torch, no Lightning, so it answers at once."""
 
-import math
 import re
 import shutil
 from collections.abc import Sequence
 from glob import glob
-from itertools import pairwise
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -22,6 +20,7 @@ from smoothcert.report.page import write_page
 from smoothcert.report.reading import Run, read_runs
 from smoothcert.report.results import radii_of, tables_of
 from smoothcert.report.sections import Section, sections_of
+from smoothcert.runs.commandline import checked_radii
 
 WIDTH = 200
 GENERATOR = '<meta name="generator" content="smoothcert">'
@@ -48,7 +47,7 @@ def _report_all(cfg: DictConfig) -> None:
             f"{cfg.runs}, got none. {' '.join(notes)}"
         )
     sections = sections_of(found.runs, _keys(cfg.group_by, found.runs))
-    radii = None if cfg.radii is None else _radii(cfg.radii)
+    radii = None if cfg.radii is None else checked_radii(cfg.radii)
     _check_baseline(cfg.baseline, sections)
     folder = Path(cfg.paths.run)
     _clear(folder)
@@ -91,17 +90,6 @@ def _keys(value: str | Sequence[str], runs: Sequence[Run]) -> list[str]:
     return keys
 
 
-def _radii(asked: Sequence[float]) -> list[float]:
-    try:
-        radii = [float(radius) for radius in asked]
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"Expected a list of `radii`, got {asked}") from error
-    rising = all(low < high for low, high in pairwise(radii))
-    if not radii or not rising or not all(0 <= radius < math.inf for radius in radii):
-        raise InvalidArgumentError(f"Expected `radii` >= 0 that increase, got {radii}")
-    return radii
-
-
 def _check_baseline(asked: str | None, sections: Sequence[Section]) -> None:
     names = list(dict.fromkeys(name for section in sections for name in section.methods))
     if asked is not None and asked not in names:
@@ -137,7 +125,7 @@ def _report_one_table(cfg: DictConfig) -> None:
             f"Expected runs of experiments {cfg.table}… among the {len(folders)} folders that "
             f"{cfg.runs} matches, got none"
         )
-    radii = RADII if cfg.radii is None else _radii(cfg.radii)
+    radii = RADII if cfg.radii is None else checked_radii(cfg.radii)
     table = comparison_markdown(grouped(summaries), radii, cfg.title or "")
     path = Path(cfg.paths.run) / f"{cfg.table or 'table'}.md"
     write_atomically(path, table)

@@ -103,7 +103,21 @@ def plain(error: BaseException) -> SmoothCertError | None:
             f"{where} cannot be written: {cause.strerror}. What is finished is kept, and goes on "
             "once there is room"
         )
+    if (folder := _removed_folder()) is not None:
+        return RecordsError(f"{folder} was removed during the run: start again, or put it back")
+    if isinstance(cause, OSError) and cause.filename is not None:
+        return DataError(f"{cause.filename}: {cause.strerror}")
     return _of_lost_process(cause) if isinstance(cause, RuntimeError) else None
+
+
+def _removed_folder() -> Path | None:
+    """Return the run folder, if it is there no more."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    return None if folder.is_dir() else folder
 
 
 def _as_it_was_raised(error: SmoothCertError) -> SmoothCertError:
@@ -181,8 +195,9 @@ def sweep_folder() -> str | None:
 def signals_stop() -> Iterator[None]:
     """End at SIGTERM, SIGUSR1 and Ctrl-C in good order, with an honest exit code.
 
-    Schedulers send the first two before they kill. A second Ctrl-C ends at once. Lightning's own handler exits with 0, as if all had gone well. A handler that is there already
-    is a scheduler's, which may put the job in its queue again; it decides what comes next.
+    Schedulers send the first two before they kill. A second Ctrl-C ends at once. Lightning's own
+    handler exits with 0, as if all had gone well. A handler that is there already is a
+    scheduler's, which may put the job in its queue again; it decides what comes next.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 
 from smoothcert.certify import Certified, Performance
-from smoothcert.records import write_atomically
+from smoothcert.errors import RecordsError, SmoothCertWarning
+from smoothcert.records import read_settings, write_atomically
 from smoothcert.report import print_summary
 
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
@@ -31,8 +33,17 @@ def performance_of(certified: Certified, folder: Path) -> dict[str, Any]:
         values = asdict(certified.performance)
     else:
         path = folder / "summary.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = _read(path) if path.is_file() else {}
     return {name: values.get(name) for name in names}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return an earlier call's summary; a damaged one is no reason to stop, as it is replaced."""
+    try:
+        return read_settings(path)
+    except RecordsError as error:
+        warnings.warn(f"{error}. It is written anew", SmoothCertWarning, stacklevel=2)
+        return {}
 
 
 def provenance() -> dict[str, Any]:

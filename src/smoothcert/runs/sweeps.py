@@ -1,12 +1,12 @@
 """Where commands write, what a sweep does when a job fails, and what it says at its end."""
 
-import errno
 import logging
 import os
 import time
 from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 ERROR = "error.txt"
 """File of a job's folder that says why it failed."""
+HYDRAS_FILES = 2**16
+"""Bytes that Hydra writes, at most, before a command begins."""
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 """Keys that a job's folder is not named by."""
 
@@ -66,9 +68,11 @@ def _shared_keys(overrides: Sequence[str]) -> list[str]:
 def _require_writable(folder: Path, setting: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        effective = os.access in os.supports_effective_ids
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        # A disk that is full, or a quota, shows in what is written.
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(HYDRAS_FILES))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise SystemExit(
             f"{folder} cannot be written: {error.strerror}. Choose another folder by {setting}=…"

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from smoothcert.certify import SmoothedClassifier
 from smoothcert.errors import (
     CheckpointError,
     InvalidArgumentError,
@@ -25,6 +26,7 @@ from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.report import summarize
 from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts, switch
+from smoothcert.runs.chance import near_chance
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def train(cfg: DictConfig) -> float | None:
             "seconds_training": round(module.seconds_training, 1),
             "training_images": len(data.images("train")),
         }
-        return _finish(folder, facts, certification, trainer)
+        return _finish(folder, facts, certification, trainer, module)
     finally:
         _close_wandb()
 
@@ -85,14 +87,19 @@ def _finish(
     facts: Mapping[str, Any],
     certification: CertificationCallback,
     trainer: Any,
+    module: SmoothedTraining,
 ) -> float | None:
     certified = certification.last
     assert certified is not None, "Trainer.validate certifies"
     if not trainer.is_global_zero:
         return None
+    data = trainer.datamodule
+    smoothed = SmoothedClassifier(module.model, certification.sigma, data.num_classes)
+    images = data.images(certification.subset.split)
     summary = {
         **facts,
         **summarize(certified.rows, certified.settings, certification.radii),
+        **near_chance(smoothed, images, certified.rows, certification.seed),
         **performance_of(certified, folder),
         **provenance(),
     }

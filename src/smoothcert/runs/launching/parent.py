@@ -115,7 +115,10 @@ def _passing_signals_on(children: list[Any], first: bool) -> Iterator[list[int]]
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Start processes that never hear Ctrl-C: a terminal sends it to all, and the parent passes it on."""
+    """Start processes that never hear Ctrl-C.
+
+    A terminal sends it to all of them, and the parent passes it on.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
