@@ -126,7 +126,7 @@ def test_devices_are_counted_as_lightning_takes_them(monkeypatch, devices, accel
     assert devices_of(devices, accelerator) == count
 
 
-@pytest.mark.parametrize("devices", [0, -2, "some", "1.5"])
+@pytest.mark.parametrize("devices", [0, -2, "some", "1.5", None, []])
 def test_numbers_of_devices_that_are_none_are_refused(devices):
     with pytest.raises(InvalidArgumentError, match="Expected `devices`"):
         devices_of(devices, "cpu")

@@ -172,6 +172,16 @@ def test_in_a_sweep_the_error_ends_its_own_job_alone(tmp_path):
         raise RuntimeError(KILLED)
 
 
+def test_a_run_folder_that_was_removed_is_named(tmp_path):
+    with composed(tmp_path / "run", []):
+        said = answer(raising, f"Parent directory {tmp_path}/run/checkpoints does not exist.")
+    assert said.startswith(f"RecordsError: {tmp_path}/run was removed during the run")
+
+
+def test_a_file_that_is_a_folder_is_named_in_one_line(tmp_path):
+    assert answer(tmp_path.read_bytes) == f"DataError: {tmp_path}: Is a directory"
+
+
 SAVING = """
 import os, signal
 from smoothcert.runs.shell import signals_stop

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
-from records.faults import under_permissions
+from records.faults import small_disk, under_permissions
 from support import CONF
 from test_entry_points import QUICK, run
 
@@ -123,6 +123,18 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is(tmp_path, n
         look(config)
     finally:
         HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize("look", [RunFolder().on_run_start, RunFolder().on_multirun_start])
+def test_a_disk_that_is_full_is_named_before_hydra_writes(tmp_path, look):
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "file").write_bytes(bytes(2**15))
+        where = [f"hydra.{kind}.dir='{disk}/a'" for kind in ("run", "sweep")]
+        try:
+            with pytest.raises(SystemExit, match=rf"{disk}/a cannot be written: No space left"):
+                look(everything_of("train", *where))
+        finally:
+            HydraConfig.instance().cfg = None
 
 
 def folders_of_jobs(name, folder, *overrides):

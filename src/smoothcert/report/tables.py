@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from textwrap import fill, indent
 from typing import Any
 
 from rich.console import Console
@@ -66,30 +67,28 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
 
 
 def _print_near_chance(summary: Mapping[str, Any], console: Console) -> None:
-    """Say that the classifier guesses, what its base classifier does, and what is usually wrong."""
+    """Say that the classifier guesses, what its base classifier does, and the usual causes."""
     found, images = summary["near_chance"], summary["images"]
     chance, plain, noisy = (
         found[name] for name in ("chance", "base_accuracy", "base_accuracy_noisy")
     )
     if is_near_chance(round(plain * images), images, chance):
-        causes = (
-            "It guesses without noise, too: other weights, another normalization, or classes in "
-            "another order"
-        )
+        causes = "wrong without noise, too: other weights, normalization, order of the classes"
     elif is_near_chance(round(noisy * images), images, chance):
         causes = (
-            "The noise is what it cannot bear: it was not trained with it, or sigma is in units "
-            "of 0-255 and has to be divided by 255; then normalization"
+            "wrong under noise alone: not trained with this noise; sigma in units of 0-255, to "
+            "be divided by 255; normalization"
         )
     else:
-        causes = "A single draw is answered well: more samples (n) settle more images"
+        causes = "right under one draw: too few samples (n) to settle the votes"
     lines = (
-        f"Smoothed accuracy is near chance: {chance:.1%} is what guessing gives",
+        f"near chance        guessing gets {chance:.1%}: the smoothed classifier is no better",
         f"base classifier    {plain:.1%} without noise, {noisy:.1%} under one noise draw",
         f"usual causes       {causes}",
     )
     for line in lines:
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        text = fill(line, 78, subsequent_indent=" " * 19)
+        console.print(indent(text, "  "), highlight=False, markup=False, soft_wrap=True)
 
 
 def _samples(summary: Mapping[str, Any]) -> str:

@@ -272,7 +272,12 @@ def _asked(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _built(wanted: dict[str, Any]) -> Certifier:
-    takes = signature(get_class(wanted["_target_"])).parameters
+    try:
+        takes = signature(get_class(wanted["_target_"])).parameters
+    except (ImportError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"Expected certifier._target_ a class that can be imported, got {wanted['_target_']!r}"
+        ) from error
     for name in wanted:
         if name != "_target_" and name not in takes:
             raise InvalidArgumentError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -111,7 +112,7 @@ def devices_of(devices: Any, accelerator: str) -> int:
         >>> devices_of(2, "cpu"), devices_of([0, 3], "gpu"), devices_of("auto", "cpu")
         (2, 2, 1)
     """
-    if not isinstance(devices, str | int):
+    if isinstance(devices, Sequence) and not isinstance(devices, str) and devices:
         return len(devices)
     if devices in ("auto", "-1", -1):
         return max(1, gpus()) if accelerator in ("auto", "gpu", "cuda") else 1
