@@ -10,8 +10,9 @@ from support import CONF, ROOT, composed
 
 from smoothcert.certify import Execution
 from smoothcert.errors import InvalidArgumentError
+from smoothcert.runs import benchmarking
 from smoothcert.runs.build import OF_ANY_MODEL, device_of
-from smoothcert.runs.commandline import RANGES, check_given
+from smoothcert.runs.commandline import RANGES, check, check_given
 
 GROUPS = (
     "data",
@@ -189,6 +190,30 @@ def test_settings_of_another_kind_are_refused_by_their_name(name, tmp_path):
                 changed = OmegaConf.merge(cfg, {key: wrong})
                 with pytest.raises(InvalidArgumentError, match=f"^Expected `{key}` .*, got "):
                     check_given(changed)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("input_shape=abc", "input_shape=[32]", "mean=[0.5]", "std=[0.1,0.2,abc]", "devices=2"),
+        *("processes=abc", "executions=null", "methods=abc", "test_sets=[1]", "certify=abc"),
+        *("curve_method=adrr", "device=abc", "task=abc"),
+    ],
+)
+def test_a_benchmark_refuses_settings_of_another_kind_before_it_measures(wrong, tmp_path):
+    with (
+        composed(tmp_path, [wrong], "benchmark") as cfg,
+        pytest.raises(InvalidArgumentError, match=f"^Expected `{wrong.partition('=')[0]}` "),
+    ):
+        benchmarking.benchmark(cfg)
+
+
+def test_seeds_that_numpy_does_not_take_are_refused(tmp_path):
+    with (
+        composed(tmp_path, [f"seed={2**32}"]) as cfg,
+        pytest.raises(InvalidArgumentError, match=r"^Expected `seed` below 4294967296, got"),
+    ):
+        check(cfg)
 
 
 @pytest.mark.parametrize("radii", ["abc", "012", 0.5, [], [0, "abc"], [0.5, 0.25], [0, None], [-1]])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hydra import compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import seed_everything
 from torch import nn
 
@@ -34,9 +34,7 @@ from smoothcert.benchmarks.designs import usual_designs
 from smoothcert.certify import Example, Subset
 from smoothcert.data import CIFAR10DataModule
 from smoothcert.data.datasets import InMemoryImages
-from smoothcert.errors import (
-    InvalidArgumentError,
-)
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import load_weights
 from smoothcert.noise import generator
 from smoothcert.records import write_atomically
@@ -58,6 +56,7 @@ def benchmark(cfg: DictConfig) -> None:
             f"Expected `task` one of {', '.join(BENCHMARKS)}, got {cfg.task!r}"
         )
     device = device_of(cfg.device)
+    _check_kinds(cfg)
     table = BENCHMARKS[cfg.task](cfg)
     folder = Path(cfg.paths.run)
     measured = {
@@ -71,6 +70,29 @@ def benchmark(cfg: DictConfig) -> None:
     print_measurements(cfg.task, table, measured["machine"], folder)
     if cfg.task in PAGES:
         _write_page(cfg, table)
+
+
+def _check_kinds(cfg: DictConfig) -> None:
+    """Refuse lists and mappings that are none; whatever task, before hours of measuring."""
+    for name, length in LISTS.items():
+        numbers = cfg[name] if isinstance(cfg[name], ListConfig) else [None]
+        if not all(isinstance(each, int | float) for each in numbers) or (
+            length is not None and len(numbers) != length(cfg)
+        ):
+            raise InvalidArgumentError(
+                f"Expected `{name}` a list of {length(cfg) if length else 'whole'} numbers, "
+                f"got {cfg[name]}"
+            )
+    for name in MAPPINGS:
+        if not isinstance(cfg[name], DictConfig):
+            raise InvalidArgumentError(
+                f"Expected `{name}` settings by their names, as in conf/benchmark.yaml, "
+                f"got {cfg[name]}"
+            )
+    if cfg.curve_method not in cfg.methods:
+        raise InvalidArgumentError(
+            f"Expected `curve_method` one of {', '.join(cfg.methods)}, got {cfg.curve_method!r}"
+        )
 
 
 def _write_page(cfg: DictConfig, table: Any) -> None:
@@ -113,6 +135,8 @@ def _benchmark_coverage(cfg: DictConfig) -> list[dict[str, Any]]:  # noqa: ARG00
 
 
 def _benchmark_designs(cfg: DictConfig) -> list[dict[str, Any]]:
+    if not cfg.votes:
+        raise InvalidArgumentError("Expected votes=<file>, to read votes from or to write them to")
     path = Path(cfg.votes)
     if path.is_file():
         log = VoteLog.load(path)
@@ -234,6 +258,15 @@ PAGES: dict[str, tuple[tuple[str, str], Callable[[Any], str]]] = {
     ),
 }
 """Tasks whose tables pages show: between which marks, and how they are made."""
+
+
+LISTS: dict[str, Callable[[DictConfig], int] | None] = {
+    "input_shape": lambda _: 3,
+    **dict.fromkeys(("mean", "std"), lambda cfg: cfg.input_shape[0]),
+    **dict.fromkeys(("curve_seeds", "processes", "devices")),
+}
+"""Settings that are lists of numbers, with their lengths; None: any."""
+MAPPINGS = ("executions", "methods", "certify", "test_sets")
 
 
 @dataclass(frozen=True)

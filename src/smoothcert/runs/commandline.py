@@ -27,6 +27,8 @@ from smoothcert.runs.secrets import environment
 from smoothcert.runs.trust import check_overrides
 
 HELP_WIDTH = 80
+SEEDS = 2**32
+"""NumPy takes smaller ones."""
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
@@ -175,6 +177,8 @@ def check(cfg: DictConfig) -> None:
     require_positive("sigma", cfg.sigma)
     require_probability("alpha", cfg.alpha)
     require_count("seed", cfg.seed, minimum=0)
+    if cfg.seed >= SEEDS:
+        raise InvalidArgumentError(f"Expected `seed` below {SEEDS}, got {cfg.seed}")
     check_given(cfg)
 
 
