@@ -50,8 +50,7 @@ def run_in_children(work: Work) -> Any:
                 message, tell = context.Pipe(duplex=False)
                 messages.append(message)
                 child = context.Process(target=as_child, args=(local_rank, work, tell))
-                with _without_interrupts():
-                    child.start()
+                child.start()
                 children.append(child)
             for number in received:
                 _tell(children, number)
@@ -113,19 +112,6 @@ def _passing_signals_on(children: list[Any], first: bool) -> Iterator[list[int]]
     raise Stopped(number)
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start processes that never hear Ctrl-C.
-
-    A terminal sends it to all of them, and the parent passes it on.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _tell(children: Sequence[Any], number: int) -> None:
     # Children know no scheduler's signal.
     number = number if number == signal.SIGTERM else signal.SIGUSR1
@@ -179,7 +165,7 @@ def _stop_of(code: int) -> int | None:
     """Return the signal that ended a child in good order; None for another end."""
     # Negative: before it could say anything else.
     number = -code if code < 0 else code - 128
-    return number if number in (signal.SIGTERM, signal.SIGUSR1) else None
+    return number if number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) else None
 
 
 def _end(children: Sequence[Any]) -> None:
