@@ -132,7 +132,7 @@ def _near_chance(files: Sequence[Path]) -> dict[str, Any]:
     """Return what the shards' summaries say of a classifier that guesses, where all say so."""
     places = [path.with_name(SUMMARY) for path in files]
     summaries = [read_settings(place) for place in places if place.is_file()]
-    found = [each.get(NEAR_CHANCE) for each in summaries]
+    found = [each.get(NEAR_CHANCE) or {} for each in summaries]
     if not all(found):
         return {}
     images = [each["images"] for each in summaries]
