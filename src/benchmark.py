@@ -16,5 +16,6 @@ def benchmark(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     runs.refuse_secrets(sys.argv)
+    runs.require_options(sys.argv)
     sys.argv = runs.quote_paths(sys.argv)
     benchmark()

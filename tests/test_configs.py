@@ -9,7 +9,10 @@ from omegaconf import OmegaConf
 from support import CONF, ROOT, composed
 
 from smoothcert.certify import Execution
-from smoothcert.runs.build import OF_ANY_MODEL
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.runs import benchmarking
+from smoothcert.runs.build import OF_ANY_MODEL, device_of
+from smoothcert.runs.commandline import RANGES, check, check_given
 
 GROUPS = (
     "data",
@@ -164,3 +167,69 @@ def test_the_sweep_for_wandb_asks_for_what_there_is(tmp_path):
         with composed(tmp_path, overrides) as cfg:
             assert cfg.logger.wandb.group == asked.name
             assert cfg.sigma in values["sigma"]
+
+
+COMMANDS = {
+    "train": ["passes=10"],
+    "certify": ["run=x", *("sigma=1", "alpha=0.5", "n0=1", "n=1", "seed=0", "max_images=1")],
+    "benchmark": [],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_settings_of_another_kind_are_refused_by_their_name(name, tmp_path):
+    """Whatever a command has of its own that is a number, and radii."""
+    with composed(tmp_path, COMMANDS[name], name) as cfg:
+        check_given(cfg)
+        given = [key for key in cfg if key in RANGES or key == "radii"]
+        assert {"sigma", "alpha", "n", "n0", "seed", "radii"} <= set(given)
+        for key in given:
+            for wrong in ("abc", -1, [], [0.5], 10.5 if key == "seed" else -0.5, float("inf")):
+                if key == "radii" and wrong == [0.5]:
+                    continue
+                changed = OmegaConf.merge(cfg, {key: wrong})
+                with pytest.raises(InvalidArgumentError, match=f"^Expected `{key}` .*, got "):
+                    check_given(changed)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("input_shape=abc", "input_shape=[32]", "mean=[0.5]", "std=[0.1,0.2,abc]", "devices=2"),
+        *("processes=abc", "executions=null", "methods=abc", "test_sets=[1]", "certify=abc"),
+        *("curve_method=adrr", "device=abc", "task=abc"),
+    ],
+)
+def test_a_benchmark_refuses_settings_of_another_kind_before_it_measures(wrong, tmp_path):
+    with (
+        composed(tmp_path, [wrong], "benchmark") as cfg,
+        pytest.raises(InvalidArgumentError, match=f"^Expected `{wrong.partition('=')[0]}` "),
+    ):
+        benchmarking.benchmark(cfg)
+
+
+def test_seeds_that_numpy_does_not_take_are_refused(tmp_path):
+    with (
+        composed(tmp_path, [f"seed={2**32}"]) as cfg,
+        pytest.raises(InvalidArgumentError, match=r"^Expected `seed` below 4294967296, got"),
+    ):
+        check(cfg)
+
+
+@pytest.mark.parametrize("radii", ["abc", "012", 0.5, [], [0, "abc"], [0.5, 0.25], [0, None], [-1]])
+def test_radii_that_are_no_rising_list_are_refused(radii):
+    with pytest.raises(InvalidArgumentError, match=r"^Expected `radii` a list .*\[0,0.5,1\], got"):
+        check_given(OmegaConf.create({"radii": radii}))
+
+
+@pytest.mark.parametrize("device", ["abc", None, 0, "cuda:x", "gpu", ""])
+def test_devices_that_are_none_are_refused(device):
+    with pytest.raises(InvalidArgumentError, match=r"^Expected `device` auto, cpu, cuda or cuda:1"):
+        device_of(device)
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_how_many_are(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert device_of("cuda:1") == "cuda:1"
+    with pytest.raises(InvalidArgumentError, match="got 'cuda:2': 2 GPUs here"):
+        device_of("cuda:2")

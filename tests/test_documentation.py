@@ -1,11 +1,15 @@
-"""README and docs: what they show runs, what they name exists."""
+"""README, docs and `--help`: what they show runs, what they name exists."""
 
 import re
 import shlex
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from support import ROOT, composed
+from omegaconf import OmegaConf
+from support import CONF, ROOT, composed
+
+from smoothcert import runs
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^\$ python -m src\.(\w+) (.*)$", re.MULTILINE)
@@ -40,6 +44,10 @@ def test_examples_run(block, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "overrides"), list(commands()))
 def test_commands_compose(name, overrides, tmp_path):
+    compose_first_job(name, overrides, tmp_path)
+
+
+def compose_first_job(name, overrides, folder):
     given = [override for override in overrides if override != "-m"]
     parsed = OverridesParser.create().parse_overrides(given)
     first = [
@@ -48,8 +56,64 @@ def test_commands_compose(name, overrides, tmp_path):
         else each.input_line
         for each in parsed
     ]
-    with composed(tmp_path, first, name) as cfg:
+    with composed(folder, first, name) as cfg:
         assert cfg
+
+
+HELPS = {
+    "train": {"train": []},
+    "certify": {"certify": ["run=x"], "certify_checkpoint": ["ckpt=x", "model=resnet20"]},
+    "merge": {"merge": ["runs=x"]},
+    "report": {"report": ["runs=x"]},
+    "benchmark": {"benchmark": []},
+}
+"""Of each command, its configurations and what they need."""
+
+
+def help_of(command, folder):
+    """Return the sections of a command's help by their first words, and its configurations."""
+    configurations = []
+    for name, needed in HELPS[command].items():
+        with composed(folder, needed, name) as cfg:
+            text = HydraConfig.get().help.template
+            configurations.append(OmegaConf.to_container(cfg))
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 72
+    sections = [section.splitlines() for section in text.split("\n\n")]
+    return {head.split()[0].rstrip(":"): lines for head, *lines in sections}, configurations
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_examples_of_help_compose(command, tmp_path):
+    sections, _ = help_of(command, tmp_path)
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "overrides.yaml").write_text("[sigma=0.5]")
+    assert len(sections["Examples"]) == 5
+    for line in sections["Examples"]:
+        program, flag, *arguments = shlex.split(re.sub("<.*?>", str(run), line))
+        assert (program, flag, arguments[0]) == ("python", "-m", f"src.{command}")
+        given = runs.quote_paths(arguments)
+        if command == "train":
+            given = runs.expand_run(given)
+        name = "certify_checkpoint" if runs.names_checkpoint(given) else command
+        compose_first_job(name, given[1:], run)
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_help_names_every_key_of_its_own_and_no_other(command, tmp_path):
+    sections, configurations = help_of(command, tmp_path)
+    # A longer text goes on in the next line.
+    matches = [re.match(r"  (\S.*?)  +\S", line) for line in sections["Keys"]]
+    named = [key for match in matches if match for key in match[1].split(", ")]
+    assert len(named) == len(set(named))
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    own = {key for cfg in configurations for key in cfg} - groups
+    assert own <= set(named)
+    # `src.train` replaces `run` by what the run was started with.
+    for key in set(named) - own - {"run"}:
+        group, _, setting = key.partition(".")
+        assert any(setting in cfg.get(group, {}) for cfg in configurations), key
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -73,6 +73,19 @@ def stop(cfg):
     time.sleep(120)
 
 
+def interrupt(cfg):
+    """Do as a terminal does at Ctrl-C: it sends SIGINT to the parent and to its processes."""
+    team = processes()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        team.meet("here")
+        if team.rank == 1:
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(120)
+    finally:
+        (Path(cfg.paths.run) / f"saved{team.rank}").touch()
+
+
 def launched(folder, function, *overrides):
     with composed(folder, [*TINY, *overrides]) as cfg:
         return launching.run(f"test_launching:{function}", cfg, each=2)
@@ -125,6 +138,18 @@ def test_processes_of_one_machine_listen_to_that_machine_alone(tmp_path, monkeyp
     assert set(found) <= LOOPBACK
 
 
+@pytest.mark.slow
+def test_ctrl_c_lets_every_process_save_once(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with pytest.raises(Stopped) as ended:
+            launched(tmp_path, "interrupt")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 128 + signal.SIGINT
+    assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
+
+
 def test_a_folder_that_another_command_has_is_refused_before_anything_is_started(tmp_path):
     with FolderLock(tmp_path), pytest.raises(RecordsError, match=f"another process .{os.getpid()}"):
         launched(tmp_path, "report")
@@ -142,7 +167,7 @@ def test_devices_are_counted_as_lightning_takes_them(monkeypatch, devices, accel
     assert devices_of(devices, accelerator) == count
 
 
-@pytest.mark.parametrize("devices", [0, -2, "some", "1.5"])
+@pytest.mark.parametrize("devices", [0, -2, "some", "1.5", None, []])
 def test_numbers_of_devices_that_are_none_are_refused(devices):
     with pytest.raises(InvalidArgumentError, match="Expected `devices`"):
         devices_of(devices, "cpu")

@@ -466,3 +466,31 @@ def test_shards_of_a_run_are_certified_and_merged_by_the_commands(tmp_path):
     measured = {*SPEED, "seconds_certifying", "shards"}
     assert {name for name in ours if ours[name] != theirs.get(name)} <= measured
     assert theirs.keys() == ours.keys() - {"shards"}
+
+
+def test_shards_that_all_guess_make_a_whole_that_does(tmp_path):
+    folders = write_shards(tmp_path, of=2)
+    found = [
+        {"chance": 0.3, "base_accuracy": 1.0, "base_accuracy_noisy": 0.25},
+        {"chance": 0.2, "base_accuracy": 0.5, "base_accuracy_noisy": 0.25},
+    ]
+    for folder, each in zip(folders, found, strict=True):
+        change_summary(folder, near_chance=each)
+    merged(f"runs='{tmp_path}/test_shard=*'")
+    summary = json.loads((tmp_path / "test" / "summary.json").read_text())
+    # Four images and three.
+    expected = {"chance": (4 * 0.3 + 3 * 0.2) / 7, "base_accuracy": (4 + 3 * 0.5) / 7}
+    expected["base_accuracy_noisy"] = 0.25
+    assert summary["near_chance"] == pytest.approx(expected)
+
+
+def test_a_whole_of_which_one_shard_is_better_than_chance_does_not_guess(tmp_path):
+    folders = write_shards(tmp_path, of=2)
+    change_summary(folders[0], near_chance={"chance": 0.3, "base_accuracy": 1.0})
+    merged(f"runs='{tmp_path}/test_shard=*'")
+    assert "near_chance" not in json.loads((tmp_path / "test" / "summary.json").read_text())
+
+
+def change_summary(folder, **changes):
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

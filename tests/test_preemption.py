@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,21 @@ def stopped(monkeypatch, folder, *overrides, number=signal.SIGTERM, batch, epoch
             os.kill(os.getpid(), number)
         return step(self, images, batch_idx)
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, from_a_terminal():
         patched.setattr(SmoothedTraining, "training_step", with_signal)
         with pytest.raises(SystemExit) as ended:
             trained(folder, *overrides)
     return ended.value.code
+
+
+@contextmanager
+def from_a_terminal():
+    """Leave Ctrl-C to the command, as `python -m src.train` does; pytest has a handler."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def last_of(folder):
@@ -116,6 +127,7 @@ def test_a_training_may_be_told_to_end_again_and_again(tmp_path, monkeypatch):
     for number, epoch, batch in (
         (signal.SIGUSR1, 0, 3),
         (signal.SIGTERM, 0, 4),
+        (signal.SIGINT, 1, 1),
         (signal.SIGUSR1, 2, 0),
     ):
         code = stopped(monkeypatch, parts, number=number, batch=batch, epoch=epoch)
@@ -154,8 +166,9 @@ def test_workers_begin_at_the_right_batch_of_the_right_epoch(tmp_path, monkeypat
     check_equal(parts, whole)
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_while_it_certifies_ends_at_once_with_the_rows_that_are_there(
-    tmp_path, monkeypatch, caplog
+    tmp_path, monkeypatch, caplog, number
 ):
     append, whole = CertificateFile.append, trained(tmp_path / "whole")
     parts, appended = tmp_path / "parts", []
@@ -164,15 +177,15 @@ def test_a_signal_while_it_certifies_ends_at_once_with_the_rows_that_are_there(
         append(self, row)
         appended.append(row)
         if len(appended) == 2:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), number)
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, from_a_terminal():
         patched.setattr(CertificateFile, "append", with_signal)
         with pytest.raises(SystemExit) as ended:
             trained(parts)
-    assert ended.value.code == 128 + signal.SIGUSR1
+    assert ended.value.code == 128 + number
     assert len((parts / "certificates.tsv").read_text().splitlines()) == 3
-    said = "Stopped by SIGUSR1. What is finished is kept; it goes on with python -m src.train run="
+    said = f"Stopped by {number.name}. Finished work is kept. Resume with: python -m src.train run="
     assert f"{said}'{parts}'" in caplog.text
     trained(parts)
     check_equal(parts, whole)

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 import pytorch_lightning as pl
@@ -168,6 +170,47 @@ def test_in_a_sweep_the_error_ends_its_own_job_alone(tmp_path):
         command(),
     ):
         raise RuntimeError(KILLED)
+
+
+def test_a_run_folder_that_was_removed_is_named(tmp_path):
+    with composed(tmp_path / "run", []):
+        said = answer(raising, f"Parent directory {tmp_path}/run/checkpoints does not exist.")
+    assert said.startswith(f"RecordsError: {tmp_path}/run was removed during the run")
+
+
+def test_a_file_that_is_a_folder_is_named_in_one_line(tmp_path):
+    assert answer(tmp_path.read_bytes) == f"DataError: {tmp_path}: Is a directory"
+
+
+SAVING = """
+import os, signal
+from smoothcert.runs.shell import signals_stop
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+with signals_stop():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.{second})
+        print("saved")
+"""
+
+
+@pytest.mark.parametrize(
+    ("second", "code", "printed"), [("SIGINT", -2, ""), ("SIGTERM", 130, "saved\n")]
+)
+def test_a_second_ctrl_c_ends_at_once_and_other_signals_let_it_save(second, code, printed):
+    program = [sys.executable, "-c", SAVING.format(second=second)]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, printed, "")
+
+
+def test_ctrl_c_stays_ignored_where_a_shell_has_put_a_command_in_the_background():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with command():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_command_that_a_signal_stops_keeps_the_signals_exit_code():

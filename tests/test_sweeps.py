@@ -4,12 +4,14 @@ import json
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
-from omegaconf import OmegaConf
-from records.faults import under_permissions
+from omegaconf import OmegaConf, open_dict
+from records.faults import small_disk, under_permissions
 from support import CONF
 from test_entry_points import QUICK, run
 
@@ -121,6 +123,85 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is(tmp_path, n
         look(config)
     finally:
         HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize("look", [RunFolder().on_run_start, RunFolder().on_multirun_start])
+def test_a_disk_that_is_full_is_named_before_hydra_writes(tmp_path, look):
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "file").write_bytes(bytes(2**15))
+        where = [f"hydra.{kind}.dir='{disk}/a'" for kind in ("run", "sweep")]
+        try:
+            with pytest.raises(SystemExit, match=rf"{disk}/a cannot be written: No space left"):
+                look(everything_of("train", *where))
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+def folders_of_jobs(name, folder, *overrides):
+    """Return the folders of a sweep's jobs, as Hydra's sweeper and launchers come to them."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        asked = [*overrides, f"hydra.sweep.dir={folder}"]
+        config = loader.load_configuration(name, asked, RunMode.MULTIRUN)
+        RunFolder().on_multirun_start(config)
+        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        [jobs] = BasicSweeper.split_arguments(given, None)
+        try:
+            for number, job in enumerate(jobs):
+                each = loader.load_sweep_config(config, list(job))
+                with open_dict(each):
+                    each.hydra.job.num = number
+                HydraConfig.instance().set_config(each)
+                yield each.hydra.sweep.subdir
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        (
+            "train",
+            ["experiment=digits_gaussian", "n=100", "sigma=0.25,0.5", "seed=0"],
+            ["0_sigma=0.25", "1_sigma=0.5"],
+        ),
+        (
+            "train",
+            ["objective=adre,gaussian", "+trainer.x=1", "~callbacks", "sigma=choice(0.5,1)"],
+            [
+                *("0_objective=adre,sigma=0.5", "1_objective=adre,sigma=1"),
+                *("2_objective=gaussian,sigma=0.5", "3_objective=gaussian,sigma=1"),
+            ],
+        ),
+        ("train", ["sigma=0.25"], ["0"]),
+        ("train", ["seed=1,1"], ["0_seed=1", "1_seed=1"]),
+        (
+            "certify",
+            ["run=outputs/first/run,outputs/second/run", "certifier=tight"],
+            ["0_run=outputs_first_run", "1_run=outputs_second_run"],
+        ),
+        # What a certification's folder is not named by counts where it differs.
+        ("certify", ["run=a", "split=val,test"], ["0_split=val", "1_split=test"]),
+        (
+            "certify_checkpoint",
+            ["ckpt=a/best.pth,b/best.pth", "model=resnet20", "sigma=0.5"],
+            ["0_ckpt=a_best.pth", "1_ckpt=b_best.pth"],
+        ),
+    ],
+)
+def test_folders_of_jobs_are_named_by_what_differs_between_them(
+    tmp_path, name, overrides, expected
+):
+    assert list(folders_of_jobs(name, tmp_path, *overrides)) == expected
+
+
+def test_long_names_keep_the_number_that_tells_jobs_apart(tmp_path):
+    runs = ",".join(f"{'long/' * 60}{name}" for name in ("a", "b"))
+    first, second = folders_of_jobs("certify", tmp_path, f"run={runs}")
+    assert first[:2] == "0_"
+    assert second[:2] == "1_"
+    assert len(first) == len(second) == 200
 
 
 @pytest.mark.slow

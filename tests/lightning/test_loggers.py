@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from smoothcert.errors import InvalidArgumentError
+from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.lightning.loggers import (
     ResumingCSVLogger,
     log_certificates,
@@ -459,3 +459,26 @@ def test_online_without_a_key_is_an_error_and_no_prompt(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InvalidArgumentError, match="Expected an API key"):
         wandb_logger(str(tmp_path), "project", mode="online")
+
+
+HEADER = b"epoch,step,train/loss\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(HEADER + b"0,abc,1.5\n", HEADER + b"0,9\n", HEADER + b"0,9,1.5,7\n"),
+        *(b"epoch,train/loss\n0,1.5\n", HEADER + b'0,"9\n', b"\xff\xfe\n", b"\0\n\0\n"),
+    ],
+)
+def test_a_damaged_metrics_file_is_refused_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(RecordsError, match=rf"^{path} is damaged \(.*\)\. Move it away"):
+        ResumingCSVLogger(str(tmp_path)).drop_from(5)
+    assert path.read_bytes() == content
+
+
+def test_a_metrics_file_whose_last_line_a_kill_has_torn_is_none_that_is_damaged(tmp_path):
+    (tmp_path / "metrics.csv").write_bytes(HEADER + b"0,3,1.5\n0,9,1.\n1,1")
+    ResumingCSVLogger(str(tmp_path)).drop_from(5)

@@ -205,3 +205,24 @@ def test_without_a_terminal_lines_have_the_width_of_a_file(monkeypatch):
     assert terminal().width == FILE_WIDTH
     monkeypatch.setenv("COLUMNS", "60")
     assert terminal().width == 60
+
+
+@pytest.mark.parametrize(
+    ("plain", "noisy", "cause"),
+    [
+        (0.95, 0.11, "not trained with this noise; sigma in units of 0-255"),
+        (0.12, 0.11, "wrong without noise, too: other weights, normalization"),
+        (0.95, 0.8, "too few samples"),
+    ],
+)
+def test_a_classifier_that_guesses_is_called_so_with_the_usual_causes(plain, noisy, cause):
+    found = {"chance": 0.1, "base_accuracy": plain, "base_accuracy_noisy": noisy}
+    text = printed({**SUMMARY, "clean_smoothed_accuracy": 0.1, "near_chance": found})
+    assert "near chance        guessing gets 10.0%" in text
+    assert f"{plain:.1%} without noise, {noisy:.1%} under one noise draw" in text
+    assert cause in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_nothing_is_said_of_chance_elsewhere():
+    assert "chance" not in printed()

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, binomtest
 
 from smoothcert.stats import (
     clopper_pearson_lower,
     clopper_pearson_upper,
+    is_near_chance,
     probit_lower,
     probit_upper,
     sign_test_p_value,
@@ -221,3 +222,17 @@ def test_sign_test_proves_nothing_without_votes_and_takes_arrays():
     assert sign_test_p_value([0, 0], [0, 5]).tolist() == [1, 1]
     assert sign_test_p_value([[1], [2]], [0, 1, 2]).shape == (2, 3)
     assert sign_test_p_value([3, 4], 0) == pytest.approx([1 / 8, 1 / 16], rel=1e-10)
+
+
+@pytest.mark.parametrize(("images", "chance"), [(500, 0.1), (20, 0.5), (10_000, 0.001), (3, 0.1)])
+def test_near_chance_is_what_an_exact_binomial_test_cannot_reject(images, chance):
+    assert binomtest(images, images, chance, "greater").pvalue < 0.05
+    expected = {k for k in range(images + 1) if binom.sf(k - 1, images, chance) >= 0.05}
+    around = range(max(0, max(expected) - 30), min(images, max(expected) + 30) + 1)
+    assert {k for k in around if is_near_chance(k, images, chance)} == expected & {*around}
+
+
+@pytest.mark.parametrize(("images", "chance"), [(4, 0.5), (1, 0.1), (100, 1.0)])
+def test_images_that_could_never_reject_chance_tell_nothing(images, chance):
+    assert binomtest(images, images, chance, "greater").pvalue >= 0.05
+    assert not any(is_near_chance(k, images, chance) for k in range(images + 1))

@@ -15,7 +15,7 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from smoothcert.errors import InvalidArgumentError
+from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import COLUMNS, CertificateRow, write_atomically
 from smoothcert.stats import certified_accuracy
 
@@ -74,8 +74,27 @@ class _ResumingWriter(ExperimentWriter):
         writer.writerows(rows)
         write_atomically(Path(self.metrics_file_path), text.getvalue())
 
+    def check(self) -> None:
+        """Refuse a file whose rows cannot be kept; a kill may have torn its last line."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        text = path.read_bytes()
+        try:
+            whole = text[: text.rfind(b"\n") + 1].decode()
+            for row in csv.DictReader(io.StringIO(whole, newline=""), strict=True):
+                int(row["step"])
+                if None in row or None in row.values():
+                    raise ValueError("a row has another number of cells than the header")
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise RecordsError(
+                f"{path} is damaged ({error}). Move it away, and resume: only the steps after the "
+                "checkpoint are logged then"
+            ) from error
+
     def _check_log_dir_exists(self) -> None:
-        """Leave the file: Lightning's own would delete it."""
+        """Leave the file, once it is sound: Lightning's own would delete it."""
+        self.check()
 
 
 class ResumingCSVLogger(CSVLogger):

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from smoothcert.errors import Stopped
 from smoothcert.processes import is_group
-from smoothcert.signals import stopping_signals
+from smoothcert.signals import end_at_second_interrupt, stopping_signals
 
 Handler = Callable[[int, Any], Any] | int | None
 
@@ -21,7 +21,8 @@ Handler = Callable[[int, Any], Any] | int | None
 class SaveOnSignal(Checkpoint):
     """Saves the state of a training after the step in which a signal comes, and ends there.
 
-    Schedulers send SIGTERM or SIGUSR1 some time before they kill. The state is that of the step: a
+    Schedulers send SIGTERM or SIGUSR1 some time before they kill, and Ctrl-C sends SIGINT; a second
+    Ctrl-C ends at once. The state is that of the step: a
     resumed training goes on with the next batch, and ends with the weights of one that was never
     interrupted. Validation is finished first, and the epoch's own checkpoint is then the state.
 
@@ -105,6 +106,7 @@ class SaveOnSignal(Checkpoint):
         return getattr(trainer, "overfit_batches", 0) > 0
 
     def _receive(self, number: int, _: Any) -> None:
+        end_at_second_interrupt(number, self._received)
         self._received = number
 
     def _agree(self, module: pl.LightningModule) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from textwrap import fill, indent
 from typing import Any
 
 from rich import box
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from smoothcert.report.grids import Grid, shown
 from smoothcert.report.markdown import escaped
+from smoothcert.stats import is_near_chance
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -165,6 +167,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
         f"  abstained          {summary['abstention_rate']:.1%}{given_up}", highlight=False
     )
     console.print(f"  samples            {_samples(summary)}", highlight=False)
+    if "near_chance" in summary:
+        _print_near_chance(summary, console)
     if "normalization" in summary:
         console.print(
             f"  normalization      {summary['normalization']}: a wrong one shows in the accuracy "
@@ -178,6 +182,31 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     if summary.get("target") == "label":
         console.print("  target             the label itself: certified accuracy, no prediction")
     console.print(f"  files              {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_near_chance(summary: Mapping[str, Any], console: Console) -> None:
+    """Say that the classifier guesses, what its base classifier does, and the usual causes."""
+    found, images = summary["near_chance"], summary["images"]
+    chance, plain, noisy = (
+        found[name] for name in ("chance", "base_accuracy", "base_accuracy_noisy")
+    )
+    if is_near_chance(round(plain * images), images, chance):
+        causes = "wrong without noise, too: other weights, normalization, order of the classes"
+    elif is_near_chance(round(noisy * images), images, chance):
+        causes = (
+            "wrong under noise alone: not trained with this noise; sigma in units of 0-255, to "
+            "be divided by 255; normalization"
+        )
+    else:
+        causes = "right under one draw: too few samples (n) to settle the votes"
+    lines = (
+        f"near chance        guessing gets {chance:.1%}: the smoothed classifier is no better",
+        f"base classifier    {plain:.1%} without noise, {noisy:.1%} under one noise draw",
+        f"usual causes       {causes}",
+    )
+    for line in lines:
+        text = fill(line, 78, subsequent_indent=" " * 19)
+        console.print(indent(text, "  "), highlight=False, markup=False, soft_wrap=True)
 
 
 def _samples(summary: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from smoothcert.errors import Stopped
 from smoothcert.records import check_links
 from smoothcert.runs.commandline import (
     check,
+    check_given,
     expand_run,
     folder_name,
     for_sigma,
@@ -31,7 +32,7 @@ from smoothcert.runs.commandline import (
 from smoothcert.runs.launching import devices_of, require_common_folder, run
 from smoothcert.runs.places import check_places
 from smoothcert.runs.secrets import refuse_secrets
-from smoothcert.runs.shell import command
+from smoothcert.runs.shell import command, sweep_folder
 
 __all__ = [
     "benchmark",
@@ -57,15 +58,20 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+KEPT = "Finished work is kept."
+
 
 @contextmanager
-def _how_to_go_on(how: str) -> Iterator[None]:
-    """Say, where a signal ends a command, that nothing is lost."""
+def _how_to_resume(how: str) -> Iterator[None]:
+    """Say, where a signal ends a command, what is kept and how to resume."""
     try:
         yield
     except Stopped as stopped:
         name = signal.Signals(stopped.signal).name
-        logger.warning("Stopped by %s. What is finished is kept; it goes on with %s", name, how)
+        sweep = sweep_folder()
+        if sweep is not None:
+            how = f"Resume the sweep with the same command and hydra.sweep.dir={sweep}"
+        logger.warning("Stopped by %s. %s", name, how)
         raise
 
 
@@ -84,7 +90,8 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(), _how_to_go_on(f"python -m src.train {quoted('run', cfg.paths.run)}"):
+    resume = f"{KEPT} Resume with: python -m src.train {quoted('run', cfg.paths.run)}"
+    with command(), _how_to_resume(resume):
         check(cfg)
         check_places(cfg)
         trainer = cfg.trainer
@@ -104,8 +111,9 @@ def certify(cfg: DictConfig) -> float:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(), _how_to_go_on("the same command"):
+    with command(), _how_to_resume(f"{KEPT} Resume with the same command"):
         check_links(Path(cfg.paths.run))
+        check_given(cfg)
         each = devices_of(cfg.devices, "cpu" if cfg.device == "cpu" else "auto")
         return run("smoothcert.runs.certification:certify", cfg, each, cfg.num_nodes)
 
@@ -122,7 +130,7 @@ def merge(cfg: DictConfig) -> float:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command():
+    with command(), _how_to_resume("The shards are unchanged. Merge them with the same command"):
         from smoothcert.runs import merging
 
         return merging.merge(cfg)
@@ -137,7 +145,7 @@ def benchmark(cfg: DictConfig) -> None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command():
+    with command(), _how_to_resume("Nothing was measured. Start again with the same command"):
         check(cfg)
         from smoothcert.runs import benchmarking
 
@@ -153,7 +161,7 @@ def report(cfg: DictConfig) -> None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command():
+    with command(), _how_to_resume("The runs are unchanged. Report them with the same command"):
         from smoothcert.runs import reporting
 
         reporting.report(cfg)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hydra import compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import seed_everything
 from torch import nn
 
@@ -34,9 +34,7 @@ from smoothcert.benchmarks.designs import usual_designs
 from smoothcert.certify import Example, Subset
 from smoothcert.data import CIFAR10DataModule
 from smoothcert.data.datasets import InMemoryImages
-from smoothcert.errors import (
-    InvalidArgumentError,
-)
+from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import load_weights
 from smoothcert.noise import generator
 from smoothcert.records import write_atomically
@@ -45,6 +43,7 @@ from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.tables import measurements_as_markdown
 from smoothcert.runs.build import build_data, build_model, device_of, precision_of
 from smoothcert.runs.certification import trained_configuration
+from smoothcert.runs.commandline import checked_radii
 from smoothcert.runs.methods import MARKS, markdown, methods_table
 from smoothcert.runs.sizing import sizing
 from smoothcert.runs.summary import machine, provenance
@@ -56,19 +55,44 @@ def benchmark(cfg: DictConfig) -> None:
         raise InvalidArgumentError(
             f"Expected `task` one of {', '.join(BENCHMARKS)}, got {cfg.task!r}"
         )
+    device = device_of(cfg.device)
+    _check_kinds(cfg)
     table = BENCHMARKS[cfg.task](cfg)
     folder = Path(cfg.paths.run)
     measured = {
         "task": cfg.task,
         "configuration": OmegaConf.to_container(cfg, resolve=True),
         "results": table,
-        "machine": machine(device_of(cfg.device)),
+        "machine": machine(device),
         **provenance(),
     }
     write_atomically(folder / "benchmark.json", json.dumps(measured, indent=2) + "\n")
     print_measurements(cfg.task, table, measured["machine"], folder)
     if cfg.task in PAGES:
         _write_page(cfg, table)
+
+
+def _check_kinds(cfg: DictConfig) -> None:
+    """Refuse lists and mappings that are none; whatever task, before hours of measuring."""
+    for name, length in LISTS.items():
+        numbers = cfg[name] if isinstance(cfg[name], ListConfig) else [None]
+        if not all(isinstance(each, int | float) for each in numbers) or (
+            length is not None and len(numbers) != length(cfg)
+        ):
+            raise InvalidArgumentError(
+                f"Expected `{name}` a list of {length(cfg) if length else 'whole'} numbers, "
+                f"got {cfg[name]}"
+            )
+    for name in MAPPINGS:
+        if not isinstance(cfg[name], DictConfig):
+            raise InvalidArgumentError(
+                f"Expected `{name}` settings by their names, as in conf/benchmark.yaml, "
+                f"got {cfg[name]}"
+            )
+    if cfg.curve_method not in cfg.methods:
+        raise InvalidArgumentError(
+            f"Expected `curve_method` one of {', '.join(cfg.methods)}, got {cfg.curve_method!r}"
+        )
 
 
 def _write_page(cfg: DictConfig, table: Any) -> None:
@@ -111,6 +135,8 @@ def _benchmark_coverage(cfg: DictConfig) -> list[dict[str, Any]]:  # noqa: ARG00
 
 
 def _benchmark_designs(cfg: DictConfig) -> list[dict[str, Any]]:
+    if not cfg.votes:
+        raise InvalidArgumentError("Expected votes=<file>, to read votes from or to write them to")
     path = Path(cfg.votes)
     if path.is_file():
         log = VoteLog.load(path)
@@ -127,7 +153,7 @@ def _benchmark_designs(cfg: DictConfig) -> list[dict[str, Any]]:
             cfg.seed,
         )
         log.save(path)
-    radii = [float(r) for r in cfg.radii]
+    radii = checked_radii(cfg.radii)
     return compare_designs(log, usual_designs(cfg.n0, cfg.n, cfg.alpha, radii), radii)
 
 
@@ -232,6 +258,15 @@ PAGES: dict[str, tuple[tuple[str, str], Callable[[Any], str]]] = {
     ),
 }
 """Tasks whose tables pages show: between which marks, and how they are made."""
+
+
+LISTS: dict[str, Callable[[DictConfig], int] | None] = {
+    "input_shape": lambda _: 3,
+    **dict.fromkeys(("mean", "std"), lambda cfg: cfg.input_shape[0]),
+    **dict.fromkeys(("curve_seeds", "processes", "devices")),
+}
+"""Settings that are lists of numbers, with their lengths; None: any."""
+MAPPINGS = ("executions", "methods", "certify", "test_sets")
 
 
 @dataclass(frozen=True)

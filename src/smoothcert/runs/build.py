@@ -374,6 +374,10 @@ def device_of(name: str) -> str:
         return f"cuda:{os.environ['LOCAL_RANK']}" if is_group() else "cuda"
     if name == "auto":
         return "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InvalidArgumentError(f"Expected a device of this machine, got {name!r}: no GPU here")
+    kind, _, number = str(name).partition(":")
+    if kind not in ("cpu", "cuda", "mps", "xpu") or not (number or "0").isdecimal():
+        raise InvalidArgumentError(f"Expected `device` auto, cpu, cuda or cuda:1, got {name!r}")
+    if kind == "cuda" and int(number or 0) >= (here := torch.cuda.device_count()):
+        found = f"{here} GPUs here, numbered from 0" if here else "no GPU here"
+        raise InvalidArgumentError(f"Expected a device of this machine, got {name!r}: {found}")
     return name

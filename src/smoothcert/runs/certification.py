@@ -37,7 +37,8 @@ from smoothcert.runs.build import (
     load_images,
     names_of_parts,
 )
-from smoothcert.runs.commandline import check, quoted, read_yaml
+from smoothcert.runs.chance import near_chance
+from smoothcert.runs.commandline import check, checked_radii, quoted, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.runs.trust import trusted
 from smoothcert.stats import default_radii
@@ -71,21 +72,22 @@ class Subject:
 
 def certify(cfg: DictConfig) -> float | None:
     """Certify and summarize; see `smoothcert.runs.certify`."""
-    folder = Path(cfg.paths.run)
+    folder, device = Path(cfg.paths.run), device_of(cfg.device)
     subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
-    radii = list(cfg.radii) if cfg.radii else default_radii(subject.sigma)
+    radii = default_radii(subject.sigma) if cfg.radii is None else checked_radii(cfg.radii)
     warn_of_few_samples(subject.certifier, subject.sigma, radii)
     load_images(subject.data, cfg.split)
     images = subject.data.images(cfg.split)
     subset = Subset(cfg.split, cfg.skip, cfg.max_images, cfg.start)
+    smoothed = SmoothedClassifier(
+        subject.model.to(device),
+        subject.sigma,
+        subject.data.num_classes,
+        instantiate(cfg.execution, _convert_="all"),
+        cfg.noise,
+    )
     certified = certify_examples(
-        SmoothedClassifier(
-            subject.model.to(device_of(cfg.device)),
-            subject.sigma,
-            subject.data.num_classes,
-            instantiate(cfg.execution, _convert_="all"),
-            cfg.noise,
-        ),
+        smoothed,
         subject.certifier,
         images,
         subset,
@@ -108,6 +110,7 @@ def certify(cfg: DictConfig) -> float | None:
         **{name: subject.facts[name] for name in CHOICES},
         **summarize(certified.rows, certified.settings, radii),
         **subject.facts,
+        **near_chance(smoothed, images, certified.rows, subject.seed),
         "images_asked": certified.asked,
         **performance_of(certified, folder),
         **provenance(),
@@ -158,7 +161,10 @@ def subject_of_run(cfg: DictConfig) -> Subject:
 def _training_facts(run: Path, trained: DictConfig) -> dict[str, Any]:
     """Return what a run's own summary says of its training, where it has one."""
     path = run / "summary.json"
-    summary = read_settings(path) if path.is_file() else {}
+    try:
+        summary = read_settings(path) if path.is_file() else {}
+    except RecordsError as error:
+        raise RecordsError(f"{error}. Without it the run can be certified: remove it") from error
     facts = {name: summary[name] for name in OF_TRAINING if name in summary}
     return {"name": trained.name, "training_seed": trained.seed, **facts}
 
@@ -284,7 +290,12 @@ def _asked(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _built(wanted: dict[str, Any]) -> Certifier:
-    takes = signature(get_class(wanted["_target_"])).parameters
+    try:
+        takes = signature(get_class(wanted["_target_"])).parameters
+    except (ImportError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"Expected certifier._target_ a class that can be imported, got {wanted['_target_']!r}"
+        ) from error
     for name in wanted:
         if name != "_target_" and name not in takes:
             raise InvalidArgumentError(

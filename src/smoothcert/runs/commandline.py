@@ -1,13 +1,18 @@
 """What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
 
+import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -23,6 +28,9 @@ from smoothcert.records import check_links, read_bounded
 from smoothcert.runs.secrets import environment
 from smoothcert.runs.trust import LARGEST_YAML, check_overrides, check_yaml
 
+HELP_WIDTH = 80
+SEEDS = 2**32
+"""NumPy takes smaller ones."""
 LONGEST_FOLDER_NAME = 200
 MULTIRUN = {"-m", "--multirun"}
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
@@ -54,13 +62,15 @@ def folder_name(number: int, overrides: str) -> str:
 
     Args:
         number: number of the job.
-        overrides: Hydra's `override_dirname`.
+        overrides: Hydra's `override_dirname`, without what all jobs share.
 
     Example:
         >>> folder_name(2, "data.root=/a/b,sigma=0.5")
         '2_data.root=_a_b,sigma=0.5'
+        >>> folder_name(0, "")
+        '0'
     """
-    return f"{number}_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME]
+    return f"{number}{suffix(overrides)}"[:LONGEST_FOLDER_NAME]
 
 
 def suffix(overrides: str) -> str:
@@ -130,7 +140,21 @@ def bar_every(terminal: int, file: int) -> int:
     return terminal if sys.stdout.isatty() else file
 
 
+def options(*groups: str) -> str:
+    """Return the options of configuration groups, as `--help` shows them.
+
+    Args:
+        groups: their names, in order.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    listed = [f"{group:<21} {', '.join(loader.get_group_options(group))}" for group in groups]
+    return "\n".join(
+        fill(line, HELP_WIDTH, initial_indent="  ", subsequent_indent=" " * 24) for line in listed
+    )
+
+
 OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+OmegaConf.register_new_resolver("options", options, replace=True)
 OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
 OmegaConf.register_new_resolver("epochs_within", epochs_within, replace=True)
 OmegaConf.register_new_resolver("bar_every", bar_every, replace=True)
@@ -147,7 +171,7 @@ def check(cfg: DictConfig) -> None:
         cfg: a configuration with `sigma`, `alpha` and `seed`.
 
     Raises:
-        InvalidArgumentError: if one of them is out of range.
+        InvalidArgumentError: if one of its own settings is out of range.
 
     Example:
         >>> check(OmegaConf.create({"sigma": 0.25, "alpha": 0.001, "seed": 0}))
@@ -155,6 +179,67 @@ def check(cfg: DictConfig) -> None:
     require_positive("sigma", cfg.sigma)
     require_probability("alpha", cfg.alpha)
     require_count("seed", cfg.seed, minimum=0)
+    if cfg.seed >= SEEDS:
+        raise InvalidArgumentError(f"Expected `seed` below {SEEDS}, got {cfg.seed}")
+    check_given(cfg)
+
+
+def check_given(cfg: DictConfig) -> None:
+    """Refuse settings out of range, of a configuration in which null leaves them to a run.
+
+    Args:
+        cfg: a configuration of any command.
+
+    Raises:
+        InvalidArgumentError: if a setting is out of range.
+
+    Example:
+        >>> check_given(OmegaConf.create({"sigma": None, "skip": 20}))
+    """
+    given = {name: cfg[name] for name in RANGES.keys() & cfg.keys() if cfg[name] is not None}
+    for name in sorted(given):
+        RANGES[name](name, given[name])
+    if cfg.get("radii") is not None:
+        checked_radii(cfg.radii)
+
+
+def checked_radii(asked: Any) -> list[float]:
+    """Return the radii of a configuration.
+
+    Raises:
+        InvalidArgumentError: if they are no list of numbers >= 0 that increase.
+
+    Example:
+        >>> checked_radii([0, 0.5])
+        [0.0, 0.5]
+    """
+    try:
+        radii = [] if isinstance(asked, str) else [float(radius) for radius in asked]
+    except (TypeError, ValueError):
+        radii = []
+    rising = all(low < high for low, high in pairwise(radii))
+    if not radii or not rising or not all(0 <= radius < math.inf for radius in radii):
+        raise InvalidArgumentError(
+            f"Expected `radii` a list of numbers >= 0 that increase, such as [0,0.5,1], got {asked}"
+        )
+    return radii
+
+
+RANGES: dict[str, Callable[[str, Any], None]] = {
+    **dict.fromkeys(("sigma", "max_hours"), require_positive),
+    "alpha": require_probability,
+    **dict.fromkeys(("seed", "start", "curve_steps"), partial(require_count, minimum=0)),
+    "num_classes": partial(require_count, minimum=2),
+    **dict.fromkeys(
+        (
+            *("n0", "n", "skip", "max_images", "num_nodes", "passes", "validation_draws"),
+            *("images", "repeats", "reference_batches", "art_samples", "draws"),
+            *("noise_draws", "batch_size", "turns", "steps"),
+        ),
+        require_count,
+    ),
+}
+"""What commands' own settings have to be."""
 
 
 def quoted(key: str, value: str) -> str:

@@ -4,10 +4,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
@@ -25,7 +26,7 @@ from smoothcert.report import plot_certified_accuracy, print_summary, summarize
 logger = logging.getLogger(__name__)
 
 CERTIFICATES, SUMMARY, THUMBNAILS = "certificates.tsv", "summary.json", "thumbnails.png"
-ACCURACIES = "certified_accuracy"
+ACCURACIES, NEAR_CHANCE = "certified_accuracy", "near_chance"
 OF_A_SHARD = re.compile(r",shard=\d+_\d+|shard=\d+_\d+,|_shard=\d+_\d+$")
 """What a folder's name says of its shard alone."""
 MEASURED = (
@@ -54,8 +55,9 @@ def merge(cfg: DictConfig) -> float:
         plot_certified_accuracy(merged.rows, merged.settings, folder / "certified_accuracy.png")
         _copy_thumbnails(files, folder)
         summary = {
-            **base,
+            **{name: value for name, value in base.items() if name != NEAR_CHANCE},
             **summarize(merged.rows, merged.settings, [float(r) for r in base[ACCURACIES]]),
+            **_near_chance(files),
             "images_asked": len(merged.rows),
             "shards": len(files),
             **dict.fromkeys(MEASURED),
@@ -68,9 +70,10 @@ def merge(cfg: DictConfig) -> float:
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
-    """Return the summary of a certification that was finished before; None without one."""
-    path = folder / SUMMARY
-    return read_settings(path) if path.is_file() else None
+    """Return the summary of a certification that was finished before; None without a whole one."""
+    with suppress(RecordsError):
+        return read_settings(folder / SUMMARY)
+    return None
 
 
 @contextmanager
@@ -126,6 +129,18 @@ def _summary_of(files: Sequence[Path]) -> dict[str, Any]:
                 raise RecordsError(f"{place} is damaged: expected {ACCURACIES} by radius")
             return summary
     raise RecordsError(f"No shard has a {SUMMARY}: run the command of one of them again")
+
+
+def _near_chance(files: Sequence[Path]) -> dict[str, Any]:
+    """Return what the shards' summaries say of a classifier that guesses, where all say so."""
+    places = [path.with_name(SUMMARY) for path in files]
+    summaries = [read_settings(place) for place in places if place.is_file()]
+    found = [each.get(NEAR_CHANCE) or {} for each in summaries]
+    if not all(found):
+        return {}
+    images = [each["images"] for each in summaries]
+    means = {name: np.average([each[name] for each in found], weights=images) for name in found[0]}
+    return {NEAR_CHANCE: {name: float(mean) for name, mean in means.items()}}
 
 
 def _copy_thumbnails(files: Sequence[Path], folder: Path) -> None:

@@ -1,11 +1,9 @@
 """What `python -m src.report` does: no torch, no Lightning, so it answers at once."""
 
-import math
 import re
 import shutil
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from smoothcert.report.reading import CERTIFICATES, Run, read_runs
 from smoothcert.report.results import radii_of, tables_of
 from smoothcert.report.sections import Section, flat_settings, sections_of, some
 from smoothcert.report.tables import print_grid, print_table
+from smoothcert.runs.commandline import checked_radii
 
 GENERATOR = '<meta name="generator" content="smoothcert">'
 """What tells a page of ours."""
@@ -57,7 +56,7 @@ def _report_all(cfg: DictConfig) -> None:
             f"{cfg.runs}, got none. {' '.join(notes)}"
         )
     sections = sections_of(found.runs, _keys(cfg.group_by, found.runs))
-    radii = None if cfg.radii is None else _radii(cfg.radii)
+    radii = None if cfg.radii is None else checked_radii(cfg.radii)
     _check_baseline(cfg.baseline, sections)
     folder = Path(cfg.paths.run)
     _clear(folder)
@@ -120,17 +119,6 @@ def _known(unknown: str, runs: Sequence[Run]) -> str:
     return "; ".join(parts)
 
 
-def _radii(asked: Sequence[float]) -> list[float]:
-    try:
-        radii = [float(radius) for radius in asked]
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"Expected a list of `radii`, got {asked}") from error
-    rising = all(low < high for low, high in pairwise(radii))
-    if not radii or not rising or not all(0 <= radius < math.inf for radius in radii):
-        raise InvalidArgumentError(f"Expected `radii` >= 0 that increase, got {radii}")
-    return radii
-
-
 def _check_baseline(asked: str | None, sections: Sequence[Section]) -> None:
     names = list(dict.fromkeys(name for section in sections for name in section.methods))
     if asked is not None and asked not in names:
@@ -166,7 +154,7 @@ def _report_one_table(cfg: DictConfig) -> None:
             f"Expected runs of experiments {name}… among the {len(folders)} folders that "
             f"{cfg.runs} matches, got none"
         )
-    radii = RADII if cfg.radii is None else _radii(cfg.radii)
+    radii = RADII if cfg.radii is None else checked_radii(cfg.radii)
     groups, title = grouped(summaries), str(cfg.title or "")
     table = comparison_markdown(groups, radii, title)
     path = Path(cfg.paths.run) / f"{name or 'table'}.md"

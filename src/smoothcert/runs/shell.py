@@ -19,7 +19,7 @@ from smoothcert.errors import (
     SmoothCertWarning,
     Stopped,
 )
-from smoothcert.signals import stopping_signals
+from smoothcert.signals import end_at_second_interrupt, stopping_signals
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _plain_errors() -> Iterator[None]:
         stop = _stop_before(error)
         if stop is not None:
             raise stop from None
-        if _in_a_sweep():
+        if sweep_folder() is not None:
             # An exit would end the whole sweep.
             raise cause from None
         raise SystemExit(f"{type(cause).__name__}: {cause}") from error
@@ -105,6 +105,10 @@ def plain(error: BaseException) -> SmoothCertError | None:
             f"{where} cannot be written: {cause.strerror}. What is finished is kept, and goes on "
             "once there is room"
         )
+    if (folder := _removed_folder()) is not None:
+        return RecordsError(f"{folder} was removed during the run: start again, or put it back")
+    if isinstance(cause, OSError) and cause.filename is not None:
+        return DataError(f"{cause.filename}: {cause.strerror}")
     if isinstance(cause, MissingMandatoryValue):
         return InvalidArgumentError(f"Expected {cause.full_key}=…, which has no default")
     if isinstance(cause, OmegaConfBaseException):
@@ -145,6 +149,16 @@ def _of_refused_settings(error: Exception) -> InvalidArgumentError | None:
             f"{' '.join(str(cause).split())}"
         )
     return None
+
+
+def _removed_folder() -> Path | None:
+    """Return the run folder, if it is there no more."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    return None if folder.is_dir() else folder
 
 
 def _as_it_was_raised(error: SmoothCertError) -> SmoothCertError:
@@ -208,19 +222,23 @@ def _way_on() -> str:
     )
 
 
-def _in_a_sweep() -> bool:
+def sweep_folder() -> str | None:
+    """Return the folder of the sweep that this command is a job of; None for a single run."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return HydraConfig.get().sweep.dir
 
 
 @contextmanager
 def signals_stop() -> Iterator[None]:
-    """End at SIGTERM and SIGUSR1, which schedulers send before they kill, with an honest exit code.
+    """End at SIGTERM, SIGUSR1 and Ctrl-C in good order, with an honest exit code.
 
-    Lightning's own handler exits with 0, as if all had gone well. A handler that is there already
-    is a scheduler's, which may put the job in its queue again; it decides what comes next.
+    Schedulers send the first two before they kill. A second Ctrl-C ends at once. Lightning's own
+    handler exits with 0, as if all had gone well. A handler that is there already is a
+    scheduler's, which may put the job in its queue again; it decides what comes next.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -231,6 +249,7 @@ def signals_stop() -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         # What is being saved and closed is not to be interrupted again.
         if stopping:
+            end_at_second_interrupt(number, stopping[0])
             return
         if not callable(before[number]):
             stopping.append(number)

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from smoothcert.certify import Certified, Performance
+from smoothcert.errors import RecordsError, SmoothCertWarning
 from smoothcert.records import Whole, read_settings, write_atomically
 from smoothcert.report import print_summary
 
@@ -37,8 +39,17 @@ def performance_of(certified: Certified, folder: Path) -> dict[str, Any]:
         values = asdict(certified.performance)
     else:
         path = folder / "summary.json"
-        values = read_settings(path) if path.is_file() else {}
+        values = _read(path) if path.is_file() else {}
     return {name: values.get(name) for name in names}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return an earlier call's summary; a damaged one is no reason to stop, as it is replaced."""
+    try:
+        return read_settings(path)
+    except RecordsError as error:
+        warnings.warn(f"{error}. It is written anew", SmoothCertWarning, stacklevel=2)
+        return {}
 
 
 def provenance() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from smoothcert.certify import SmoothedClassifier
 from smoothcert.errors import (
     CheckpointError,
     InvalidArgumentError,
@@ -35,6 +36,7 @@ from smoothcert.runs.build import (
     names_of_parts,
     switch,
 )
+from smoothcert.runs.chance import near_chance
 from smoothcert.runs.commandline import quoted
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
@@ -82,7 +84,7 @@ def train(cfg: DictConfig) -> float | None:
             "seconds_training": round(module.seconds_training, 1),
             "training_images": len(data.images("train")),
         }
-        return _finish(folder, facts, callbacks[0], trainer)
+        return _finish(folder, facts, callbacks[0], trainer, module)
     finally:
         _close_wandb()
 
@@ -126,14 +128,19 @@ def _finish(
     facts: Mapping[str, Any],
     certification: CertificationCallback,
     trainer: Any,
+    module: SmoothedTraining,
 ) -> float | None:
     certified = certification.last
     assert certified is not None, "Trainer.validate certifies"
     if not trainer.is_global_zero:
         return None
+    data = trainer.datamodule
+    smoothed = SmoothedClassifier(module.model, certification.sigma, data.num_classes)
+    images = data.images(certification.subset.split)
     summary = {
         **facts,
         **summarize(certified.rows, certified.settings, certification.radii),
+        **near_chance(smoothed, images, certified.rows, certification.seed),
         **performance_of(certified, folder),
         **provenance(),
     }

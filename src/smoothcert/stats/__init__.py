@@ -4,6 +4,7 @@ from smoothcert.stats.anytime import AnytimeTest
 from smoothcert.stats.bounds import (
     clopper_pearson_lower,
     clopper_pearson_upper,
+    is_near_chance,
     probit_lower,
     probit_upper,
     sign_test_p_value,
@@ -55,6 +56,7 @@ __all__ = [
     "difference_of_means",
     "difference_of_shares",
     "futile",
+    "is_near_chance",
     "joint_lower_bound",
     "joint_p_value",
     "joint_test",

@@ -58,6 +58,29 @@ def clopper_pearson_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
     return np.where(k == n, 1.0, np.where(k == 0, none, inside))
 
 
+def is_near_chance(right: int, images: int, chance: float, alpha: float = 0.05) -> bool:
+    """Return whether an accuracy is no better than guessing, as far as its images can tell.
+
+    Args:
+        right: number of right answers, 0 <= right <= images.
+        images: number of images, >= 1.
+        chance: accuracy of guessing, in (0, 1].
+        alpha: level of the one-sided test that the accuracy is above chance, in (0, 1).
+
+    Returns:
+        Whether chance is not below the lower confidence bound on the accuracy. False where it
+        would not be with every answer right: so few images tell nothing.
+
+    Example:
+        >>> is_near_chance(61, 500, chance=0.1), is_near_chance(70, 500, chance=0.1)
+        (True, False)
+        >>> is_near_chance(0, 1, chance=0.1), is_near_chance(0, 1, chance=0.01)
+        (False, True)
+    """
+    found, best = clopper_pearson_lower([right, images], images, alpha)
+    return bool(found <= chance < best)
+
+
 def probit_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> FloatArray:
     """Probit of the lower confidence bound, accurate in both tails and never too large.
 

@@ -46,8 +46,8 @@ def as_child(local_rank: int, work: Work, tell: Connection) -> None:
     """
     rank = work.rank(local_rank)
     _set_environment(local_rank, work)
-    # A scheduler's word to the parent, which passes on what it means.
-    ignore_signals(IF_HANDLED)
+    # A scheduler's word, or Ctrl-C: the parent has it too, and passes on what it means.
+    ignore_signals(IF_HANDLED, "SIGINT")
     _follow_parent()
     _as_hydras_job(work, rank)
     folder = Path(work.cfg.paths.run)

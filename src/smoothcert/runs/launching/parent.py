@@ -17,7 +17,7 @@ from typing import Any
 from smoothcert.errors import ProcessError, Stopped
 from smoothcert.runs.launching.child import as_child
 from smoothcert.runs.launching.work import Machine, Work
-from smoothcert.signals import stopping_signals
+from smoothcert.signals import end_at_second_interrupt, stopping_signals
 
 TOGETHER, LAST = 3.0, 15.0
 """Seconds for the others to end by themselves when a process has failed; then after SIGTERM."""
@@ -85,6 +85,10 @@ def _passing_signals_on(children: list[Any], first: bool) -> Iterator[list[int]]
     received: list[int] = []
 
     def forward(number: int, _: Any) -> None:
+        if number == signal.SIGINT and received:
+            for child in children:
+                child.kill()
+        end_at_second_interrupt(number, received[0] if received else 0)
         received.append(number)
         _tell(children, number)
 
@@ -161,7 +165,7 @@ def _stop_of(code: int) -> int | None:
     """Return the signal that ended a child in good order; None for another end."""
     # Negative: before it could say anything else.
     number = -code if code < 0 else code - 128
-    return number if number in (signal.SIGTERM, signal.SIGUSR1) else None
+    return number if number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) else None
 
 
 def _end(children: Sequence[Any]) -> None:

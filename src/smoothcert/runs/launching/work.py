@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -111,15 +112,16 @@ def devices_of(devices: Any, accelerator: str) -> int:
         >>> devices_of(2, "cpu"), devices_of([0, 3], "gpu"), devices_of("auto", "cpu")
         (2, 2, 1)
     """
-    if not isinstance(devices, str | int):
+    if isinstance(devices, Sequence) and not isinstance(devices, str) and devices:
         return len(devices)
     if devices in ("auto", "-1", -1):
         return max(1, gpus()) if accelerator in ("auto", "gpu", "cuda") else 1
     if isinstance(devices, str) and "," in devices:
         return len([each for each in devices.split(",") if each.strip()])
-    if not str(devices).isdecimal() or int(devices) < 1:
+    count = str(devices)
+    if not count.isdecimal() or int(count) < 1:
         raise InvalidArgumentError(f"Expected `devices` a number >= 1 or auto, got {devices!r}")
-    return int(devices)
+    return int(count)
 
 
 def gpus() -> int:
