@@ -1,12 +1,14 @@
 """Input normalisation against its formula and against torchvision."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from smoothcert.errors import InvalidArgumentError, MismatchError
-from smoothcert.models import Normalize, normalized, with_normalization
+from smoothcert.models import Folding, Normalize, normalized, with_normalization
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -42,6 +44,39 @@ def test_it_follows_the_module_to_another_dtype():
 def test_constants_of_two_lengths_are_an_error_that_names_both():
     with pytest.raises(MismatchError, match=r"\(0.1, 0.2\) and \(0.3,\)"):
         Normalize((0.1, 0.2), (0.3,))
+
+
+@pytest.mark.parametrize(("constants", "channels"), [(3, 1), (1, 3), (2, 3), (3, 4)])
+@pytest.mark.parametrize("batched", [True, False])
+def test_another_number_of_channels_is_refused_and_never_broadcast(constants, channels, batched):
+    layer = Normalize([0.5] * constants, [0.2] * constants)
+    pixels = torch.zeros(4, channels, 5, 6)
+    with pytest.raises(
+        MismatchError, match=rf"^Expected images of {constants} channels.*{channels}, 5, 6\)$"
+    ):
+        layer(pixels if batched else pixels[0])
+
+
+@pytest.mark.parametrize("std", [[0.0], [-0.1], [math.nan], [math.inf], [0.2, math.nan], []])
+def test_a_deviation_that_is_not_positive_and_finite_is_refused(std):
+    with pytest.raises(InvalidArgumentError, match="`std` > 0 and finite in every"):
+        Normalize([0.5] * len(std), std)
+
+
+@pytest.mark.parametrize("mean", [math.nan, -math.inf])
+def test_a_mean_that_is_not_finite_is_refused(mean):
+    with pytest.raises(InvalidArgumentError, match="`mean` finite in every"):
+        Normalize([0.5, mean], [0.2, 0.2])
+
+
+def test_batchnorm_behind_it_is_still_folded_and_channels_are_still_counted():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    model = normalized(network, MEAN, STD).eval()
+    folding = Folding(model)
+    assert len(folding.parts) == 1
+    assert torch.allclose(folding.refreshed()(images()), model(images()), atol=1e-5)
+    with pytest.raises(MismatchError, match="Expected images of 3 channels"):
+        folding.refreshed()(images(1))
 
 
 def test_normalisation_comes_first_and_keeps_the_networks_names_behind_1():

@@ -1,9 +1,10 @@
 """Input normalisation as a network's first layer, so that σ and radii stay in pixel units."""
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from smoothcert.errors import InvalidArgumentError, MismatchError
 
@@ -21,8 +22,9 @@ class Normalize(nn.Module):
         std: one positive value a channel, in pixel units.
 
     Raises:
-        MismatchError: if there are not as many means as deviations.
-        InvalidArgumentError: if a deviation is not positive.
+        MismatchError: if there are not as many means as deviations, or images have another number
+            of channels.
+        InvalidArgumentError: if there is none, a deviation is not positive or a value not finite.
 
     Example:
         >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
@@ -36,18 +38,37 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std):
             raise MismatchError(f"Expected as many means as deviations, got {mean} and {std}")
-        if min(std) <= 0:
-            raise InvalidArgumentError(f"Expected `std` > 0 in every channel, got {list(std)}")
+        if not std or not all(each > 0 and math.isfinite(each) for each in std):
+            raise InvalidArgumentError(
+                f"Expected `std` > 0 and finite in every channel, got {list(std)}"
+            )
+        if not all(map(math.isfinite, mean)):
+            raise InvalidArgumentError(f"Expected `mean` finite in every channel, got {list(mean)}")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise images of shape (N, C, H, W)."""
-        return (images - self.mean) / self.std
+        return (_of_channels(images, len(self.mean)) - self.mean) / self.std
 
     def extra_repr(self) -> str:
         """Show the constants in the module's repr."""
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+@fx.wrap  # Tracing calls it in the graph: it could not decide about images that are not there.
+def _of_channels(images: Tensor, channels: int) -> Tensor:
+    """Return images that have so many channels; broadcasting would make up others.
+
+    Raises:
+        MismatchError: if they have another number.
+    """
+    if images.dim() < 3 or images.shape[-3] != channels:
+        raise MismatchError(
+            f"Expected images of {channels} channels, as many as the normalisation has means, "
+            f"got shape {tuple(images.shape)}"
+        )
+    return images
 
 
 def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
