@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from smoothcert.certify.logits import LogitsOf
 from smoothcert.errors import InvalidArgumentError, SmoothCertWarning, require_count
 from smoothcert.models import Folding
 
@@ -98,6 +99,8 @@ class Runner:
         execution: how to run it.
         shape: shape of an image, (C, H, W).
         device: where to run it.
+        num_classes: number of classes K, to find the logits by where the classifier returns more;
+            None: it returns logits.
 
     Attributes:
         batch_size: noisy images in a forward pass, at present.
@@ -116,8 +119,10 @@ class Runner:
         execution: Execution,
         shape: tuple[int, ...],
         device: torch.device,
+        num_classes: int | None = None,
     ) -> None:
         self.execution = execution
+        self.num_classes = num_classes
         self.shape = shape
         self.device = device
         self.compiled = False
@@ -227,6 +232,9 @@ class Runner:
             with self._as_recorded():
                 network = _folded(network, self.shape)
         network = network.to(self.execution.dtype)
+        if self.num_classes is not None:
+            # After folding, which cannot trace it.
+            network = LogitsOf(network, self.num_classes)
         return network.to(memory_format=torch.channels_last) if self._channels_last else network
 
     def _chosen_batch_size(self) -> int:
