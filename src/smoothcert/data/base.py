@@ -38,8 +38,8 @@ class ImageDataModule(pl.LightningDataModule):
     Attributes:
         on_device: keep decoded training images on a GPU and make batches there: True, False, or
             `auto`: where they take no more than a tenth of its memory.
-        class_names: names of the classes, after `setup`.
-        input_shape: (C, H, W) of every image, after `setup`.
+        class_names: names of the classes, after `find_classes` or `setup`.
+        input_shape: (C, H, W) of every image.
         mean: mean of each channel, for the model's normalisation.
         std: standard deviation of each channel.
 
@@ -70,7 +70,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, after `setup`."""
+        """Number of classes, after `find_classes` or `setup`."""
         return len(self.class_names)
 
     @abstractmethod
@@ -89,6 +89,14 @@ class ImageDataModule(pl.LightningDataModule):
             if empty:
                 raise DataError(f"Too few images to divide: none are left for {', '.join(empty)}")
             self._sets = loaded
+
+    def find_classes(self) -> None:
+        """Set `class_names` without reading an image, where they can be known so.
+
+        Raises:
+            DataError: if the images are missing or not laid out as expected.
+        """
+        self.setup()
 
     def images(self, split: str) -> ImageSet:
         """Return the images of a split, one of train, val and test.

@@ -10,9 +10,23 @@ from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule, Split
 from smoothcert.data.datasets import ImageSet, InMemoryImages
 from smoothcert.data.decoding import decode_all, require_corrupt, warn_of_unreadable
-from smoothcert.data.folders import LAYOUT, ClassFolders, find_splits, read_class_folders, readable
+from smoothcert.data.folders import (
+    LAYOUT,
+    ClassFolders,
+    Splits,
+    class_names_of,
+    find_splits,
+    read_class_folders,
+    readable,
+)
 from smoothcert.data.sampling import held_out
 from smoothcert.errors import DataError
+
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+"""Names of the classes in torchvision's files."""
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -60,6 +74,17 @@ class CIFAR10DataModule(ImageDataModule):
         self.corrupt = corrupt
         self.augmentation = CropAndFlip(crop_padding, flip)
 
+    def find_classes(self) -> None:
+        """Set `class_names`: torchvision's, or the names of folders."""
+        if self._is_torchvisions:
+            self.class_names = list(CLASSES)
+        else:
+            self.class_names = class_names_of(self._class_folders().training)
+
+    @property
+    def _is_torchvisions(self) -> bool:
+        return self.download or (self.root / CIFAR10.base_folder).is_dir()
+
     def load(self) -> dict[Split, ImageSet]:
         """Load the three sets into memory.
 
@@ -67,7 +92,7 @@ class CIFAR10DataModule(ImageDataModule):
             DataError: if they are neither there nor to be downloaded, or no image of a class
                 can be decoded.
         """
-        if self.download or (self.root / CIFAR10.base_folder).is_dir():
+        if self._is_torchvisions:
             everything, test = (
                 self._from_torchvision(train=True),
                 self._from_torchvision(train=False),
@@ -91,8 +116,7 @@ class CIFAR10DataModule(ImageDataModule):
         images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
         return InMemoryImages(images, torch.tensor(source.targets))
 
-    def _from_class_folders(self) -> tuple[InMemoryImages, InMemoryImages, int]:
-        """Return the training and test images, and the number of all training files."""
+    def _class_folders(self) -> Splits:
         inner = self.root / "cifar10"
         try:
             splits = find_splits(inner if inner.is_dir() else self.root, "data.root")
@@ -100,6 +124,12 @@ class CIFAR10DataModule(ImageDataModule):
             raise DataError(self._missing()) from error
         if splits.test is None:
             raise DataError(self._missing())
+        return splits
+
+    def _from_class_folders(self) -> tuple[InMemoryImages, InMemoryImages, int]:
+        """Return the training and test images, and the number of all training files."""
+        splits = self._class_folders()
+        assert splits.test is not None, "there are test images"
         listed = read_class_folders(splits.training)
         self.class_names = listed.class_names
         others = read_class_folders(splits.test, self.class_names)

@@ -30,6 +30,11 @@ class ClassFolders:
     class_names: list[str]
 
 
+def class_names_of(folder: Path) -> list[str]:
+    """Return the names of a folder's class folders, sorted."""
+    return [path.name for path in _folders(folder)]
+
+
 def read_class_folders(folder: Path, class_names: list[str] | None = None) -> ClassFolders:
     """List the images of a folder of class folders.
 
@@ -40,7 +45,7 @@ def read_class_folders(folder: Path, class_names: list[str] | None = None) -> Cl
     Raises:
         DataError: if there is no class folder, no image, or a class that may not appear.
     """
-    found = [path.name for path in _folders(folder)]
+    found = class_names_of(folder)
     names = found if class_names is None else class_names
     unknown = sorted(set(found) - set(names))
     if unknown:

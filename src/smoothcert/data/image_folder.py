@@ -19,7 +19,7 @@ from smoothcert.data.decoding import (
     require_corrupt,
     warn_of_unreadable,
 )
-from smoothcert.data.folders import ClassFolders, readable
+from smoothcert.data.folders import ClassFolders, class_names_of, find_splits, readable
 from smoothcert.data.photographs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -93,6 +93,10 @@ class ImageFolderDataModule(ImageDataModule):
         self.input_shape = (3, image_size, image_size)
         self.crop_and_flip = CropAndFlip(crop_padding, flip)
         self.mean, self.std = tuple(mean), tuple(std)
+
+    def find_classes(self) -> None:
+        """Set `class_names` from the names of folders."""
+        self.class_names = class_names_of(find_splits(self.root, "data.root").training)
 
     def load(self) -> dict[Split, ImageSet]:
         """List the images, and decode them where they are kept in memory.

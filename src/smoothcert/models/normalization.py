@@ -8,8 +8,11 @@ from torch import Tensor, fx, nn
 
 from smoothcert.errors import InvalidArgumentError, MismatchError
 
-KINDS = ("standard", "center", "none")
-"""What a network may see: both mean and standard deviation removed, the mean alone, or pixels."""
+KINDS = ("standard", "center", "none", "imagenet")
+"""What a network may see: mean and standard deviation removed, those of the data or of ImageNet,
+the mean alone, or pixels."""
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet, which much code uses for other photographs too."""
 
 
 class Normalize(nn.Module):
@@ -94,11 +97,12 @@ def with_normalization(model: nn.Module, kind: str) -> nn.Module:
 
     Args:
         model: a network with a `Normalize` in front.
-        kind: `standard`: as it is; `center`: subtract the mean alone; `none`: raw pixels.
+        kind: `standard`: as it is; `center`: subtract the mean alone; `none`: raw pixels;
+            `imagenet`: the mean and standard deviation of ImageNet.
 
     Raises:
         InvalidArgumentError: for another kind.
-        MismatchError: if the model does not begin with a `Normalize`.
+        MismatchError: if the model does not begin with a `Normalize`, or takes no photographs.
 
     Example:
         >>> model = normalized(nn.Flatten(), [0.5], [0.25])
@@ -116,6 +120,12 @@ def with_normalization(model: nn.Module, kind: str) -> nn.Module:
             f"normalization={kind} replaces the Normalize that a model begins with, and "
             f"{type(model).__name__} does not begin with one"
         )
-    mean = first.mean.flatten() if kind == "center" else torch.zeros_like(first.mean.flatten())
-    plain = Normalize(mean.tolist(), [1.0] * len(mean))
-    return nn.Sequential(plain, *model[1:])
+    channels = len(first.mean)
+    if kind == "imagenet" and channels != 3:
+        raise MismatchError(f"normalization=imagenet takes 3 channels, and the data has {channels}")
+    mean, std = {
+        "center": (first.mean.flatten().tolist(), [1.0] * channels),
+        "none": ([0.0] * channels, [1.0] * channels),
+        "imagenet": IMAGENET,
+    }[kind]
+    return nn.Sequential(Normalize(mean, std), *model[1:])

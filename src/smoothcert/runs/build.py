@@ -1,22 +1,32 @@
 """Parts of a run, built from their configurations."""
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from smoothcert.data import ImageDataModule
-from smoothcert.errors import InvalidArgumentError, MismatchError
+from smoothcert.errors import CheckpointError, InvalidArgumentError, MismatchError
 from smoothcert.lightning import SmoothedDDP, SmoothedTraining, WholeCheckpoints
-from smoothcert.models import evaluating, load_weights, with_normalization
+from smoothcert.models import (
+    evaluating,
+    load_weights,
+    normalized,
+    with_normalization,
+)
 from smoothcert.processes import is_group, processes
+from smoothcert.runs.fitting import fitting_model, shortcut_of
+
+logger = logging.getLogger(__name__)
 
 TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
 """What makes a run, with the names of its classes."""
@@ -56,11 +66,11 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
 
     Args:
         config: a configuration of `conf/model/`.
-        data: the data module, set up, or anything with its facts.
+        data: the data module, its classes found, or anything with its facts.
 
     Raises:
         MismatchError: if the configuration names another number of classes, or the model does
-            not take the images, or gives another number of logits.
+            not take the images, or gives another number of logits, or none.
         InvalidArgumentError: if the configuration asks for an unknown normalisation.
     """
     asked = config.get("num_classes")
@@ -75,7 +85,7 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
         "mean": data.mean,
         "std": data.std,
     }
-    model = instantiate(_network(config), **facts, _convert_="all")
+    model = _instantiated(_network(config), facts)
     model = with_normalization(model, config.get("normalization", "standard"))
     try:
         with evaluating(model), torch.no_grad():
@@ -85,11 +95,83 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
             f"The model does not take images of shape {tuple(data.input_shape)} "
             f"({type(error).__name__}: {error})"
         ) from error
+    if not isinstance(logits, Tensor):
+        raise MismatchError(
+            f"Expected logits of shape (N, {data.num_classes}) from the model, got "
+            f"{type(logits).__name__}: return the logits alone"
+        )
     if logits.shape != (1, data.num_classes):
         raise MismatchError(
             f"The model gives {logits.shape[-1]} logits and the data has {data.num_classes} classes"
         )
     return model
+
+
+def _instantiated(config: DictConfig, facts: Mapping[str, Any]) -> nn.Module:
+    """Return a network, made from what it takes of the facts; see README, "A model of your own"."""
+    takes = signature(get_method(config._target_)).parameters
+    wanted = set(takes)
+    if any(each.kind is Parameter.VAR_KEYWORD for each in takes.values()):
+        # Libraries pass these on to networks that know the number of classes alone.
+        wanted.add("num_classes")
+    given = {name: fact for name, fact in facts.items() if name in wanted}
+    network = instantiate(config, **given, _convert_="all")
+    if not isinstance(network, nn.Module):
+        raise InvalidArgumentError(
+            f"Expected a torch.nn.Module from {config._target_}, got {type(network).__name__}"
+        )
+    if {"mean", "std"} & set(takes):
+        return network
+    return normalized(network, facts["mean"], facts["std"])
+
+
+def load_model(
+    config: DictConfig,
+    data: ImageDataModule | SimpleNamespace,
+    path: Path,
+    reinitialize: Sequence[str] = (),
+) -> nn.Module:
+    """Build a model for the data, and load its weights from a file.
+
+    Args:
+        config: a configuration of `conf/model/`.
+        data: the data module, its classes found, or anything with its facts.
+        path: a checkpoint.
+        reinitialize: parts of the network that keep their fresh weights.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or lacks a part of the model; it names the
+            option of `conf/model` that would fit.
+        MismatchError: as `build_model`, and if a part has another shape in the file.
+    """
+    model = build_model(settled(config, path, data), data)
+    try:
+        load_weights(model, path, reinitialize)
+    except (CheckpointError, MismatchError) as error:
+        found = fitting_model(path, tuple(data.input_shape))
+        if found is None:
+            raise
+        override, classes = found
+        other = "" if classes == data.num_classes else f", for {classes} classes"
+        raise type(error)(f"{error}. It fits {override}{other}") from error
+    return model
+
+
+def settled(config: DictConfig, path: Path, data: ImageDataModule | SimpleNamespace) -> DictConfig:
+    """Return a configuration whose `shortcut`, where it is null, is that of a file's network.
+
+    Args:
+        config: a configuration of `conf/model/`.
+        path: a checkpoint.
+        data: as `build_model` takes it.
+    """
+    if config.get("shortcut", "") is not None:
+        return config
+    changed = config.copy()
+    changed.shortcut = shortcut_of(path, _network(config), tuple(data.input_shape))
+    if changed.shortcut is not None:
+        logger.info("%s: its network has model.shortcut=%s", path, changed.shortcut)
+    return changed
 
 
 def _network(config: DictConfig) -> DictConfig:
@@ -102,6 +184,13 @@ def _network(config: DictConfig) -> DictConfig:
 
 def build_data(cfg: DictConfig) -> ImageDataModule:
     """Return the data of a configuration, loaded."""
+    data = make_data(cfg)
+    load_data(data)
+    return data
+
+
+def make_data(cfg: DictConfig) -> ImageDataModule:
+    """Return the data of a configuration, with its classes found and its images not yet read."""
     config = cfg.data.copy()
     with open_dict(config):
         # What `src.certify` has for data of any kind; the digits have no folder.
@@ -109,12 +198,12 @@ def build_data(cfg: DictConfig) -> ImageDataModule:
             if config.get(name, "") is None:
                 del config[name]
     data = instantiate(config, _convert_="all")
-    _load_in_turn(data)
+    data.find_classes()
     return data
 
 
-def _load_in_turn(data: ImageDataModule) -> None:
-    """Load the data, on each machine in one process first: it downloads, and decodes for all."""
+def load_data(data: ImageDataModule) -> None:
+    """Load the images, on each machine in one process first: it downloads, and decodes for all."""
     team = processes()
     this = f"loaded/{os.environ.get('NODE_RANK', os.environ.get('GROUP_RANK', 0))}"
     first = team.size == 1 or os.environ.get("LOCAL_RANK") == "0"
@@ -126,13 +215,16 @@ def _load_in_turn(data: ImageDataModule) -> None:
         team.publish(this, True)
 
 
-def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> SmoothedTraining:
+def build_module(
+    cfg: DictConfig, data: ImageDataModule, last: Path | None = None
+) -> SmoothedTraining:
     """Return what Lightning trains.
 
     Args:
         cfg: a configuration of `conf/train.yaml`.
-        data: the data module, set up.
-        start: whether to load the weights that the configuration starts from.
+        data: the data module, its classes found.
+        last: the run's own last checkpoint, which Lightning is going to load in place of the
+            weights that the configuration starts from.
 
     Raises:
         InvalidArgumentError: if parts are to be left out of weights that are not named.
@@ -141,13 +233,20 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
     for place in PLACES:
         resolved["data"].pop(place, None)
     config = cfg.model.copy()
-    if not start and "pretrained" in config:
-        config.pretrained = False
-    model = build_model(config, data)
     if cfg.model.weights is None and cfg.model.reinitialize:
         raise InvalidArgumentError("Expected model.weights=<file> with model.reinitialize")
-    if cfg.model.weights is not None and start:
-        load_weights(model, Path(cfg.model.weights), cfg.model.reinitialize)
+    if last is not None and "pretrained" in config:
+        config.pretrained = False
+    source = last or (None if cfg.model.weights is None else Path(cfg.model.weights))
+    if source is not None:
+        config = settled(config, source, data)
+    if last is None and source is not None:
+        model = load_model(config, data, source, cfg.model.reinitialize)
+    else:
+        model = build_model(config, data)
+    # Runs of before there was one have none.
+    if resolved["model"].pop("shortcut", None) or config.get("shortcut"):
+        resolved["model"]["shortcut"] = config.shortcut
     if cfg.scheduler_interval == "step":
         resolved["scheduler"]["max_epochs"] = cfg.trainer.max_epochs
     return SmoothedTraining(

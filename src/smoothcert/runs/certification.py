@@ -26,11 +26,18 @@ from smoothcert.errors import (
     require_positive,
 )
 from smoothcert.lightning.callbacks import warn_of_few_samples
-from smoothcert.models import load_weights, read_checkpoint
+from smoothcert.models import read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.records import Shard
 from smoothcert.report import plot_certified_accuracy, summarize
-from smoothcert.runs.build import CHOICES, build_data, build_model, device_of, names_of_parts
+from smoothcert.runs.build import (
+    CHOICES,
+    device_of,
+    load_data,
+    load_model,
+    make_data,
+    names_of_parts,
+)
 from smoothcert.runs.commandline import check, quoted, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.runs.trust import trusted
@@ -131,11 +138,12 @@ def subject_of_run(cfg: DictConfig) -> Subject:
     """Return a run's model, data and certifier, with whatever the command line says otherwise."""
     run = Path(cfg.run)
     trained, choices = trained_configuration(run, cfg)
-    data = build_data(trained)
-    model = build_model(trained.model, data)
+    data = make_data(trained)
     checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
-    load_weights(model, checkpoint)
+    model = load_model(trained.model, data, checkpoint)
     _check_classes(checkpoint, data)
+    # Not before: what does not fit is refused before any image is read.
+    load_data(data)
     return Subject(
         model,
         data,
@@ -163,7 +171,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         MismatchError: if a file of ours records another normalisation.
     """
     # Of runs of ours; published files have none.
-    recorded = read_checkpoint(Path(cfg.ckpt)).get("configuration", {})
+    recorded = _recorded(Path(cfg.ckpt))
     if cfg.sigma is None:
         if "sigma" not in recorded:
             raise InvalidArgumentError(
@@ -176,10 +184,11 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     asked = _asked(cfg)
     if "_target_" not in asked:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
-    data = build_data(cfg)
-    model = build_model(cfg.model, data)
-    load_weights(model, Path(cfg.ckpt))
+    data = make_data(cfg)
+    model = load_model(cfg.model, data, Path(cfg.ckpt))
     _check_classes(Path(cfg.ckpt), data)
+    certifier = _built(asked)
+    load_data(data)
     choices = HydraConfig.get().runtime.choices
     facts = {"objective": None, "attack": None, "ckpt": str(cfg.ckpt)}
     facts |= {"normalization": cfg.model.normalization}
@@ -187,7 +196,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         model,
         data,
         cfg.sigma,
-        _built(asked),
+        certifier,
         cfg.seed,
         {"data": choices["data"], "model": choices["model"], **facts},
     )
@@ -212,9 +221,15 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
         raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
 
 
+def _recorded(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint of ours says of its run; others may call anything so."""
+    recorded = read_checkpoint(checkpoint).get("configuration")
+    return recorded if isinstance(recorded, dict) else {}
+
+
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
     """Refuse data whose class numbers mean other classes than in training."""
-    trained = read_checkpoint(checkpoint).get("configuration", {}).get("class_names")
+    trained = _recorded(checkpoint).get("class_names")
     if trained is not None and trained != list(data.class_names):
         ours, theirs = next(
             pair for pair in zip_longest(data.class_names, trained) if pair[0] != pair[1]

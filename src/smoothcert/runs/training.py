@@ -24,7 +24,14 @@ from smoothcert.lightning.loggers import log_summary
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.report import summarize
-from smoothcert.runs.build import build_data, build_module, build_trainer, names_of_parts, switch
+from smoothcert.runs.build import (
+    build_module,
+    build_trainer,
+    load_data,
+    make_data,
+    names_of_parts,
+    switch,
+)
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
@@ -40,9 +47,11 @@ def train(cfg: DictConfig) -> float | None:
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
     last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     _check_common(folder, last)
-    data = build_data(cfg)
+    data = make_data(cfg)
     data.on_device = switch("speed.data_on_device", cfg.speed.data_on_device)
-    module = build_module(cfg, data, start=not last.is_file())
+    # Weights that do not fit are refused before any image is read.
+    module = build_module(cfg, data, last if last.is_file() else None)
+    load_data(data)
     trainer = build_trainer(cfg, {**choices, "name": cfg.name})
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
     try:
