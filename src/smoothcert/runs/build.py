@@ -53,12 +53,26 @@ def names_of_parts(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, str
         >>> names_of_parts(OmegaConf.create(parts), chosen)["objective"]
         'mine.Objective'
     """
-    targets = {name: cfg[name]._target_ for name in CHOICES}
-    return {
-        # A user's own class goes by its own name, whatever option its settings came from.
-        name: choices[name] if target.startswith("smoothcert.") else target
-        for name, target in targets.items()
-    }
+    return {name: name_of(name, cfg[name], choices[name]) for name in CHOICES}
+
+
+def name_of(group: str, config: DictConfig, choice: str) -> str:
+    """Return what a part is called in summaries: its option, or the name of a user's own class.
+
+    Args:
+        group: the group of the part.
+        config: its configuration.
+        choice: the option that was chosen.
+
+    Raises:
+        InvalidArgumentError: if the option leaves the class to the command line, which names none.
+    """
+    if OmegaConf.is_missing(config, "_target_"):
+        raise InvalidArgumentError(
+            f"Expected {group}._target_=<module>.<class> with {group}={choice}, got none"
+        )
+    # Whatever option the settings of a user's own class came from.
+    return choice if config._target_.startswith("smoothcert.") else config._target_
 
 
 def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> nn.Module:
@@ -157,6 +171,18 @@ def load_model(
     return model
 
 
+def without_publisher(config: DictConfig) -> DictConfig:
+    """Return a configuration that fetches no weights of its network's publisher.
+
+    Args:
+        config: a configuration of `conf/model/`.
+    """
+    changed = config.copy()
+    if "pretrained" in changed:
+        changed.pretrained = False
+    return changed
+
+
 def settled(config: DictConfig, path: Path, data: ImageDataModule | SimpleNamespace) -> DictConfig:
     """Return a configuration whose `shortcut`, where it is null, is that of a file's network.
 
@@ -191,15 +217,20 @@ def build_data(cfg: DictConfig) -> ImageDataModule:
 
 def make_data(cfg: DictConfig) -> ImageDataModule:
     """Return the data of a configuration, with its classes found and its images not yet read."""
+    data = new_data(cfg)
+    data.find_classes()
+    return data
+
+
+def new_data(cfg: DictConfig) -> ImageDataModule:
+    """Return the data of a configuration; nothing is looked for on the disk."""
     config = cfg.data.copy()
     with open_dict(config):
         # What `src.certify` has for data of any kind; the digits have no folder.
         for name in ("root", "corrupt"):
             if config.get(name, "") is None:
                 del config[name]
-    data = instantiate(config, _convert_="all")
-    data.find_classes()
-    return data
+    return instantiate(config, _convert_="all")
 
 
 def load_data(data: ImageDataModule) -> None:
@@ -235,8 +266,8 @@ def build_module(
     config = cfg.model.copy()
     if cfg.model.weights is None and cfg.model.reinitialize:
         raise InvalidArgumentError("Expected model.weights=<file> with model.reinitialize")
-    if last is not None and "pretrained" in config:
-        config.pretrained = False
+    if last is not None:
+        config = without_publisher(config)
     source = last or (None if cfg.model.weights is None else Path(cfg.model.weights))
     if source is not None:
         config = settled(config, source, data)

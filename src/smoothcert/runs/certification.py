@@ -36,7 +36,9 @@ from smoothcert.runs.build import (
     load_data,
     load_model,
     make_data,
+    name_of,
     names_of_parts,
+    without_publisher,
 )
 from smoothcert.runs.commandline import check, quoted, read_yaml
 from smoothcert.runs.summary import performance_of, provenance, write_summary
@@ -184,12 +186,13 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     asked = _asked(cfg)
     if "_target_" not in asked:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
+    choices = HydraConfig.get().runtime.choices
+    network = name_of("model", cfg.model, choices["model"])
     data = make_data(cfg)
     model = load_model(cfg.model, data, Path(cfg.ckpt))
     _check_classes(Path(cfg.ckpt), data)
     certifier = _built(asked)
     load_data(data)
-    choices = HydraConfig.get().runtime.choices
     facts = {"objective": None, "attack": None, "ckpt": str(cfg.ckpt)}
     facts |= {"normalization": cfg.model.normalization}
     return Subject(
@@ -198,7 +201,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         cfg.sigma,
         certifier,
         cfg.seed,
-        {"data": choices["data"], "model": choices["model"], **facts},
+        {"data": choices["data"], "model": network, **facts},
     )
 
 
@@ -212,9 +215,8 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
     for name in ("root", "corrupt"):
         if cfg.data.get(name) is not None:
             trained.data[name] = cfg.data[name]
-    if "pretrained" in trained.model:
-        # The run's own weights come next; those of the network's publisher need not be fetched.
-        trained.model.pretrained = False
+    # The run's own weights come next.
+    trained.model = without_publisher(trained.model)
     try:
         return trained, names_of_parts(configuration, hydra["hydra"]["runtime"]["choices"])
     except (AttributeError, KeyError, TypeError) as error:

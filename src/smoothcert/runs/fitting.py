@@ -69,6 +69,8 @@ def fitting_model(path: Path, shape: tuple[int, ...]) -> tuple[str, int] | None:
 
 def _options() -> list[Path]:
     """Return the files of `conf/model`, from the folder that this command's configuration is of."""
+    if not HydraConfig.initialized():
+        return []
     sources = HydraConfig.get().runtime.config_sources
     folders = [Path(source.path) / "model" for source in sources if source.schema == "file"]
     return sorted(path for folder in folders for path in folder.glob("*.yaml"))
