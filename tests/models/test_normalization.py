@@ -90,6 +90,9 @@ KINDS = {
     "standard": lambda pixels: (pixels - as_image(MEAN)) / as_image(STD),
     "center": lambda pixels: pixels - as_image(MEAN),
     "none": lambda pixels: pixels,
+    "imagenet": lambda pixels: (
+        (pixels - as_image((0.485, 0.456, 0.406))) / as_image((0.229, 0.224, 0.225))
+    ),
 }
 
 
@@ -118,8 +121,15 @@ def test_the_model_that_is_given_another_kind_keeps_its_own():
 
 
 def test_an_unknown_kind_is_refused_with_those_that_exist():
-    with pytest.raises(InvalidArgumentError, match="one of standard, center, none, got 'centre'"):
+    with pytest.raises(
+        InvalidArgumentError, match="one of standard, center, none, imagenet, got 'centre'"
+    ):
         with_normalization(normalized(nn.Identity(), MEAN, STD), "centre")
+
+
+def test_imagenets_normalisation_is_for_three_channels():
+    with pytest.raises(MismatchError, match="takes 3 channels, and the data has 1"):
+        with_normalization(normalized(nn.Identity(), [0.5], [0.5]), "imagenet")
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Flatten()), nn.Linear(2, 2)])
