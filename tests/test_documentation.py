@@ -6,6 +6,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import ROOT, composed
+from test_checkpoint_files import UNCERTIFIED, trained
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^\$ python -m src\.(\w+) (.*)$", re.MULTILINE)
@@ -27,7 +28,7 @@ def commands():
         text = block.values[0].replace("\\\n", " ")
         for name, arguments in COMMAND.findall(text):
             overrides = shlex.split(arguments, comments=True)
-            apart = ("<", "…", "--", "run=", "ckpt", "my_objective", "wandb/sweep")
+            apart = ("<", "…", "--", "run=", "ckpt", "my_", "wandb/sweep")
             if not any(mark in override for override in overrides for mark in apart):
                 yield pytest.param(name, overrides, id=f"{name} {' '.join(overrides)}")
 
@@ -35,6 +36,8 @@ def commands():
 @pytest.mark.parametrize("block", blocks("python"))
 def test_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "smoothcert.load(" in block:
+        trained(tmp_path / "outputs" / "run", *UNCERTIFIED, "trainer.max_epochs=1")
     exec(compile(block, "README.md", "exec"), {"__name__": "example"})
 
 
