@@ -71,7 +71,7 @@ def own(tmp_path, monkeypatch):
 
 def built(tmp_path, *overrides):
     digits = DigitsDataModule()
-    digits.find_classes()
+    digits.setup()
     with composed(tmp_path, ["model=custom", *overrides]) as cfg:
         return build_model(cfg.model, digits)
 

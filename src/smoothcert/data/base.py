@@ -90,13 +90,13 @@ class ImageDataModule(pl.LightningDataModule):
                 raise DataError(f"Too few images to divide: none are left for {', '.join(empty)}")
             self._sets = loaded
 
-    def find_classes(self) -> None:
-        """Set `class_names` without reading an image, where they can be known so.
+    def find_classes(self) -> bool:
+        """Set `class_names` if they can be known without reading an image; return whether it did.
 
         Raises:
             DataError: if the images are missing or not laid out as expected.
         """
-        self.setup()
+        return False
 
     def images(self, split: str) -> ImageSet:
         """Return the images of a split, one of train, val and test.

@@ -74,12 +74,13 @@ class CIFAR10DataModule(ImageDataModule):
         self.corrupt = corrupt
         self.augmentation = CropAndFlip(crop_padding, flip)
 
-    def find_classes(self) -> None:
+    def find_classes(self) -> bool:
         """Set `class_names`: torchvision's, or the names of folders."""
         if self._is_torchvisions:
             self.class_names = list(CLASSES)
         else:
             self.class_names = class_names_of(self._class_folders().training)
+        return True
 
     @property
     def _is_torchvisions(self) -> bool:

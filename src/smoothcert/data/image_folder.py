@@ -94,9 +94,10 @@ class ImageFolderDataModule(ImageDataModule):
         self.crop_and_flip = CropAndFlip(crop_padding, flip)
         self.mean, self.std = tuple(mean), tuple(std)
 
-    def find_classes(self) -> None:
+    def find_classes(self) -> bool:
         """Set `class_names` from the names of folders."""
         self.class_names = class_names_of(find_splits(self.root, "data.root").training)
+        return True
 
     def load(self) -> dict[Split, ImageSet]:
         """List the images, and decode them where they are kept in memory.

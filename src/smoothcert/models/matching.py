@@ -139,7 +139,7 @@ def _match(
         weights,
         lacking=sorted(n for n in bare.keys() - inside.keys() - kept if not n.endswith(UNUSED)),
         foreign=sorted(inside.keys() - bare.keys()),
-        misshapen=sorted(n for n, each in weights.items() if each.shape != bare[n].shape),
+        misshapen=[n for n, each in weights.items() if each.shape != bare[n].shape],
         prefix=prefix,
         aside=[name for name in names if not name.startswith(prefix)],
         renamed=renamed,

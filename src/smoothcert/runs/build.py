@@ -21,6 +21,7 @@ from smoothcert.models import (
     evaluating,
     load_weights,
     normalized,
+    read_checkpoint,
     with_normalization,
 )
 from smoothcert.processes import is_group, processes
@@ -171,6 +172,17 @@ def load_model(
     return model
 
 
+def recorded_of(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint of ours says of its run: nothing, where it is somebody else's.
+
+    Args:
+        checkpoint: the file.
+    """
+    # Others may call anything so.
+    recorded = read_checkpoint(checkpoint).get("configuration")
+    return recorded if isinstance(recorded, dict) else {}
+
+
 def without_publisher(config: DictConfig) -> DictConfig:
     """Return a configuration that fetches no weights of its network's publisher.
 
@@ -216,9 +228,10 @@ def build_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def make_data(cfg: DictConfig) -> ImageDataModule:
-    """Return the data of a configuration, with its classes found and its images not yet read."""
+    """Return the data of a configuration, with its classes found; images are read if they must."""
     data = new_data(cfg)
-    data.find_classes()
+    if not data.find_classes():
+        load_data(data)
     return data
 
 
@@ -268,15 +281,16 @@ def build_module(
         raise InvalidArgumentError("Expected model.weights=<file> with model.reinitialize")
     if last is not None:
         config = without_publisher(config)
-    source = last or (None if cfg.model.weights is None else Path(cfg.model.weights))
+    source = last or cfg.model.weights or cfg.ckpt_path
     if source is not None:
-        config = settled(config, source, data)
-    if last is None and source is not None:
-        model = load_model(config, data, source, cfg.model.reinitialize)
+        config = settled(config, Path(source), data)
+    if last is None and cfg.model.weights is not None:
+        model = load_model(config, data, Path(cfg.model.weights), cfg.model.reinitialize)
     else:
         model = build_model(config, data)
-    # Runs of before there was one have none.
-    if resolved["model"].pop("shortcut", None) or config.get("shortcut"):
+    # Checkpoints from before there was a choice have none.
+    resolved["model"].pop("shortcut", None)
+    if config.get("shortcut") is not None:
         resolved["model"]["shortcut"] = config.shortcut
     if cfg.scheduler_interval == "step":
         resolved["scheduler"]["max_epochs"] = cfg.trainer.max_epochs

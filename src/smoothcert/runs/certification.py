@@ -26,7 +26,6 @@ from smoothcert.errors import (
     require_positive,
 )
 from smoothcert.lightning.callbacks import warn_of_few_samples
-from smoothcert.models import read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.records import Shard
 from smoothcert.report import plot_certified_accuracy, summarize
@@ -38,6 +37,7 @@ from smoothcert.runs.build import (
     make_data,
     name_of,
     names_of_parts,
+    recorded_of,
     without_publisher,
 )
 from smoothcert.runs.commandline import check, quoted, read_yaml
@@ -173,7 +173,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         MismatchError: if a file of ours records another normalisation.
     """
     # Of runs of ours; published files have none.
-    recorded = _recorded(Path(cfg.ckpt))
+    recorded = recorded_of(Path(cfg.ckpt))
     if cfg.sigma is None:
         if "sigma" not in recorded:
             raise InvalidArgumentError(
@@ -223,15 +223,9 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
         raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
 
 
-def _recorded(checkpoint: Path) -> dict[str, Any]:
-    """Return what a checkpoint of ours says of its run; others may call anything so."""
-    recorded = read_checkpoint(checkpoint).get("configuration")
-    return recorded if isinstance(recorded, dict) else {}
-
-
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
     """Refuse data whose class numbers mean other classes than in training."""
-    trained = _recorded(checkpoint).get("class_names")
+    trained = recorded_of(checkpoint).get("class_names")
     if trained is not None and trained != list(data.class_names):
         ours, theirs = next(
             pair for pair in zip_longest(data.class_names, trained) if pair[0] != pair[1]

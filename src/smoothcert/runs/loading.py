@@ -5,8 +5,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from smoothcert.certify import Execution, SmoothedClassifier
-from smoothcert.models import read_checkpoint
-from smoothcert.runs.build import device_of, load_model, new_data, without_publisher
+from smoothcert.runs.build import (
+    device_of,
+    load_model,
+    make_data,
+    new_data,
+    recorded_of,
+    without_publisher,
+)
 from smoothcert.runs.commandline import read_yaml
 from smoothcert.runs.places import check_links
 from smoothcert.runs.trust import trusted
@@ -48,12 +54,12 @@ def load(
     check_links(folder)
     trained = trusted(configuration, OmegaConf.create(PATHS), folder)
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
-    data = new_data(trained)
-    # Of runs since it is recorded; before, the folders say it.
-    names = (read_checkpoint(path).get("configuration") or {}).get("class_names")
+    names = recorded_of(path).get("class_names")
     if names is None:
-        data.find_classes()
+        # Of runs from before they were recorded.
+        data = make_data(trained)
     else:
+        data = new_data(trained)
         data.class_names = names
     model = load_model(without_publisher(trained.model), data, path).to(device_of(device))
     return SmoothedClassifier(model, trained.sigma, data.num_classes, execution)
