@@ -503,8 +503,8 @@ def test_a_run_that_begins_with_such_a_file_is_resumed_certified_and_loaded_as_s
     root = class_folders(tmp_path / "images")
     option_a(tmp_path / "x.th")
     asked = ["data=cifar10", root, "data.val_fraction=0.25", "data.batch_size=2", "trainer=cpu"]
-    asked += ["objective=gaussian", "n0=5", "n=20", *OF_FOLDERS[:3]]
-    asked += [f"model.weights={tmp_path}/x.th", "callbacks.certification.max_images=2"]
+    asked += ["objective=gaussian", *OF_FOLDERS]
+    asked += [f"model.weights={tmp_path}/x.th", "callbacks.certification=null"]
     folder = trained(tmp_path / "run", *asked, epochs(1))
     (tmp_path / "x.th").unlink()
     trained(folder, *asked, epochs(2))

@@ -1,6 +1,7 @@
 """Networks of `conf/model` that a file's weights fit."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from smoothcert.errors import MismatchError
 from smoothcert.models import Match, match_names, read_checkpoint
 from smoothcert.models.matching import UNUSED
 from smoothcert.models.resnet_cifar import DEFAULT_SHORTCUT, SHORTCUTS
@@ -49,22 +51,28 @@ def fitting_model(path: Path, shape: tuple[int, ...]) -> tuple[str, int] | None:
     """
     weights = read_checkpoint(path)["state_dict"]
     outputs = [len(tensor) for tensor in weights.values() if tensor.dim() == 2]
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    chosen = f"model={choices.get('model')}"
     found: list[list[str]] = []
     for file in _options() if outputs else ():
         option = OmegaConf.load(file)
         assert isinstance(option, DictConfig), "an option is settings by name"
         # Others are networks from elsewhere.
-        if (
-            not str(OmegaConf.to_container(option)["_target_"]).startswith("smoothcert.")
-            or "pretrained" in option
-        ):
+        if not str(OmegaConf.to_container(option)["_target_"]).startswith("smoothcert."):
             continue
-        for settings in _variants(option, weights, shape, outputs[-1]):
-            own = _outline(_changed(option, **settings), shape, outputs[-1])
-            if match_names(own, weights).fits:
-                changes = [n for n, v in settings.items() if v != (option[n] or DEFAULT_SHORTCUT)]
-                found.append([f"model={file.stem}", *(f"model.{n}={settings[n]}" for n in changes)])
-    return (" ".join(min(found, key=len)), outputs[-1]) if found else None
+        if "pretrained" in option:
+            continue
+        with suppress(MismatchError):  # of a network that takes no such images
+            for settings in _variants(option, weights, shape, outputs[-1]):
+                own = _outline(_changed(option, **settings), shape, outputs[-1])
+                if match_names(own, weights).fits:
+                    changed = {n: v for n, v in settings.items() if v != option[n]}
+                    if changed.get("shortcut") == DEFAULT_SHORTCUT:
+                        del changed["shortcut"]
+                    overrides = [f"model.{name}={value}" for name, value in changed.items()]
+                    found.append([f"model={file.stem}", *overrides])
+    best = min(found, key=lambda each: (len(each), each[0] != chosen), default=None)
+    return None if best is None else (" ".join(best), outputs[-1])
 
 
 def _options() -> list[Path]:
