@@ -437,7 +437,7 @@ OF_IMAGES = (["data=cifar10"], ["data=image_folder", "data.image_size=32"])
             ["model.depth=14"],
             r"lacks 'layer1\.1\..* It fits model=resnet20 model\.width=4 model\.d",
         ),
-        (["model.width=5"], r"has shape .* in .* in the model\. It fits model=resnet20 model\.wi"),
+        (["model.width=5"], r"has shape .* in .* in the model.* It fits model=resnet20 model\.wi"),
         (["ckpt=no.pth"], "No checkpoint at no.pth"),
     ],
 )

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from smoothcert.errors import MismatchError
 from smoothcert.models import Match, match_names, read_checkpoint
 from smoothcert.models.matching import UNUSED
 from smoothcert.models.resnet_cifar import DEFAULT_SHORTCUT, SHORTCUTS
@@ -62,7 +62,7 @@ def fitting_model(path: Path, shape: tuple[int, ...]) -> tuple[str, int] | None:
             continue
         if "pretrained" in option:
             continue
-        with suppress(MismatchError):  # of a network that takes no such images
+        with suppress(InstantiationException):  # of a network that takes no such images
             for settings in _variants(option, weights, shape, outputs[-1]):
                 own = _outline(_changed(option, **settings), shape, outputs[-1])
                 if match_names(own, weights).fits:
