@@ -58,9 +58,7 @@ def fitting_model(path: Path, shape: tuple[int, ...]) -> tuple[str, int] | None:
         option = OmegaConf.load(file)
         assert isinstance(option, DictConfig), "an option is settings by name"
         # Others are networks from elsewhere.
-        if not str(OmegaConf.to_container(option)["_target_"]).startswith("smoothcert."):
-            continue
-        if "pretrained" in option:
+        if OmegaConf.is_missing(option, "_target_") or "pretrained" in option:
             continue
         with suppress(InstantiationException):  # of a network that takes no such images
             for settings in _variants(option, weights, shape, outputs[-1]):
