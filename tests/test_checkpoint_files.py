@@ -18,9 +18,17 @@ from PIL import Image
 from support import CONF, ROOT, composed
 from torch import nn
 
+import smoothcert
 from smoothcert import runs
 from smoothcert.certify import weights_digest
-from smoothcert.data import DigitsDataModule, decoding
+from smoothcert.data import (
+    CIFAR10DataModule,
+    DigitsDataModule,
+    cifar10,
+    datasets,
+    decoding,
+    image_folder,
+)
 from smoothcert.lightning import SmoothedTraining
 from smoothcert.models import CifarResNet, Normalize, SmallCNN
 from smoothcert.records import CertificateFile, read_certificates
@@ -359,9 +367,12 @@ def test_rows_of_other_images_are_never_mixed_with_these(tmp_path):
         (["sigma=0"], "Expected `sigma` > 0 and finite, got 0"),
         (["alpha=1"], r"Expected `alpha` in \(0, 1\), got 1"),
         (["ckpt=no/such.pth"], "^CheckpointError: No checkpoint at no/such.pth$"),
-        (["model.width=5"], r"^MismatchError: 1\.\S+ has shape .* in \S+checkpoint.pth.tar and"),
-        (["model=resnet20", "~model.width"], r"lacks '1\.bn1\.bias' .* of arch 'small_cnn'$"),
-        (["model.normalization=centre"], "one of standard, center, none, got 'centre'"),
+        (["model.width=5"], r"^MismatchError: \S+ has shape .* in \S+checkpoint.pth.tar and"),
+        (
+            ["model=resnet20", "~model.width"],
+            r"lacks 'bn1\.bias' .* of arch 'small_cnn'\. It fits model=small_cnn model\.width=4$",
+        ),
+        (["model.normalization=centre"], "one of standard, center, none, imagenet, got 'centre'"),
         (["data.test_fraction=1.5"], r"test_fraction\) in \[0, 1\), got 1\.5$"),
         (["split=dev"], "one of train, val, test, got 'dev'"),
     ],
@@ -444,6 +455,114 @@ def test_a_run_and_a_file_together_are_refused(others):
         runs.require_run(arguments)
 
 
+# What does not fit is refused before any image is read; what fits is found in the file.
+
+
+@pytest.fixture
+def no_image(monkeypatch):
+    """Any attempt to decode an image fails the test."""
+
+    def decode(*_, **__):
+        raise AssertionError("an image was decoded")
+
+    for place in (decoding, cifar10, image_folder, datasets):
+        for name in ("decode_all", "decode", "decode_image"):
+            if hasattr(place, name):
+                monkeypatch.setattr(place, name, decode)
+
+
+OF_IMAGES = (["data=cifar10"], ["data=image_folder", "data.image_size=32"])
+
+
+@pytest.mark.parametrize("data", OF_IMAGES)
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            ["model.depth=14"],
+            r"lacks 'layer1\.1\..* It fits model=resnet20 model\.width=4 model\.d",
+        ),
+        (["model.width=5"], r"has shape .* in .* in the model.* It fits model=resnet20 model\.wi"),
+        (["ckpt=no.pth"], "No checkpoint at no.pth"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_before_any_image_is_read(
+    no_image, tmp_path, data, other, message
+):
+    root, ckpt = class_folders(tmp_path / "images"), folders_file(tmp_path / "x.pth")
+    with pytest.raises(SystemExit, match=message):
+        certified(tmp_path / "own", ckpt, *data, root, *OF_FOLDERS, *other)
+    file = f"model.weights={tmp_path}/x.pth".replace(
+        "x.pth", "no.pth" if "ckpt" in other[0] else "x.pth"
+    )
+    other = [each for each in other if not each.startswith("ckpt=")]
+    network = ["model=resnet20", "model.depth=8", "model.width=4", *other]
+    with pytest.raises(SystemExit, match=message.replace("at no", "at .*no")):
+        trained(tmp_path / "train", *data, root, *network, file, "trainer=cpu")
+
+
+@pytest.mark.parametrize("data", OF_IMAGES)
+def test_another_number_of_classes_is_refused_before_any_image_is_read(no_image, tmp_path, data):
+    root, path = class_folders(tmp_path / "images"), tmp_path / "x.pth"
+    torch.save(CifarResNet(8, 7, width=4).state_dict(), path)
+    message = r"fc\.\w+ has shape \(7.* model\. It fits model=resnet20 .*, for 7 classes$"
+    with pytest.raises(SystemExit, match=message):
+        certified(tmp_path / "own", f"ckpt={path}", *data, root, *OF_FOLDERS)
+
+
+def test_torchvisions_classes_are_known_before_a_download(tmp_path, monkeypatch):
+    torch.save(CifarResNet(8, 7, width=4).state_dict(), tmp_path / "x.pth")
+    monkeypatch.setattr(cifar10, "CIFAR10", None)
+    asked = [f"ckpt={tmp_path}/x.pth", "data.download=true", f"data.root={tmp_path}", *OF_FOLDERS]
+    with pytest.raises(SystemExit, match=r"has shape \(7"):
+        certified(tmp_path / "own", *asked)
+
+
+def option_a(path):
+    """A file as the most downloaded weights of CIFAR-10 are."""
+    torch.manual_seed(0)
+    network = CifarResNet(8, 2, width=4, shortcut="A")
+    weights = network.state_dict()
+    saved = {f"module.{name.replace('fc.', 'linear.')}": each for name, each in weights.items()}
+    torch.save({"state_dict": saved, "best_prec1": 91.7}, path)
+    return network
+
+
+@pytest.mark.parametrize("asked", [[], ["model.shortcut=A"]])
+def test_shortcuts_without_parameters_are_found_in_the_file(tmp_path, asked):
+    root, network = class_folders(tmp_path / "images"), option_a(tmp_path / "x.th")
+    certified(tmp_path / "own", f"ckpt={tmp_path}/x.th", root, *OF_FOLDERS, *asked)
+    by_hand = nn.Sequential(Normalize(CIFAR10DataModule.mean, CIFAR10DataModule.std), network)
+    assert settings_of(tmp_path / "own")["weights"] == weights_digest(by_hand)
+
+
+def test_a_shortcut_that_is_asked_for_is_not_replaced(tmp_path):
+    root = class_folders(tmp_path / "images")
+    option_a(tmp_path / "x.th")
+    asked = [f"ckpt={tmp_path}/x.th", root, *OF_FOLDERS, "model.shortcut=B"]
+    with pytest.raises(SystemExit, match=r"lacks .* It fits model=resnet20 model\.shortcut=A "):
+        certified(tmp_path / "own", *asked)
+
+
+def test_a_run_that_begins_with_such_a_file_is_resumed_certified_and_loaded_as_such(tmp_path):
+    root = class_folders(tmp_path / "images")
+    option_a(tmp_path / "x.th")
+    asked = ["data=cifar10", root, "data.val_fraction=0.25", "data.batch_size=2", "trainer=cpu"]
+    asked += ["objective=gaussian", *OF_FOLDERS]
+    asked += [f"model.weights={tmp_path}/x.th", "callbacks.certification=null"]
+    folder = trained(tmp_path / "run", *asked, epochs(1))
+    (tmp_path / "x.th").unlink()
+    trained(folder, *asked, epochs(2))
+    assert last_of(folder)["epoch"] == 1
+    assert last_of(folder)["configuration"]["model"]["shortcut"] == "A"
+    certified(tmp_path / "own", f"run={folder}", name="certify")
+    assert "ZeroPadding" in str(smoothcert.load(folder, device="cpu").classifier)
+
+
+def test_runs_without_such_a_file_record_no_shortcut(run):
+    assert "shortcut" not in last_of(run)["configuration"]["model"]
+
+
 # Training on from a file.
 
 
@@ -477,7 +596,7 @@ def test_another_number_of_classes_begins_with_a_fresh_last_layer(run, tmp_path)
     weights |= {"fc.weight": torch.randn(100, 32), "fc.bias": torch.randn(100)}
     torch.save(weights, tmp_path / "x.pth")
     asked = [*UNCERTIFIED, *STILL, f"model.weights={tmp_path}/x.pth"]
-    with pytest.raises(SystemExit, match=r"1\.fc\.\w+ has shape \(100.* in the model"):
+    with pytest.raises(SystemExit, match=r"fc\.\w+ has shape \(100.* in the model"):
         trained(tmp_path / "a", *asked)
     assert not (tmp_path / "a" / "checkpoints").exists()
     folder = trained(tmp_path / "b", *asked, "model.reinitialize=[fc]")
@@ -495,7 +614,7 @@ def test_another_number_of_classes_begins_with_a_fresh_last_layer(run, tmp_path)
         (["model.freeze=[fc]", "model.freeze_epochs=0"], "`epochs` a whole number >= 1, got 0"),
         (["model.weights=no/such.pth"], "^CheckpointError: No checkpoint at no/such.pth$"),
         (["ckpt_path=no/such.ckpt"], "^CheckpointError: No checkpoint at no/such.ckpt$"),
-        (["model.normalization=raw"], "one of standard, center, none, got 'raw'"),
+        (["model.normalization=raw"], "one of standard, center, none, imagenet, got 'raw'"),
     ],
 )
 def test_bad_settings_are_named_before_any_training(file, tmp_path, overrides, message):

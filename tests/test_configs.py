@@ -48,6 +48,7 @@ def complete(override):
     """An override with what else it needs."""
     needed = {
         "data=image_folder": ["data.root=somewhere"],
+        "model=custom": ["model._target_=smoothcert.models.small_cnn"],
         "objective=custom": ["objective._target_=smoothcert.objectives.Gaussian"],
     }
     if override.startswith("warmup@attack"):

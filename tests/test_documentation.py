@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from support import CONF, ROOT, composed
+from test_checkpoint_files import UNCERTIFIED, trained
 
 from smoothcert import runs
 
@@ -31,7 +32,7 @@ def commands():
         text = block.values[0].replace("\\\n", " ")
         for name, arguments in COMMAND.findall(text):
             overrides = shlex.split(arguments, comments=True)
-            apart = ("<", "…", "--", "run=", "ckpt", "my_objective", "wandb/sweep")
+            apart = ("<", "…", "--", "run=", "ckpt", "my_", "wandb/sweep")
             if not any(mark in override for override in overrides for mark in apart):
                 yield pytest.param(name, overrides, id=f"{name} {' '.join(overrides)}")
 
@@ -39,6 +40,8 @@ def commands():
 @pytest.mark.parametrize("block", blocks("python"))
 def test_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "smoothcert.load(" in block:
+        trained(tmp_path / "outputs" / "run", *UNCERTIFIED, "trainer.max_epochs=1")
     exec(compile(block, "README.md", "exec"), {"__name__": "example"})
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from smoothcert.errors import SmoothCertError
     from smoothcert.records import CertificateRow, read_certificates
+    from smoothcert.runs.loading import load
     from smoothcert.stats import certified_radius
     from smoothcert.types import ABSTAIN, Certificate
 
@@ -37,6 +38,7 @@ _HOMES = {
     "SmoothedClassifier": "smoothcert.certify",
     "TightCertifier": "smoothcert.certify",
     "certified_radius": "smoothcert.stats",
+    "load": "smoothcert.runs.loading",
     "read_certificates": "smoothcert.records",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "SmoothedClassifier",
     "TightCertifier",
     "certified_radius",
+    "load",
     "read_certificates",
 ]
 

@@ -2,10 +2,15 @@
 
 import copy
 import itertools
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from driving import Watched, half_space
+from PIL import Image
 from torch import nn
 
 from smoothcert.certify import (
@@ -156,6 +161,149 @@ def test_images_of_another_shape_get_another_runner():
     for side in (4, 7, 4):
         [proof] = smoothed.certify(torch.full((1, side, side), 0.5), QUICK)
         assert proof.n_samples == 500
+
+
+class Returning(nn.Module):
+    """Gives what a function makes of another network's logits and images."""
+
+    def __init__(self, network, make):
+        super().__init__()
+        self.network, self.make = network, make
+
+    def forward(self, images):
+        return self.make(self.network(images), images)
+
+
+@dataclass
+class Output:
+    loss: torch.Tensor | None
+    scores: torch.Tensor
+
+
+UNAMBIGUOUS = {
+    "attribute": lambda logits, images: SimpleNamespace(logits=logits, aux=-logits),
+    "named tuple": lambda logits, images: namedtuple("Out", "logits aux")(logits, -logits),
+    "key": lambda logits, images: {"aux": -logits, "logits": logits},
+    "with features": lambda logits, images: (images.flatten(1), logits),
+    "with labels": lambda logits, images: [logits.argmax(1), logits, logits.long()],
+    "only value": lambda logits, images: OrderedDict(out=logits),
+    "dataclass": lambda logits, images: Output(None, logits),
+}
+
+
+@pytest.mark.parametrize("make", UNAMBIGUOUS.values(), ids=UNAMBIGUOUS)
+@pytest.mark.parametrize("freeze", [True, False])
+def test_logits_are_taken_from_what_a_classifier_returns_where_they_are_unambiguous(
+    network, make, freeze
+):
+    images = torch.rand(2, 1, 6, 6, generator=generator("cpu", 0))
+    # Unfolded, so that rounding errors are the same.
+    execution = Execution(freeze=False)
+    expected = SmoothedClassifier(network, 0.5, 3, execution).certify(images, QUICK)
+    wrapped = SmoothedClassifier(Returning(network, make), 0.5, 3, Execution(freeze=freeze))
+    assert wrapped.certify(images, QUICK) == expected
+    assert (
+        wrapped.predict(images).tolist()
+        == SmoothedClassifier(network, 0.5, 3, execution).predict(images).tolist()
+    )
+
+
+AMBIGUOUS = {
+    "two": (
+        lambda logits, images: (logits, -logits),
+        r"got tuple \(0: \(\d+, 3\), 1: \(\d+, 3\)\)",
+    ),
+    "none": (
+        lambda logits, images: {"features": images},
+        r"got dict \(features: \(\d+, 1, 6, 6\)\)",
+    ),
+    "nothing": (lambda logits, images: None, "got NoneType for N"),
+    "array": (lambda logits, images: logits.numpy(), "got ndarray for N"),
+    "text": (lambda logits, images: ["cat"], r"got list \(0: str\)"),
+}
+
+
+@pytest.mark.parametrize(("make", "found"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_anything_else_that_a_classifier_returns_is_named(network, make, found):
+    smoothed = SmoothedClassifier(Returning(network, make), 0.5, 3)
+    with pytest.raises(MismatchError, match=rf"^Expected logits of shape \(N, 3\).*{found}"):
+        smoothed.certify(torch.full((1, 1, 6, 6), 0.5), QUICK)
+
+
+def test_logits_by_name_of_another_number_of_classes_are_refused(network):
+    smoothed = SmoothedClassifier(Returning(network, UNAMBIGUOUS["key"]), 0.5, 10)
+    with pytest.raises(MismatchError, match=r"for 10 classes, got \(\d+, 3\)"):
+        smoothed.certify(torch.full((1, 1, 6, 6), 0.5), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (np.full((1, 6, 6), 0.5, np.float32), "got ndarray"),
+        ([torch.full((1, 6, 6), 0.5)], "got list"),
+        (Image.new("L", (6, 6)), "got Image"),
+        # 0 and 1 lie in [0, 1], and are two shades of black.
+        (torch.ones(1, 6, 6, dtype=torch.uint8), r"got torch.uint8: .*images\.float\(\) / 255"),
+        (torch.ones(1, 6, 6, dtype=torch.int64), "got torch.int64"),
+    ],
+)
+def test_images_that_are_no_floating_point_tensor_are_refused(network, images, found):
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    for ask in (
+        lambda: smoothed.certify(images, QUICK),
+        lambda: smoothed.predict(images),
+        lambda: list(smoothed.stream([Example(images, 0)], QUICK)),
+    ):
+        with pytest.raises(InvalidArgumentError, match=found):
+            ask()
+
+
+def test_double_precision_images_are_certified_as_single_precision_ones(network):
+    images = torch.rand(2, 1, 6, 6, generator=generator("cpu", 0))
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    assert smoothed.certify(images.double(), QUICK) == smoothed.certify(images, QUICK)
+
+
+def test_a_precision_alone_is_an_execution(network):
+    assert SmoothedClassifier(network, 0.5, 3, "bfloat16").execution == Execution("bfloat16")
+    with pytest.raises(InvalidArgumentError, match=r"`precision` one of float32, .*, got 'fast'"):
+        SmoothedClassifier(network, 0.5, 3, "fast")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classifier": lambda images: images}, "`classifier` a torch.nn.Module .*got function"),
+        ({"classifier": nn.Linear}, "`classifier` a torch.nn.Module .*got the class Linear"),
+        ({"classifier": 0.5, "sigma": nn.Flatten()}, "`classifier` a torch.nn.Module .*got float"),
+        ({"execution": torch.bfloat16}, "`execution` an Execution or .*got dtype"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(network, arguments, message):
+    with pytest.raises(InvalidArgumentError, match=f"^Expected {message}$"):
+        SmoothedClassifier(**{"classifier": network, "sigma": 0.5, "num_classes": 3, **arguments})
+
+
+@pytest.mark.parametrize("certifier", [TightCertifier, "tight", 1000])
+def test_what_is_no_certifier_is_named(network, certifier):
+    with pytest.raises(InvalidArgumentError, match=r"`certifier` a certifier, for .*\(\), got "):
+        SmoothedClassifier(network, 0.5, 3).certify(torch.full((1, 6, 6), 0.5), certifier)
+
+
+def test_indices_are_whole_numbers_from_zero_of_any_library(network):
+    images = torch.full((2, 1, 6, 6), 0.5)
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    with pytest.raises(InvalidArgumentError, match="index >= 0, got -1"):
+        smoothed.certify(images, QUICK, indices=[3, -1])
+    with pytest.raises(InvalidArgumentError, match="index >= 0, got -1"):
+        smoothed.predict(images, indices=[3, -1])
+    with pytest.raises(InvalidArgumentError, match=r"whole numbers as `indices`, got \[1\.5, 2\]"):
+        smoothed.certify(images, QUICK, indices=[1.5, 2])
+    with pytest.raises(InvalidArgumentError, match="whole numbers as `labels`"):
+        smoothed.certify(images, QUICK, labels=[0.5, 2])
+    expected = smoothed.certify(images, QUICK, indices=[3, 4])
+    for indices in (np.array([3, 4]), torch.tensor([3, 4]), range(3, 5)):
+        assert smoothed.certify(images, QUICK, indices=indices) == expected
 
 
 def test_a_stream_draws_images_as_there_is_room():

@@ -1,10 +1,12 @@
 """What every data module promises, on a module with ten images."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from smoothcert.data import CIFAR10DataModule, ImageFolderDataModule
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import SPLITS, ImageDataModule
 from smoothcert.data.datasets import InMemoryImages
@@ -100,3 +102,19 @@ def test_overfitting_repeats_the_same_batches():
     loader = module.train_dataloader()
     assert [batch.indices.tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5]]
     assert all(torch.equal(a.images, b.images) for a, b in zip(loader, loader, strict=True))
+
+
+def test_classes_are_known_without_reading_an_image(tmp_path):
+    for name in ("train/dog", "train/cat", "test/cat", "test/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "damaged.png").write_bytes(b"no image")
+    for data in (CIFAR10DataModule(tmp_path), ImageFolderDataModule(tmp_path, 32)):
+        assert (data.class_names, data.num_classes) == (["cat", "dog"], 2)
+    torchvisions = CIFAR10DataModule(tmp_path, download=True)
+    assert torchvisions.class_names[::9] == ["airplane", "truck"]
+
+
+def test_missing_folders_are_named_where_classes_are_looked_for(tmp_path):
+    for data in (CIFAR10DataModule(tmp_path), ImageFolderDataModule(tmp_path, 32)):
+        with pytest.raises(DataError, match=re.escape(str(tmp_path))):
+            data.class_names  # noqa: B018

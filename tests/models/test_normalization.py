@@ -1,12 +1,14 @@
 """Input normalisation against its formula and against torchvision."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from smoothcert.errors import InvalidArgumentError, MismatchError
-from smoothcert.models import Normalize, normalized, with_normalization
+from smoothcert.models import Folding, Normalize, normalized, with_normalization
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -44,6 +46,39 @@ def test_constants_of_two_lengths_are_an_error_that_names_both():
         Normalize((0.1, 0.2), (0.3,))
 
 
+@pytest.mark.parametrize(("constants", "channels"), [(3, 1), (1, 3), (2, 3), (3, 4)])
+@pytest.mark.parametrize("batched", [True, False])
+def test_another_number_of_channels_is_refused_and_never_broadcast(constants, channels, batched):
+    layer = Normalize([0.5] * constants, [0.2] * constants)
+    pixels = torch.zeros(4, channels, 5, 6)
+    with pytest.raises(
+        MismatchError, match=rf"^Expected images of {constants} channels.*{channels}, 5, 6\)$"
+    ):
+        layer(pixels if batched else pixels[0])
+
+
+@pytest.mark.parametrize("std", [[0.0], [-0.1], [math.nan], [math.inf], [0.2, math.nan], []])
+def test_a_deviation_that_is_not_positive_and_finite_is_refused(std):
+    with pytest.raises(InvalidArgumentError, match="`std` > 0 and finite in every"):
+        Normalize([0.5] * len(std), std)
+
+
+@pytest.mark.parametrize("mean", [math.nan, -math.inf])
+def test_a_mean_that_is_not_finite_is_refused(mean):
+    with pytest.raises(InvalidArgumentError, match="`mean` finite in every"):
+        Normalize([0.5, mean], [0.2, 0.2])
+
+
+def test_batchnorm_behind_it_is_still_folded_and_channels_are_still_counted():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    model = normalized(network, MEAN, STD).eval()
+    folding = Folding(model)
+    assert len(folding.parts) == 1
+    assert torch.allclose(folding.refreshed()(images()), model(images()), atol=1e-5)
+    with pytest.raises(MismatchError, match="Expected images of 3 channels"):
+        folding.refreshed()(images(1))
+
+
 def test_normalisation_comes_first_and_keeps_the_networks_names_behind_1():
     network = normalized(nn.Sequential(nn.Flatten(), nn.Linear(90, 2)), MEAN, STD)
     assert isinstance(network[0], Normalize)
@@ -55,6 +90,9 @@ KINDS = {
     "standard": lambda pixels: (pixels - as_image(MEAN)) / as_image(STD),
     "center": lambda pixels: pixels - as_image(MEAN),
     "none": lambda pixels: pixels,
+    "imagenet": lambda pixels: (
+        (pixels - as_image((0.485, 0.456, 0.406))) / as_image((0.229, 0.224, 0.225))
+    ),
 }
 
 
@@ -83,8 +121,15 @@ def test_the_model_that_is_given_another_kind_keeps_its_own():
 
 
 def test_an_unknown_kind_is_refused_with_those_that_exist():
-    with pytest.raises(InvalidArgumentError, match="one of standard, center, none, got 'centre'"):
+    with pytest.raises(
+        InvalidArgumentError, match="one of standard, center, none, imagenet, got 'centre'"
+    ):
         with_normalization(normalized(nn.Identity(), MEAN, STD), "centre")
+
+
+def test_imagenets_normalisation_is_for_three_channels():
+    with pytest.raises(MismatchError, match="takes 3 channels, and the data has 1"):
+        with_normalization(normalized(nn.Identity(), [0.5], [0.5]), "imagenet")
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Flatten()), nn.Linear(2, 2)])

@@ -213,21 +213,21 @@ def test_a_resnet20_is_no_resnet110(path):
         cifar_resnet(10, SHAPE, MEAN, STD, depth=110),
         path,
         content,
-        "lacks '1.layer1.10.bn1.bias'",
+        "lacks 'layer1.10.bn1.bias'",
         "arch 'cifar_resnet20'",
     )
 
 
 def test_a_resnet110_is_no_resnet20(path):
     content = published("1.", "cifar_resnet110")(CifarResNet(26, 10))
-    expected = "the model lacks, '1.layer1.3.bn1.bias'", "arch 'cifar_resnet110'"
+    expected = "the model lacks, 'layer1.3.bn1.bias'", "arch 'cifar_resnet110'"
     refused(small(depth=20, width=16), path, content, *expected)
 
 
 def test_a_wide_resnet_is_no_resnet(path):
     wide = wide_resnet(10, SHAPE, MEAN, STD, depth=10, factor=1)
     content = published("1.", "wrn_28_10")(wide[1])
-    expected = "lacks '1.bn1.bias'", "the model lacks, '1.bn.bias'", "arch 'wrn_28_10'"
+    expected = "lacks 'bn1.bias'", "the model lacks, 'bn.bias'", "arch 'wrn_28_10'"
     refused(small(), path, content, *expected)
 
 
@@ -236,13 +236,13 @@ def test_a_missing_and_a_foreign_key_are_both_named(path, prefix):
     content = published(prefix, "cifar_resnet8")(CifarResNet(8, 10, width=4))
     del content["state_dict"][f"{prefix}bn1.running_var"]
     content["state_dict"][f"{prefix}head.bias"] = torch.ones(1)
-    expected = "lacks '1.bn1.running_var' (1", "'1.head.bias' (1", "'cifar_resnet8'"
+    expected = "lacks 'bn1.running_var' (1", "'head.bias' (1", "'cifar_resnet8'"
     refused(small(), path, content, *expected)
 
 
 def test_another_number_of_classes_is_refused_whole(path):
     content = published("1.")(CifarResNet(8, 100, width=4))
-    expected = "1.fc.", "(100", "(10"
+    expected = "fc.", "(100", "(10"
     refused(small(), path, content, *expected, error=MismatchError)
 
 
@@ -285,7 +285,7 @@ def test_an_unknown_part_is_refused_with_the_parts_that_there_are(path, part):
 )
 def test_a_file_without_tensors_by_name_says_so(path, content):
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="holds no tensors by name") as caught:
+    with pytest.raises(CheckpointError, match="contains no state dict") as caught:
         load_weights(small(), path)
     assert str(path) in str(caught.value)
 

@@ -4,12 +4,21 @@ import math
 
 import pytest
 import torch
+from PIL import Image
+from support import ROOT
 from torch import nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
+from torchvision.transforms.functional import pil_to_tensor
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.models import CifarResNet, cifar_resnet
+from smoothcert.models import (
+    CifarResNet,
+    Folding,
+    cifar_resnet,
+    load_weights,
+    with_normalization,
+)
 from smoothcert.models.resnet_cifar import BasicBlock
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -143,3 +152,98 @@ def test_convolutions_start_with_hes_deviation():
     weight = CifarResNet(8, 10, width=32).layer3[0].conv1.weight
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 128)), rel=0.02)
     assert abs(weight.mean().item()) < 0.001
+
+
+# Shortcuts without parameters.
+
+
+def option_a(weights, pixels, stages=3):
+    """The forward pass of a ResNet with identity shortcuts, by its formulas."""
+
+    def normed(out, name):
+        names = ("running_mean", "running_var", "weight", "bias")
+        return functional.batch_norm(out, *(weights[f"{name}.{each}"] for each in names))
+
+    out = normed(functional.conv2d(pixels, weights["conv1.weight"], padding=1), "bn1").relu()
+    for stage in range(1, stages + 1):
+        blocks = {name.split(".")[1] for name in weights if name.startswith(f"layer{stage}.")}
+        for block in sorted(blocks, key=int):
+            name = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == "0" else 1
+            inner = functional.conv2d(out, weights[f"{name}.conv1.weight"], None, stride, 1)
+            inner = normed(inner, f"{name}.bn1").relu()
+            inner = functional.conv2d(inner, weights[f"{name}.conv2.weight"], padding=1)
+            shortcut = torch.zeros_like(inner)
+            first = (inner.shape[1] - out.shape[1]) // 2
+            shortcut[:, first : first + out.shape[1]] = out[:, :, ::stride, ::stride]
+            out = (normed(inner, f"{name}.bn2") + shortcut).relu()
+    return out.mean((2, 3)) @ weights["fc.weight"].T + weights["fc.bias"]
+
+
+@pytest.mark.parametrize("side", [16, 15])
+def test_a_shortcut_without_parameters_is_every_other_pixel_between_zeros(side):
+    network = randomized(CifarResNet(14, 10, width=4, shortcut="A")).eval()
+    pixels = images(2, 3, side, side)
+    with torch.no_grad():
+        assert torch.allclose(network(pixels), option_a(network.state_dict(), pixels), atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", PUBLISHED)
+def test_without_projections_parameters_are_as_many_as_published(depth):
+    millions = count(shapes(depth, 10, shortcut="A")) / 1e6
+    assert round(millions, 1 if depth == 110 else 2) == PUBLISHED[depth]
+
+
+def test_batchnorm_is_folded_with_either_shortcut():
+    for shortcut, parts in (("A", 7), ("B", 9)):
+        network = randomized(CifarResNet(8, 10, width=4, shortcut=shortcut)).eval()
+        folding, pixels = Folding(network), images(2, 3, 16, 16)
+        assert len(folding.parts) == parts
+        with torch.no_grad():
+            folded = folding.refreshed()(pixels)
+            assert torch.allclose(folded, network(pixels), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shortcut", ["C", "a", ""])
+def test_another_shortcut_is_refused_with_those_that_exist(shortcut):
+    with pytest.raises(InvalidArgumentError, match=f"`shortcut` one of A, B, got '{shortcut}'"):
+        CifarResNet(8, 10, shortcut=shortcut)
+
+
+PUBLISHED_FILE = ROOT / "data" / "weights" / "resnet20-12fca82f.th"
+TEST_IMAGES = ROOT / "data" / "cifar10" / "test"
+
+
+@pytest.mark.skipif(not PUBLISHED_FILE.is_file(), reason="the published file is not here")
+def test_the_most_downloaded_weights_of_cifar_10_are_read_as_published():
+    network = cifar_resnet(10, (3, 32, 32), MEAN, STD, depth=20, shortcut="A").eval()
+    load_weights(network, PUBLISHED_FILE)
+    saved = torch.load(PUBLISHED_FILE, "cpu", weights_only=True)["state_dict"]
+    weights = {
+        name.removeprefix("module.").replace("linear", "fc"): tensor
+        for name, tensor in saved.items()
+    }
+    pixels = images(8, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(network[1](pixels), option_a(weights, pixels), atol=1e-3)
+
+
+@pytest.mark.skipif(
+    not (PUBLISHED_FILE.is_file() and TEST_IMAGES.is_dir()), reason="file or images are not here"
+)
+def test_the_published_weights_are_as_accurate_as_published_where_the_normalisation_is_right():
+    """91.7 % on the original images; about 80 % on a JPEG copy of them."""
+    files = [
+        file for folder in sorted(TEST_IMAGES.iterdir()) for file in sorted(folder.iterdir())[:20]
+    ]
+    labels = torch.arange(10).repeat_interleave(20)
+    pixels = torch.stack([pil_to_tensor(Image.open(file)) for file in files]) / 255
+    accuracy = {}
+    for kind in ("imagenet", "none"):
+        network = cifar_resnet(10, (3, 32, 32), MEAN, STD, depth=20, shortcut="A").eval()
+        load_weights(network, PUBLISHED_FILE)
+        with torch.no_grad():
+            answers = with_normalization(network, kind)(pixels).argmax(1)
+        accuracy[kind] = (answers == labels).float().mean().item()
+    assert accuracy["imagenet"] > 0.7
+    assert accuracy["none"] < 0.4

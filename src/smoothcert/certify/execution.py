@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoothcert.certify.logits import LogitsOf
 from smoothcert.errors import InvalidArgumentError, SmoothCertWarning, require_count
 from smoothcert.models import Folding
 
@@ -101,6 +102,8 @@ class Runner:
         execution: how to run it.
         shape: shape of an image, (C, H, W).
         device: where to run it.
+        num_classes: number of classes K, to find the logits by where the classifier returns more;
+            None: it returns logits.
 
     Attributes:
         batch_size: noisy images in a forward pass, at present.
@@ -119,8 +122,10 @@ class Runner:
         execution: Execution,
         shape: tuple[int, ...],
         device: torch.device,
+        num_classes: int | None = None,
     ) -> None:
         self.execution = execution
+        self.num_classes = num_classes
         self.shape = shape
         self.device = device
         self.compiled = False
@@ -230,6 +235,9 @@ class Runner:
             with self._as_recorded():
                 network = _folded(network, self.shape)
         network = network.to(self.execution.dtype)
+        if self.num_classes is not None:
+            # After folding, which cannot trace it.
+            network = LogitsOf(network, self.num_classes)
         return network.to(memory_format=torch.channels_last) if self._channels_last else network
 
     def _chosen_batch_size(self) -> int:

@@ -1,5 +1,6 @@
 """The smoothed classifier: a base classifier whose votes under noise are counted."""
 
+import operator
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -50,10 +51,13 @@ class SmoothedClassifier:
 
     Args:
         classifier: maps images (N, C, H, W) with pixels in [0, 1] to logits (N, num_classes).
-            Normalisation belongs inside it, so that σ and radii are in pixel units.
+            Normalisation belongs inside it, so that σ and radii are in pixel units. It may return
+            the logits by the name `logits`, or as the only floating-point tensor of their shape
+            in a tuple, list, mapping or dataclass.
         sigma: standard deviation σ of the noise in pixel units, > 0.
         num_classes: number of classes, >= 2.
-        execution: precision, batch size and the like; `Execution()` (float32) unless given.
+        execution: precision, batch size and the like, or a precision alone, as in `"bfloat16"`;
+            `Execution()` (float32) unless given.
         noise: `gaussian`, or `discrete`: integers that are sound in floating point, for 8-bit
             images; see `smoothcert.noise.DiscreteCopies`.
 
@@ -77,9 +81,10 @@ class SmoothedClassifier:
         classifier: nn.Module,
         sigma: float,
         num_classes: int,
-        execution: Execution | None = None,
+        execution: Execution | str | None = None,
         noise: str = "gaussian",
     ) -> None:
+        _require("classifier", classifier, nn.Module, "a torch.nn.Module that gives logits")
         require_positive("sigma", sigma)
         require_count("num_classes", num_classes, minimum=2)
         if noise not in NOISES:
@@ -89,7 +94,9 @@ class SmoothedClassifier:
         self.classifier = classifier
         self.sigma = sigma
         self.num_classes = num_classes
-        self.execution = execution or Execution()
+        settings = Execution(execution) if isinstance(execution, str) else execution or Execution()
+        _require("execution", settings, Execution, "an Execution or the name of a precision")
+        self.execution = settings
         self.noise = noise
         self._runner: Runner | None = None
         self._key: object = None
@@ -112,7 +119,7 @@ class SmoothedClassifier:
         """Certify one image or a batch of images.
 
         Args:
-            images: pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
+            images: floating-point pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
             certifier: samples and bounds; `TightCertifier()` unless given.
             seed: seed of the noise, >= 0.
             indices: each image's index in its data set, which selects its noise; 0, 1, … unless
@@ -127,11 +134,12 @@ class SmoothedClassifier:
                 message names the image's index.
             MismatchError: if the shape is not that of images, or the logits are not
                 `num_classes`.
-            InvalidArgumentError: if there are other than one index or label an image, or none
-                where the certifier needs them.
+            InvalidArgumentError: if images are no floating-point tensor, if there are other than
+                one index or label an image, or none where the certifier needs them, or an index
+                is no whole number >= 0.
         """
         examples = self._examples(images, indices, labels)
-        results = self.stream(examples, certifier or TightCertifier(), seed)
+        results = self.stream(examples, TightCertifier() if certifier is None else certifier, seed)
         certificates = {id(result.example): result.certificate for result in results}
         return [certificates[id(example)] for example in examples]
 
@@ -146,7 +154,7 @@ class SmoothedClassifier:
         """Return the smoothed classifier's answers, without radii: a few samples are enough.
 
         Args:
-            images: pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
+            images: floating-point pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
             n: samples after which an image is abstained on.
             alpha: probability, at most, that one image's answer is not g's; in (0, 1).
             seed: seed of the noise, >= 0.
@@ -197,7 +205,9 @@ class SmoothedClassifier:
         Raises:
             NonFiniteError: as `certify`; images yielded before stay valid.
             MismatchError: as `certify`.
+            InvalidArgumentError: if there is no certifier, or an image is no floating-point tensor.
         """
+        _require("certifier", certifier, Certifier, "a certifier, for example TightCertifier()")
 
         def sampling(example: Example) -> Sampling:
             alpha = self.remaining_alpha(tuple(example.image.shape), certifier.n, certifier.alpha)
@@ -247,6 +257,7 @@ class SmoothedClassifier:
         first = next(source, None)
         if first is None:
             return iter(())
+        _check_pixels(first.image)
         runner = self._ready(tuple(first.image.shape))
         copies = NOISES[self.noise]
 
@@ -265,7 +276,7 @@ class SmoothedClassifier:
         if self._runner is None or self._key != key:
             before, self._runner = (
                 self._runner,
-                Runner(self.classifier, self.execution, shape, self.device),
+                Runner(self.classifier, self.execution, shape, self.device, self.num_classes),
             )
             if before is not None and before.shape == shape:
                 # What did not fit the memory once is not tried again.
@@ -276,6 +287,7 @@ class SmoothedClassifier:
     def _examples(
         self, images: Tensor, indices: Sequence[int] | None, labels: Sequence[int] | None
     ) -> list[Example]:
+        _check_pixels(images)
         if images.dim() == 3:
             images = images[None]
         if images.dim() != 4 or not len(images):
@@ -289,11 +301,38 @@ class SmoothedClassifier:
                 raise InvalidArgumentError(
                     f"Expected one of `{name}` for each of {len(images)} images, got {len(values)}"
                 )
-        known = [None] * len(images) if labels is None else [int(label) for label in labels]
+        known = [None] * len(images) if labels is None else _whole("labels", labels)
         return [
-            Example(image, int(index), label)
-            for image, index, label in zip(images, indices, known, strict=True)
+            Example(image, index, label)
+            for image, index, label in zip(images, _whole("indices", indices), known, strict=True)
         ]
+
+
+def _whole(name: str, values: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError as error:
+        raise InvalidArgumentError(f"Expected whole numbers as `{name}`, got {values}") from error
+
+
+def _require(name: str, value: Any, kind: type, what: str) -> None:
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise InvalidArgumentError(f"Expected `{name}` {what}, got {got}")
+
+
+def _check_pixels(images: Any) -> None:
+    """Refuse what has no pixels in [0, 1]: 0 and 1 among bytes are two shades of black."""
+    if not isinstance(images, Tensor):
+        raise InvalidArgumentError(
+            "Expected images as a torch.Tensor of pixels in [0, 1], shape (B, C, H, W) or "
+            f"(C, H, W), got {type(images).__name__}"
+        )
+    if not images.is_floating_point():
+        raise InvalidArgumentError(
+            f"Expected floating-point pixels in [0, 1], got {images.dtype}: bytes are divided by "
+            "255, images.float() / 255"
+        )
 
 
 def _predicting(num_classes: int, n: int, alpha: float) -> Generator[int, Any, int]:
@@ -308,6 +347,9 @@ def _predicting(num_classes: int, n: int, alpha: float) -> Generator[int, Any, i
 
 def _check_image(example: Example, shape: tuple[int, ...]) -> None:
     image, index = example.image, example.index
+    _check_pixels(image)
+    if index < 0:
+        raise InvalidArgumentError(f"Expected an image's index >= 0, got {index}")
     if tuple(image.shape) != shape:
         raise MismatchError(
             f"Expected images of one shape, {shape} at first, got {tuple(image.shape)} "

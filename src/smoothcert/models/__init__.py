@@ -3,6 +3,7 @@
 from smoothcert.models.checkpoints import load_weights, read_checkpoint
 from smoothcert.models.fast_resnet import FastResNet, fast_resnet
 from smoothcert.models.folding import Folding, folded
+from smoothcert.models.matching import Match, match_names
 from smoothcert.models.modes import evaluating, frozen
 from smoothcert.models.normalization import Normalize, normalized, with_normalization
 from smoothcert.models.parts import parts_of
@@ -16,6 +17,7 @@ __all__ = [
     "CifarResNet",
     "FastResNet",
     "Folding",
+    "Match",
     "Normalize",
     "SmallCNN",
     "WideResNet",
@@ -25,6 +27,7 @@ __all__ = [
     "folded",
     "frozen",
     "load_weights",
+    "match_names",
     "normalized",
     "parts_of",
     "read_checkpoint",

@@ -1,14 +1,18 @@
 """Input normalisation as a network's first layer, so that σ and radii stay in pixel units."""
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from smoothcert.errors import InvalidArgumentError, MismatchError
 
-KINDS = ("standard", "center", "none")
-"""What a network may see: both mean and standard deviation removed, the mean alone, or pixels."""
+KINDS = ("standard", "center", "none", "imagenet")
+"""What a network may see: mean and standard deviation removed, those of the data or of ImageNet,
+the mean alone, or pixels."""
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet, which much code uses for other photographs too."""
 
 
 class Normalize(nn.Module):
@@ -21,8 +25,9 @@ class Normalize(nn.Module):
         std: one positive value a channel, in pixel units.
 
     Raises:
-        MismatchError: if there are not as many means as deviations.
-        InvalidArgumentError: if a deviation is not positive.
+        MismatchError: if there are not as many means as deviations, or images have another number
+            of channels.
+        InvalidArgumentError: if there is none, a deviation is not positive or a value not finite.
 
     Example:
         >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
@@ -36,18 +41,37 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std):
             raise MismatchError(f"Expected as many means as deviations, got {mean} and {std}")
-        if min(std) <= 0:
-            raise InvalidArgumentError(f"Expected `std` > 0 in every channel, got {list(std)}")
+        if not std or not all(each > 0 and math.isfinite(each) for each in std):
+            raise InvalidArgumentError(
+                f"Expected `std` > 0 and finite in every channel, got {list(std)}"
+            )
+        if not all(map(math.isfinite, mean)):
+            raise InvalidArgumentError(f"Expected `mean` finite in every channel, got {list(mean)}")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise images of shape (N, C, H, W)."""
-        return (images - self.mean) / self.std
+        return (_of_channels(images, len(self.mean)) - self.mean) / self.std
 
     def extra_repr(self) -> str:
         """Show the constants in the module's repr."""
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+@fx.wrap  # Tracing calls it in the graph: it could not decide about images that are not there.
+def _of_channels(images: Tensor, channels: int) -> Tensor:
+    """Return images that have so many channels; broadcasting would make up others.
+
+    Raises:
+        MismatchError: if they have another number.
+    """
+    if images.dim() < 3 or images.shape[-3] != channels:
+        raise MismatchError(
+            f"Expected images of {channels} channels, as many as the normalisation has means, "
+            f"got shape {tuple(images.shape)}"
+        )
+    return images
 
 
 def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
@@ -73,11 +97,12 @@ def with_normalization(model: nn.Module, kind: str) -> nn.Module:
 
     Args:
         model: a network with a `Normalize` in front.
-        kind: `standard`: as it is; `center`: subtract the mean alone; `none`: raw pixels.
+        kind: `standard`: as it is; `center`: subtract the mean alone; `none`: raw pixels;
+            `imagenet`: the mean and standard deviation of ImageNet.
 
     Raises:
         InvalidArgumentError: for another kind.
-        MismatchError: if the model does not begin with a `Normalize`.
+        MismatchError: if the model does not begin with a `Normalize`, or takes no photographs.
 
     Example:
         >>> model = normalized(nn.Flatten(), [0.5], [0.25])
@@ -95,6 +120,12 @@ def with_normalization(model: nn.Module, kind: str) -> nn.Module:
             f"normalization={kind} replaces the Normalize that a model begins with, and "
             f"{type(model).__name__} does not begin with one"
         )
-    mean = first.mean.flatten() if kind == "center" else torch.zeros_like(first.mean.flatten())
-    plain = Normalize(mean.tolist(), [1.0] * len(mean))
-    return nn.Sequential(plain, *model[1:])
+    channels = len(first.mean)
+    if kind == "imagenet" and channels != 3:
+        raise MismatchError(f"normalization=imagenet takes 3 channels, and the data has {channels}")
+    mean, std = {
+        "center": (first.mean.flatten().tolist(), [1.0] * channels),
+        "none": ([0.0] * channels, [1.0] * channels),
+        "imagenet": IMAGENET,
+    }[kind]
+    return nn.Sequential(Normalize(mean, std), *model[1:])

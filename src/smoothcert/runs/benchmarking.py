@@ -35,13 +35,12 @@ from smoothcert.certify import Example, Subset
 from smoothcert.data import CIFAR10DataModule
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.models import load_weights
 from smoothcert.noise import generator
 from smoothcert.records import write_atomically
 from smoothcert.report import plot_losses, print_measurements
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.tables import measurements_as_markdown
-from smoothcert.runs.build import build_data, build_model, device_of, precision_of
+from smoothcert.runs.build import build_data, build_model, device_of, load_model, precision_of
 from smoothcert.runs.certification import trained_configuration
 from smoothcert.runs.commandline import checked_radii
 from smoothcert.runs.methods import MARKS, markdown, methods_table
@@ -292,9 +291,10 @@ def _subject(cfg: DictConfig) -> _Subject:
     facts = SimpleNamespace(
         num_classes=cfg.num_classes, input_shape=shape, mean=list(cfg.mean), std=list(cfg.std)
     )
-    model = build_model(cfg.model, facts)
-    if cfg.ckpt is not None:
-        load_weights(model, Path(cfg.ckpt))
+    if cfg.ckpt is None:
+        model = build_model(cfg.model, facts)
+    else:
+        model = load_model(cfg.model, facts, Path(cfg.ckpt))
     source = generator("cpu", cfg.seed)
     images = torch.rand((cfg.images, *shape), generator=source)
     examples = [Example(image, index) for index, image in enumerate(images)]
@@ -305,8 +305,7 @@ def _trained_subject(cfg: DictConfig) -> _Subject:
     run = Path(cfg.run)
     trained, _ = trained_configuration(run, cfg)
     data = build_data(trained)
-    model = build_model(trained.model, data)
-    load_weights(model, run / "checkpoints" / "best.ckpt")
+    model = load_model(trained.model, data, run / "checkpoints" / "best.ckpt")
     images = data.images("test")
     chosen = Subset("test", max_images=cfg.images).positions(len(images))
     examples = [Example(image, index, label) for image, label, index in map(images.example, chosen)]

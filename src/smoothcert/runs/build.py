@@ -1,28 +1,43 @@
 """Parts of a run, built from their configurations."""
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from inspect import isclass, signature
+from inspect import Parameter, isclass, signature
 from pathlib import Path
 from types import NoneType, SimpleNamespace
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
-from hydra.utils import get_class, get_object, instantiate
+from hydra.utils import get_class, get_method, get_object, instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from smoothcert.data import ImageDataModule
 from smoothcert.data.folders import LAYOUT
-from smoothcert.errors import InvalidArgumentError, MismatchError, require_count
+from smoothcert.errors import (
+    CheckpointError,
+    InvalidArgumentError,
+    MismatchError,
+    require_count,
+)
 from smoothcert.lightning import SmoothedDDP, SmoothedTraining, WholeCheckpoints
-from smoothcert.models import evaluating, load_weights, with_normalization
+from smoothcert.models import (
+    evaluating,
+    load_weights,
+    normalized,
+    read_checkpoint,
+    with_normalization,
+)
 from smoothcert.processes import is_group, processes
 from smoothcert.runs.checkpoints import check_callbacks
+from smoothcert.runs.fitting import fitting_model, shortcut_of
 from smoothcert.runs.places import leaves
-from smoothcert.runs.trust import TARGET
+from smoothcert.runs.trust import REQUIRED, TARGET
+
+logger = logging.getLogger(__name__)
 
 TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
 """What makes a run, with the names of its classes."""
@@ -49,12 +64,27 @@ def names_of_parts(cfg: Mapping[str, Any], choices: Mapping[str, str]) -> dict[s
         >>> names_of_parts(OmegaConf.create(parts), chosen)["objective"]
         'mine.Objective'
     """
-    targets = {name: cfg[name]["_target_"] for name in CHOICES}
-    return {
-        # A user's own class goes by its own name, whatever option its settings came from.
-        name: choices[name] if target.startswith("smoothcert.") else target
-        for name, target in targets.items()
-    }
+    return {name: name_of(name, cfg[name], choices[name]) for name in CHOICES}
+
+
+def name_of(group: str, config: Mapping[str, Any], choice: str) -> str:
+    """Return what a part is called in summaries: its option, or the name of a user's own class.
+
+    Args:
+        group: the group of the part.
+        config: its configuration.
+        choice: the option that was chosen.
+
+    Raises:
+        InvalidArgumentError: if the option leaves the class to the command line, which names none.
+    """
+    target = config.get(TARGET)
+    if target in (None, REQUIRED):
+        raise InvalidArgumentError(
+            f"Expected {group}._target_=<module>.<class> with {group}={choice}, got none"
+        )
+    # Whatever option the settings of a user's own class came from.
+    return choice if target.startswith("smoothcert.") else target
 
 
 def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> nn.Module:
@@ -66,7 +96,7 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
 
     Raises:
         MismatchError: if the configuration names another number of classes, or the model does
-            not take the images, or gives another number of logits.
+            not take the images, or gives another number of logits, or none.
         InvalidArgumentError: if the configuration asks for an unknown normalisation.
     """
     asked = config.get("num_classes")
@@ -81,7 +111,7 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
         "mean": data.mean,
         "std": data.std,
     }
-    model = instantiate(_network(config), **facts, _convert_="all")
+    model = _instantiated(_network(config), facts)
     model = with_normalization(model, config.get("normalization", "standard"))
     try:
         with evaluating(model), torch.no_grad():
@@ -91,11 +121,106 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
             f"The model does not take images of shape {tuple(data.input_shape)} "
             f"({type(error).__name__}: {error})"
         ) from error
+    if not isinstance(logits, Tensor):
+        raise MismatchError(
+            f"Expected logits of shape (N, {data.num_classes}) from the model, got "
+            f"{type(logits).__name__}: return the logits alone"
+        )
     if logits.shape != (1, data.num_classes):
         raise MismatchError(
             f"The model gives {logits.shape[-1]} logits and the data has {data.num_classes} classes"
         )
     return model
+
+
+def _instantiated(config: DictConfig, facts: Mapping[str, Any]) -> nn.Module:
+    """Return a network, made from what it takes of the facts; see README, "A model of your own"."""
+    takes = signature(get_method(config._target_)).parameters
+    wanted = set(takes)
+    if any(each.kind is Parameter.VAR_KEYWORD for each in takes.values()):
+        # Libraries pass these on to networks that know the number of classes alone.
+        wanted.add("num_classes")
+    given = {name: fact for name, fact in facts.items() if name in wanted}
+    network = instantiate(config, **given, _convert_="all")
+    if not isinstance(network, nn.Module):
+        raise InvalidArgumentError(
+            f"Expected a torch.nn.Module from {config._target_}, got {type(network).__name__}"
+        )
+    if {"mean", "std"} & set(takes):
+        return network
+    return normalized(network, facts["mean"], facts["std"])
+
+
+def load_model(
+    config: DictConfig,
+    data: ImageDataModule | SimpleNamespace,
+    path: Path,
+    reinitialize: Sequence[str] = (),
+) -> nn.Module:
+    """Build a model for the data, and load its weights from a file.
+
+    Args:
+        config: a configuration of `conf/model/`.
+        data: the data module, or anything with its facts.
+        path: a checkpoint.
+        reinitialize: parts of the network that keep their fresh weights.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or lacks a part of the model; it names the
+            option of `conf/model` that would fit.
+        MismatchError: as `build_model`, and if a part has another shape in the file.
+    """
+    model = build_model(settled(config, path, data), data)
+    try:
+        load_weights(model, path, reinitialize)
+    except (CheckpointError, MismatchError) as error:
+        found = fitting_model(path, tuple(data.input_shape))
+        if found is None:
+            raise
+        override, classes = found
+        other = "" if classes == data.num_classes else f", for {classes} classes"
+        raise type(error)(f"{error}. It fits {override}{other}") from error
+    return model
+
+
+def recorded_of(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint of ours says of its run: nothing, where it is somebody else's.
+
+    Args:
+        checkpoint: the file.
+    """
+    # Others may call anything so.
+    recorded = read_checkpoint(checkpoint).get("configuration")
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def without_publisher(config: DictConfig) -> DictConfig:
+    """Return a configuration that fetches no weights of its network's publisher.
+
+    Args:
+        config: a configuration of `conf/model/`.
+    """
+    changed = config.copy()
+    if "pretrained" in changed:
+        changed.pretrained = False
+    return changed
+
+
+def settled(config: DictConfig, path: Path, data: ImageDataModule | SimpleNamespace) -> DictConfig:
+    """Return a configuration whose `shortcut`, where it is null, is that of a file's network.
+
+    Args:
+        config: a configuration of `conf/model/`.
+        path: a checkpoint.
+        data: as `build_model` takes it.
+    """
+    if config.get("shortcut", "") is not None:
+        return config
+    changed = config.copy()
+    changed.shortcut = shortcut_of(path, _network(config), tuple(data.input_shape))
+    if changed.shortcut is not None:
+        logger.info("%s: its network has model.shortcut=%s", path, changed.shortcut)
+    return changed
 
 
 def _network(config: DictConfig) -> DictConfig:
@@ -139,13 +264,16 @@ def load_images(data: ImageDataModule, *splits: str) -> None:
         team.publish(this, True)
 
 
-def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> SmoothedTraining:
+def build_module(
+    cfg: DictConfig, data: ImageDataModule, last: Path | None = None
+) -> SmoothedTraining:
     """Return what Lightning trains.
 
     Args:
         cfg: a configuration of `conf/train.yaml`.
         data: the data module.
-        start: whether to load the weights that the configuration starts from.
+        last: the run's own last checkpoint, which Lightning is going to load in place of the
+            weights that the configuration starts from.
 
     Raises:
         InvalidArgumentError: if parts are to be left out of weights that are not named.
@@ -154,13 +282,21 @@ def build_module(cfg: DictConfig, data: ImageDataModule, start: bool = True) -> 
     for place in PLACES:
         resolved["data"].pop(place, None)
     config = cfg.model.copy()
-    if not start and "pretrained" in config:
-        config.pretrained = False
-    model = build_model(config, data)
     if cfg.model.weights is None and cfg.model.reinitialize:
         raise InvalidArgumentError("Expected model.weights=<file> with model.reinitialize")
-    if cfg.model.weights is not None and start:
-        load_weights(model, Path(cfg.model.weights), cfg.model.reinitialize)
+    if last is not None:
+        config = without_publisher(config)
+    source = last or cfg.model.weights or cfg.ckpt_path
+    if source is not None:
+        config = settled(config, Path(source), data)
+    if last is None and cfg.model.weights is not None:
+        model = load_model(config, data, Path(cfg.model.weights), cfg.model.reinitialize)
+    else:
+        model = build_model(config, data)
+    # Checkpoints from before there was a choice have none.
+    resolved["model"].pop("shortcut", None)
+    if config.get("shortcut") is not None:
+        resolved["model"]["shortcut"] = config.shortcut
     if cfg.scheduler_interval == "step":
         resolved["scheduler"]["max_epochs"] = cfg.trainer.max_epochs
     return SmoothedTraining(

@@ -25,17 +25,19 @@ from smoothcert.errors import (
     require_positive,
 )
 from smoothcert.lightning.callbacks import warn_of_few_samples
-from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
 from smoothcert.records import Shard, check_links, read_settings
 from smoothcert.report import plot_certified_accuracy, summarize
 from smoothcert.runs.build import (
     CHOICES,
     build_data,
-    build_model,
     device_of,
     load_images,
+    load_model,
+    name_of,
     names_of_parts,
+    recorded_of,
+    without_publisher,
 )
 from smoothcert.runs.chance import near_chance
 from smoothcert.runs.commandline import check, checked_radii, quoted, read_yaml
@@ -146,8 +148,7 @@ def subject_of_run(cfg: DictConfig) -> Subject:
     checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
     data = build_data(trained)
     _check_classes(checkpoint, data)
-    model = build_model(trained.model, data)
-    load_weights(model, checkpoint)
+    model = load_model(trained.model, data, checkpoint)
     return Subject(
         model,
         data,
@@ -178,7 +179,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         MismatchError: if a file of ours records another normalisation.
     """
     # Of runs of ours; published files have none.
-    recorded = read_checkpoint(Path(cfg.ckpt)).get("configuration", {})
+    recorded = recorded_of(Path(cfg.ckpt))
     if cfg.sigma is None:
         if "sigma" not in recorded:
             raise InvalidArgumentError(
@@ -196,9 +197,9 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     certifier = _built(asked)
     data = build_data(cfg)
     _check_classes(Path(cfg.ckpt), data)
-    model = build_model(cfg.model, data)
-    load_weights(model, Path(cfg.ckpt))
     choices = HydraConfig.get().runtime.choices
+    network = name_of("model", cfg.model, choices["model"])
+    model = load_model(cfg.model, data, Path(cfg.ckpt))
     facts = {"objective": None, "attack": None, "ckpt": str(cfg.ckpt)}
     facts |= {"normalization": cfg.model.normalization}
     return Subject(
@@ -207,7 +208,7 @@ def subject_of_file(cfg: DictConfig) -> Subject:
         cfg.sigma,
         certifier,
         cfg.seed,
-        {"data": choices["data"], "model": choices["model"], **facts},
+        {"data": choices["data"], "model": network, **facts},
     )
 
 
@@ -222,9 +223,8 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
     for name in ("root", "corrupt"):
         if cfg.data.get(name) is not None:
             trained.data[name] = cfg.data[name]
-    if "pretrained" in trained.model:
-        # The run's own weights come next; those of the network's publisher need not be fetched.
-        trained.model.pretrained = False
+    # The run's own weights come next.
+    trained.model = without_publisher(trained.model)
     try:
         # As they stand: what they interpolate is not looked at.
         plain: Any = OmegaConf.to_container(configuration)
@@ -236,7 +236,7 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
 
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
     """Number test images alone as in training; refuse data that has different classes."""
-    trained = read_checkpoint(checkpoint).get("configuration", {}).get("class_names")
+    trained = recorded_of(checkpoint).get("class_names")
     data.trained_classes = trained
     if trained is not None and trained != list(data.class_names):
         ours, theirs = next(

@@ -60,7 +60,7 @@ def train(cfg: DictConfig) -> float | None:
     trainer = build_trainer(cfg)
     data = build_data(cfg)
     data.on_device = switch("speed.data_on_device", cfg.speed.data_on_device)
-    module = build_module(cfg, data, start=not last.is_file())
+    module = build_module(cfg, data, last if last.is_file() else None)
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
     callbacks = [c for c in trainer.callbacks if isinstance(c, CertificationCallback)]
     # Those of the certification too: missing images are found now, not after the last epoch.

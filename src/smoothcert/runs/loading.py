@@ -1,0 +1,64 @@
+"""A run's smoothed classifier in Python: `smoothcert.load`."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from omegaconf import OmegaConf
+
+from smoothcert.certify import Execution, SmoothedClassifier
+from smoothcert.records import check_links
+from smoothcert.runs.build import (
+    build_data,
+    device_of,
+    load_model,
+    recorded_of,
+    without_publisher,
+)
+from smoothcert.runs.commandline import read_yaml
+from smoothcert.runs.trust import trusted
+
+PATHS = {"data": "data", "outputs": "outputs"}
+"""In place of the run's own, as in `conf/paths/default.yaml`."""
+
+
+def load(
+    run: str | Path,
+    checkpoint: str = "best",
+    device: str = "auto",
+    execution: Execution | str | None = None,
+) -> SmoothedClassifier:
+    """Return the smoothed classifier of a run: its network, its normalisation and its σ.
+
+    The folder is looked at as `python -m src.certify run=…` does: it calls nothing that is not
+    allowed there. No image is read, and the data need not be on this machine.
+
+    Args:
+        run: a run folder that `python -m src.train` made.
+        checkpoint: `best` or `last`.
+        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
+        execution: how the network is run; `Execution()` (float32) unless given.
+
+    Raises:
+        InvalidArgumentError: if this is no run folder, or names what it may not.
+        RecordsError: if its configuration is damaged.
+        CheckpointError: if the checkpoint is missing or damaged.
+
+    Example:
+        >>> load("no/run")
+        Traceback (most recent call last):
+        smoothcert.errors.InvalidArgumentError: Expected a run folder, got 'no/run': it has no \
+.hydra/config.yaml
+    """
+    folder = Path(run)
+    configuration = read_yaml(folder, "config.yaml")
+    check_links(folder)
+    trained = trusted(configuration, OmegaConf.create(PATHS), folder)
+    path = folder / "checkpoints" / f"{checkpoint}.ckpt"
+    data = build_data(trained)
+    # Runs from before names were recorded need their data here.
+    names = recorded_of(path).get("class_names") or data.class_names
+    facts = SimpleNamespace(
+        num_classes=len(names), input_shape=data.input_shape, mean=data.mean, std=data.std
+    )
+    model = load_model(without_publisher(trained.model), facts, path).to(device_of(device))
+    return SmoothedClassifier(model, trained.sigma, len(names), execution)
