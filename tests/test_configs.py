@@ -197,13 +197,13 @@ def test_settings_of_another_kind_are_refused_by_their_name(name, tmp_path):
     "wrong",
     [
         *("input_shape=abc", "input_shape=[32]", "mean=[0.5]", "std=[0.1,0.2,abc]", "devices=2"),
-        *("processes=abc", "executions=null", "methods=abc", "test_sets=[1]", "certify=abc"),
-        *("curve_method=adrr", "device=abc", "task=abc"),
+        *("processes=abc", "executions=null", "methods=abc", "test_sets=abc", "certify=abc"),
+        *("curve_method=adrr task=train", "device=abc", "task=abc"),
     ],
 )
 def test_a_benchmark_refuses_settings_of_another_kind_before_it_measures(wrong, tmp_path):
     with (
-        composed(tmp_path, [wrong], "benchmark") as cfg,
+        composed(tmp_path, wrong.split(), "benchmark") as cfg,
         pytest.raises(InvalidArgumentError, match=f"^Expected `{wrong.partition('=')[0]}` "),
     ):
         benchmarking.benchmark(cfg)

@@ -138,14 +138,16 @@ def trained():
     images[labels == 1, :, 3] += 0.4
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.ReLU())
-    network.append(nn.Linear(8, 2))
+    network.append(nn.Linear(8, 2)).double()
     batch = NoisyBatch(images, labels, draw_noise(images, 0.1, 4, source), 0.1)
     optimizer = torch.optim.Adam(network.parameters(), 0.05)
+    # In float64: rounding, which differs between machines, would give another network on each.
     for _ in range(60):
         optimizer.zero_grad()
-        logits = network(images + draw_noise(images, 0.1, 1, source)[0])
+        logits = network((images + draw_noise(images, 0.1, 1, source)[0]).double())
         nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
+    network.float()
     return network, batch
 
 

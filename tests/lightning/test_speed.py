@@ -159,7 +159,7 @@ def test_each_speed_is_one_option_and_builds(tmp_path, monkeypatch, speed, preci
     monkeypatch.setattr(NATIVE, lambda: precision == "bf16-mixed")
     with composed(tmp_path, [*QUICK, f"speed={speed}"]) as cfg:
         built = build_module(cfg, build_data(cfg))
-        trainer = build_trainer(cfg, {})
+        trainer = build_trainer(cfg)
     assert str(trainer.precision) == precision
     assert built.memory_format == (torch.channels_last if last else torch.contiguous_format)
     assert built.compile_model is False
@@ -221,7 +221,7 @@ def test_a_precision_that_is_named_is_taken(asked, monkeypatch):
 @pytest.mark.parametrize("asked", ["bf16-true", "64-true"])
 def test_a_precision_reaches_the_trainer_from_either_setting(tmp_path, way, asked):
     with composed(tmp_path, [*QUICK, way.format(asked)]) as cfg:
-        assert str(build_trainer(cfg, {}).precision) == asked
+        assert str(build_trainer(cfg).precision) == asked
 
 
 def test_every_speed_resolves(tmp_path):

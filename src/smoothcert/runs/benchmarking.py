@@ -88,7 +88,7 @@ def _check_kinds(cfg: DictConfig) -> None:
                 f"Expected `{name}` settings by their names, as in conf/benchmark.yaml, "
                 f"got {cfg[name]}"
             )
-    if cfg.curve_method not in cfg.methods:
+    if cfg.task == "train" and cfg.curve_steps and cfg.curve_method not in cfg.methods:
         raise InvalidArgumentError(
             f"Expected `curve_method` one of {', '.join(cfg.methods)}, got {cfg.curve_method!r}"
         )
