@@ -167,7 +167,7 @@ def read_runs(
         named: those of them that have to be runs, whatever is skipped.
 
     Raises:
-        RecordsError: if a path is not there, a certificate file or what lies beside it is
+        RecordsError: if a path is not there, a certificate file or what is next to it is
             damaged, or a named path is no run.
     """
     required = set(named)
@@ -241,11 +241,11 @@ def _certificates_in(path: Path, is_required: bool) -> Path | None:
 
 
 def _is_log(path: Path) -> bool:
-    """Return whether a file is a log of other code, or a copy of ours without its settings."""
+    """Return whether a file is another program's log, or a copy of ours without its settings."""
     if path.name != CERTIFICATES:
         return True
-    beside = settings_path(path), path.with_name(SUMMARY)
-    is_ours = log_columns(path) == list(COLUMNS) and any(file.exists() for file in beside)
+    others = settings_path(path), path.with_name(SUMMARY)
+    is_ours = log_columns(path) == list(COLUMNS) and any(file.exists() for file in others)
     return is_field_log(path) and not is_ours
 
 

@@ -184,7 +184,7 @@ def load_model(
 
 
 def recorded_of(checkpoint: Path) -> dict[str, Any]:
-    """Return what a checkpoint of ours says of its run: nothing, where it is somebody else's.
+    """Return what a checkpoint records of its run; nothing where smoothcert did not write it.
 
     Args:
         checkpoint: the file.

@@ -87,7 +87,7 @@ def _changed(config: DictConfig, **settings: Any) -> DictConfig:
 
 
 def _outline(config: DictConfig, shape: tuple[int, ...], num_classes: int) -> dict[str, Tensor]:
-    """Return the `state_dict` of a network of ours, without memory for its values."""
+    """Return the `state_dict` of one of our networks, without memory for its values."""
     constants = [0.5] * shape[0]
     with torch.device("meta"):
         facts = {"num_classes": num_classes, "input_shape": shape}

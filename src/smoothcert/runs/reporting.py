@@ -46,7 +46,7 @@ def report(cfg: DictConfig) -> None:
 def _report_all(cfg: DictConfig) -> None:
     _refuse_settings_of_a_table(cfg)
     named = [path for path in map(Path, _listed(cfg.runs)) if path.exists()]
-    # A folder that is damaged is left out beside others, and refused where it stands alone.
+    # A damaged folder is left out among others, and refused where it is the only one.
     required = named if len(_listed(cfg.runs)) == 1 else [path for path in named if path.is_file()]
     found = read_runs(_paths(cfg.runs), skip_damaged=True, named=required)
     notes = [*_unmatched(cfg.runs), *found.notes]
