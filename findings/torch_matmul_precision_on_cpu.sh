@@ -9,9 +9,9 @@
 #   reference value) has to set the precision itself.
 # Source: https://docs.pytorch.org/docs/stable/generated/torch.set_float32_matmul_precision.html
 # Output seen:
-#   highest  largest error 3.8e-05  float32
-#   high     largest error 3.8e-05  float32
-#   medium   largest error 1.8e-01  float32
+#   highest  largest error 4.0e-05  float32
+#   high     largest error 4.0e-05  float32
+#   medium   largest error 1.7e-01  float32
 set -euo pipefail
 if ! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then
   echo "this CPU does not multiply bfloat16: nothing to show"

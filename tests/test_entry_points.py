@@ -417,7 +417,7 @@ def test_a_folder_that_is_no_run_is_refused():
             ["scheduler=one_cycle", "scheduler.pct_start=2"],
             r"scheduler takes, .*pct_start=2.*: ",
         ),
-        (["objective=custom"], r"objective\._target_=<module>\.<class> with objective=custom, got none$"),
+        (["objective=custom"], r"Expected objective\._target_=.* with objective=custom, got none$"),
         (
             ["objective._target_=nope.Nope"],
             r"be imported for objective \(nope\.Nope\)",
