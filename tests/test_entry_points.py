@@ -236,6 +236,7 @@ def test_certifying_at_another_sigma_warns_and_names_both(finished, tmp_path, ca
     assert "sigma=0.25 a classifier that was trained at sigma=0.5" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
     """kill −9 as soon as the first rows are there; the same command ends with the same rows."""
     folder, _ = finished
@@ -259,6 +260,7 @@ def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
     assert by_index(tmp_path / "whole" / "certificates.tsv") == by_index(path)
 
 
+@pytest.mark.slow
 def test_a_killed_training_run_goes_on_with_run(tmp_path):
     """kill −9 during the certification after training; `run=` ends the very run."""
     command = [*QUICK, "n=3000", "callbacks.certification.max_images=30"]

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 ABSTAIN = -1
 """The label of a certificate that promises nothing."""
-STOPS = ("fixed", "planned", "certified", "futile", "exhausted", "wrong")
-"""Why sampling ended; see `Certificate`."""
 
 
 class ImageBatch(NamedTuple):

@@ -36,6 +36,7 @@ from smoothcert.records import (
     settings_path,
 )
 from smoothcert.records.files import write_atomically
+from smoothcert.records.rows import format_row
 
 
 @pytest.fixture
@@ -164,7 +165,9 @@ def test_opening_never_adds_bytes_to_a_file_that_is_not_utf8(path):
 
 
 def test_an_image_that_stands_twice_is_refused(tmp_path):
-    path = write(tmp_path / "c.tsv", [ROWS[0], replace(ROWS[1], idx=7)])
+    path = write(tmp_path / "c.tsv", [ROWS[0]])
+    with path.open("a") as file:
+        file.write("\t".join(format_row(replace(ROWS[1], idx=7))) + "\n")
     assert "image 7 twice" in refusal(path)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from row_files import contents, reading_error, row_of, write
+from scipy.stats import norm
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import CertificateFile, read_certificates, settings_path
@@ -53,7 +54,7 @@ IMPOSSIBLE = {
     "more votes than samples": ("n_a", "1001", "n_a \\+ n_b at most n_samples"),
     "negative votes": ("n_b", "-1", "counts n_a, n_b >= 0"),
     "more samples than asked": ("n_samples", "2000", "n_samples 1000"),
-    "an unknown end": ("stop", "whenever", "stop one of fixed, planned"),
+    "an unknown end": ("stop", "whenever", "stop one of fixed, wrong"),
     "the end of another certifier": ("stop", "certified", "stop one of fixed, wrong"),
     "given up after samples": ("stop", "wrong", "n_samples >= 1"),
     "a negative time": ("time", "-1.0", "a time >= 0"),
@@ -75,6 +76,43 @@ def test_a_row_that_no_certification_could_have_written_is_refused(tmp_path, col
     assert str(caught.value) == reading_error(path)
     assert f"{path}, line 3 is damaged" in str(caught.value)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("certifier", "stop"),
+    [
+        *(("TightCertifier", "fixed"), ("PrecisionCertifier", "planned")),
+        ("SequentialCertifier", "certified"),
+    ],
+)
+def test_a_radius_above_that_of_the_rows_own_votes_is_refused(certifier, stop):
+    """At shares .719 and .224: σ/2 (Φ⁻¹(.719) - Φ⁻¹(.224)), by SciPy."""
+    limits = Limits.of({**SAID, "certifier": certifier, "bound": "joint"})
+    largest = 0.25 * (norm.ppf(0.719) - norm.ppf(0.224))
+    row = replace(ROW, n_a=719, n_b=224, stop=stop, radius=round(largest - 1e-6, 6))
+    limits.check(row)
+    with pytest.raises(ValueError, match=r"at most 0\.3346"):
+        limits.check(replace(row, radius=round(largest + 1e-5, 6)))
+    with pytest.raises(ValueError, match=r"shares 0 and 1000 of 1000"):
+        limits.check(replace(row, n_a=0, n_b=1000, p_a_lower=0.0, p_b_upper=1.0))
+
+
+def test_a_certifier_of_ones_own_ends_as_it_says(tmp_path):
+    row = replace(ROW, stop="hoeffding")
+    path = write(tmp_path / "c.tsv", [row], {**SAID, "certifier": "Mine"})
+    with path.open("a") as file:
+        file.write("\t".join(path.read_text().splitlines()[1].split("\t"))[:-3])
+    assert read_certificates(path) == [row]
+
+
+def test_an_image_gets_one_row(tmp_path):
+    path = write(tmp_path / "c.tsv", [ROW], SAID)
+    with CertificateFile(path, SAID) as file:
+        for rows in ([ROW], [replace(ROW, idx=8), replace(ROW, idx=8)]):
+            with pytest.raises(RecordsError, match="refused: expected one row per image"):
+                file.extend(rows)
+        file.append(replace(ROW, idx=8))
+    assert [row.idx for row in read_certificates(path)] == [5, 8]
 
 
 def test_settings_that_say_too_little_allow_what_rows_allow_themselves(tmp_path):

@@ -1,6 +1,7 @@
 """The figures of many runs: what is drawn, against counts made image by image."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
 from runs_by_hand import with_bounds, write_log
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
 from smoothcert.report.figures import (
@@ -60,9 +61,15 @@ def some_rows(seed, sigma=0.5, samples=(1000,), images=IMAGES, certifier="Tight"
         n = int(rng.choice(samples))
         predict = int(rng.choice([1, 1, 1, 1, 2, -1])) if n else -1
         radius = sigma * float(rng.choice([0.0, 0.1, 0.25, 0.5, 0.75, 1.5, 2.0]))
-        radius = min(radius, largest_radius(n, sigma, 0.001)) if predict >= 0 else 0.0
         n_a = int(n * rng.uniform(0.55, 0.99))
-        bounds = 0.5, 0.5, n_a, (n - n_a) // 2, n, STOPS.get(certifier, "fixed") if n else "wrong"
+        n_b = (n - n_a) // 2
+        if predict >= 0:
+            of_shares = sigma / 2 * (norm.ppf(n_a / n) - norm.ppf(n_b / n))
+            largest = min(largest_radius(n, sigma, 0.001), of_shares)
+            radius = min(radius, math.floor(1e6 * largest) / 1e6)
+        else:
+            radius = 0.0
+        bounds = 0.5, 0.5, n_a, n_b, n, STOPS.get(certifier, "fixed") if n else "wrong"
         row = CertificateRow(idx, 1, predict, radius, int(predict == 1), 0.1, *bounds)
         rows.append(with_bounds(row, sigma) if certifier == "Cohen" else row)
     return rows
@@ -551,6 +558,7 @@ def test_figures_that_make_no_sense_are_not_written(sweep, tmp_path):
 
 SCRIPT = """
 import sys
+from math import floor
 from pathlib import Path
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.reading import read_runs

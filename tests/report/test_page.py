@@ -36,7 +36,7 @@ SETTINGS = {
 def certificate(idx, radius, predict, label=1, stop="fixed", n_a=900):
     """Return a row; `predict` equal to `label` is right."""
     correct = int(predict == label)
-    bounds = (0.55, 0.45, n_a, 20, 1000) if stop == "fixed" else (0.0, 1.0, 0, 0, 0)
+    bounds = (0.55, 0.45, n_a, 0, 1000) if stop == "fixed" else (0.0, 1.0, 0, 0, 0)
     return CertificateRow(idx, label, predict, radius, correct, 0.1, *bounds, stop)
 
 

@@ -73,6 +73,7 @@ class CertificateFile:
         try:
             self._folder = self.path.parent.stat()
             self.rows = self._resume()
+            self._indices = {row.idx for row in self.rows}
             if not self.rows and self._size == 0:
                 self._write([COLUMNS])
             self._length = self._size
@@ -83,7 +84,7 @@ class CertificateFile:
     @property
     def finished(self) -> set[int]:
         """Indices of the images that have their row."""
-        return {row.idx for row in self.rows}
+        return set(self._indices)
 
     def append(self, row: CertificateRow) -> None:
         """Add a row; it is on the disk when this returns.
@@ -97,16 +98,19 @@ class CertificateFile:
         """Add rows; all of them are on the disk when this returns.
 
         Raises:
-            RecordsError: if they cannot be written, or no certification under these settings
-                gives such a row; the rows before them are kept. Or if the file has changed; see
-                `settle`.
+            RecordsError: if they cannot be written, an image has its row already, or no
+                certification under these settings gives such a row; the rows before them are
+                kept. Or if the file has changed; see `settle`.
         """
         rows = list(rows)
+        new = {row.idx for row in rows}
         for row in rows:
             try:
                 check_possible(row, self._limits)
                 if self.images is not None:
                     self.images.check(row)
+                if row.idx in self._indices or len(new) < len(rows):
+                    raise ValueError("expected one row per image")
             except ValueError as error:
                 raise RecordsError(f"{self.path}: image {row.idx} is refused: {error}") from error
         if not self._is_there:
@@ -114,6 +118,7 @@ class CertificateFile:
         self._write(format_row(row) for row in rows)
         self._length = self._size
         self.rows += rows
+        self._indices |= new
 
     def settle(self) -> None:
         """Compare what is on the disk with the rows in memory, and write what is missing.
@@ -207,6 +212,7 @@ class CertificateFile:
             there.close()
             raise
         self._file, self._length, self.rows = there._file, there._length, there.rows
+        self._indices = there._indices
         what = f"{self.path} was removed or changed while it was written"
         if not is_folder:
             raise RecordsError(
@@ -214,7 +220,7 @@ class CertificateFile:
                 "Start the same command again to resume"
             )
         warnings.warn(
-            f"{what}. Its {len(lost)} missing certificates are written anew",
+            f"{what}. All of its {len(self.rows)} certificates are there, {len(lost)} written anew",
             SmoothCertWarning,
             stacklevel=3,
         )

@@ -22,6 +22,14 @@ STOPS_OF = {
     "AnytimeCertifier": OF_GRID,
 }
 """Why sampling ends, by certifier. Nothing is known of a certifier that is not named here."""
+BY_LAST_VOTES = {
+    "CohenCertifier": ("fixed",),
+    "TightCertifier": ("fixed",),
+    "PrecisionCertifier": ("planned",),
+    "SequentialCertifier": ("certified",),
+}
+"""Ends at which the votes of the row itself prove the radius, not those of an earlier look."""
+QUARTER = 0.25
 STEP = 1e-6
 """The last digit of a radius or a probability in a file: what rounding may hide."""
 
@@ -34,12 +42,19 @@ class Limits:
     probability at most alpha if the class had only the probability Φ(R/σ): R is at most
     σ·Φ⁻¹(alpha^(1/n)).
 
+    A radius that the row's own votes prove is at most σ/2·(Φ⁻¹(n_a/n) - Φ⁻¹(n_b/n)), below
+    alpha = ¼: were this the true radius R, at class probabilities equal to these shares, votes as
+    good as the row's would have a probability of at least ¼. Each of the two counts is on either
+    side of its mean with probability at least ½, as the median of a binomial count is its mean,
+    and the two sides go together, as counts of a multinomial are negatively associated.
+
     Attributes:
         sigma: standard deviation of the noise, in pixel units.
         alpha: failure probability of a certificate, less the error of discrete noise.
         n: number of estimation samples, at most.
         stops: why sampling may end.
         by_bounds: whether the radius is that of the two bounds in the row.
+        by_votes: ends at which the votes of the row prove its radius.
     """
 
     sigma: float
@@ -47,6 +62,7 @@ class Limits:
     n: int
     stops: tuple[str, ...]
     by_bounds: bool
+    by_votes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Limits | None:
@@ -60,7 +76,8 @@ class Limits:
             return None
         by_bounds = certifier == "CohenCertifier" or settings.get("bound") == "rectangle"
         by_bounds = by_bounds and STOPS_OF[certifier] != OF_GRID
-        return cls(sigma, alpha, n, STOPS_OF[certifier], by_bounds)
+        by_votes = BY_LAST_VOTES.get(certifier, ()) if alpha < QUARTER else ()
+        return cls(sigma, alpha, n, STOPS_OF[certifier], by_bounds, by_votes)
 
     def largest_radius(self, n: int) -> float:
         """Return the largest radius that n samples allow.
@@ -91,7 +108,18 @@ class Limits:
                 f"expected a radius of at most {largest:.6f}, which {row.n_samples} samples allow "
                 f"at alpha={self.alpha:g} and sigma={self.sigma:g}"
             )
+        if row.stop in self.by_votes and row.radius > (shares := self._radius_of_shares(row)):
+            raise ValueError(
+                f"expected a radius of at most {shares:.6f}, that of shares {row.n_a} and "
+                f"{row.n_b} of {row.n_samples}"
+            )
         self._check_bounds(row)
+
+    def _radius_of_shares(self, row: CertificateRow) -> float:
+        share_a, share_b = row.n_a / row.n_samples, row.n_b / row.n_samples
+        if share_b <= 0 < share_a:
+            return math.inf
+        return max(0.0, self.sigma / 2 * (_probit(share_a) - _probit(share_b))) + STEP
 
     def _check_bounds(self, row: CertificateRow) -> None:
         a, b = row.p_a_lower, row.p_b_upper

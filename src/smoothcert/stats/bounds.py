@@ -68,17 +68,20 @@ def is_near_chance(right: int, images: int, chance: float, alpha: float = 0.05) 
         alpha: level of the one-sided test that the accuracy is above chance, in (0, 1).
 
     Returns:
-        Whether chance is not below the lower confidence bound on the accuracy. False where it
-        would not be with every answer right: so few images tell nothing.
+        Whether chance is not below the lower confidence bound on the accuracy, and the accuracy
+        is nearer to chance than to 1: of few images a high one is no sign of guessing. False
+        where every answer right would not be above chance: so few images tell nothing.
 
     Example:
         >>> is_near_chance(61, 500, chance=0.1), is_near_chance(70, 500, chance=0.1)
         (True, False)
+        >>> is_near_chance(4, 5, chance=0.4)
+        False
         >>> is_near_chance(0, 1, chance=0.1), is_near_chance(0, 1, chance=0.01)
         (False, True)
     """
     found, best = clopper_pearson_lower([right, images], images, alpha)
-    return bool(found <= chance < best)
+    return bool(found <= chance < best) and right / images < (1 + chance) / 2
 
 
 def probit_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> FloatArray:
