@@ -28,6 +28,7 @@ from smoothcert.noise import generator
 from smoothcert.records import (
     CertificateFile,
     FolderLock,
+    RunFolder,
     Shard,
     gather_shards,
     part_path,
@@ -285,7 +286,7 @@ def test_certificates_that_vanish_while_the_picture_is_drawn_are_written_anew(
 def test_a_summary_is_never_without_its_certificates(tmp_path):
     """As certification and training end: pictures and loggers took their time."""
     said = {**FACTS, **summarize(ROWS, WHOLE, RADII), "images_asked": len(ROWS), **SPEED}
-    write_summary(said, tmp_path, Certified(ROWS, WHOLE, None, len(ROWS)))
+    write_summary(said, RunFolder(tmp_path), Certified(ROWS, WHOLE, None, len(ROWS)))
     assert read_certificates(tmp_path / "certificates.tsv") == ROWS
     assert json.loads((tmp_path / "summary.json").read_text())["images"] == len(ROWS)
 
@@ -368,7 +369,7 @@ def test_on_a_full_disk_the_same_command_goes_on(tmp_path):
     room = 2000  # Enough for the certificates, not for the picture.
     with (
         largest_file(room),
-        pytest.raises(SystemExit, match=r"test cannot be written: File too large.*goes on"),
+        pytest.raises(SystemExit, match=r"test cannot be written: File too large.*Resume"),
     ):
         merged(f"runs='{tmp_path}/test_shard=*'")
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS

@@ -34,7 +34,7 @@ from smoothcert.errors import (
 from smoothcert.lightning.loggers import log_certificates, log_noisy_examples
 from smoothcert.lightning.metrics import AbstentionRate, AverageCertifiedRadius, CertifiedAccuracy
 from smoothcert.noise import draw_noise, generator
-from smoothcert.records import CertificateRow
+from smoothcert.records import CertificateRow, RunFolder
 from smoothcert.stats import default_radii, largest_radius
 
 SEEDS_APART = 1_000_003
@@ -169,7 +169,7 @@ class CertificationCallback(pl.Callback):
         if getattr(trainer, "fast_dev_run", False):
             # As everything else in such a run: one batch of it.
             certifier, subset = _shortened(certifier, ONE_BATCH), Subset(subset.split, 1, 1)
-        path, seed = self.folder / "certificates.tsv", self.seed
+        path, seed = RunFolder(self.folder).certificates, self.seed
         if fitting:
             # An epoch that is chosen by its certificates is certified again by other noise: the
             # best of several radii would not hold at alpha.
@@ -204,7 +204,7 @@ class CertificationCallback(pl.Callback):
         if subset is not None:
             images = _data_of(trainer).images(subset.split)
             chosen = subset.positions(len(images))
-            write_thumbnails(images, chosen, path.with_name("thumbnails.png"))
+            write_thumbnails(images, chosen, RunFolder(self.folder).thumbnails)
             thumbnails = thumbnails_of(images, chosen[:LOGGED_IMAGES])
             noisy = _under_noise(images, chosen[:LOGGED_EXAMPLES], self.sigma, self.seed)
             log_noisy_examples(trainer.loggers, noisy, self.sigma)

@@ -13,6 +13,7 @@ from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, log_columns, re
 from smoothcert.records.parts import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import COLUMNS, CertificateRow
+from smoothcert.records.run_folder import RunFolder
 from smoothcert.records.safe_files import (
     check_links,
     lies_in,
@@ -30,6 +31,7 @@ __all__ = [
     "CertificateRow",
     "FolderLock",
     "Images",
+    "RunFolder",
     "Shard",
     "Whole",
     "absorb_parts",

@@ -36,7 +36,7 @@ from smoothcert.data import CIFAR10DataModule
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.noise import generator
-from smoothcert.records import write_atomically
+from smoothcert.records import RunFolder, write_atomically
 from smoothcert.report import plot_losses, print_measurements
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.tables import measurements_as_markdown
@@ -302,10 +302,10 @@ def _subject(cfg: DictConfig) -> _Subject:
 
 
 def _trained_subject(cfg: DictConfig) -> _Subject:
-    run = Path(cfg.run)
+    run = RunFolder(cfg.run)
     trained, _ = trained_configuration(run, cfg)
     data = build_data(trained)
-    model = load_model(trained.model, data, run / "checkpoints" / "best.ckpt")
+    model = load_model(trained.model, data, run.checkpoint("best"))
     images = data.images("test")
     chosen = Subset("test", max_images=cfg.images).positions(len(images))
     examples = [Example(image, index, label) for image, label, index in map(images.example, chosen)]

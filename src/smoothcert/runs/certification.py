@@ -26,7 +26,7 @@ from smoothcert.errors import (
 )
 from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.processes import processes
-from smoothcert.records import Shard, check_links, read_settings
+from smoothcert.records import RunFolder, Shard
 from smoothcert.report import plot_certified_accuracy, summarize
 from smoothcert.runs.build import (
     CHOICES,
@@ -74,7 +74,7 @@ class Subject:
 
 def certify(cfg: DictConfig) -> float | None:
     """Certify and summarize; see `smoothcert.runs.certify`."""
-    folder, device = Path(cfg.paths.run), device_of(cfg.device)
+    folder, device = RunFolder(cfg.paths.run), device_of(cfg.device)
     subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
     radii = default_radii(subject.sigma) if cfg.radii is None else checked_radii(cfg.radii)
     warn_of_few_samples(subject.certifier, subject.sigma, radii)
@@ -93,7 +93,7 @@ def certify(cfg: DictConfig) -> float | None:
         subject.certifier,
         images,
         subset,
-        folder / "certificates.tsv",
+        folder.certificates,
         seed=subject.seed,
         configuration={"data": subject.facts["data"]},
         max_hours=cfg.max_hours,
@@ -105,9 +105,8 @@ def certify(cfg: DictConfig) -> float | None:
         )
     if not processes().first:
         return None
-    write_thumbnails(images, subset.positions(len(images)), folder / "thumbnails.png")
-    picture = folder / "certified_accuracy.png"
-    plot_certified_accuracy(certified.rows, certified.settings, picture)
+    write_thumbnails(images, subset.positions(len(images)), folder.thumbnails)
+    plot_certified_accuracy(certified.rows, certified.settings, folder.figure)
     summary = {
         **{name: subject.facts[name] for name in CHOICES},
         **summarize(certified.rows, certified.settings, radii),
@@ -122,7 +121,7 @@ def certify(cfg: DictConfig) -> float | None:
         logger.info(
             "This is shard %s alone. Once all are there: python -m src.merge %s",
             cfg.shard,
-            quoted("runs", _all_shards(folder)),
+            quoted("runs", _all_shards(folder.path)),
         )
     if len(certified.rows) < certified.asked:
         logger.warning(
@@ -141,11 +140,11 @@ def _all_shards(folder: Path) -> str:
 
 def subject_of_run(cfg: DictConfig) -> Subject:
     """Return a run's model, data and certifier, with whatever the command line says otherwise."""
-    run = Path(cfg.run)
+    run = RunFolder(cfg.run)
     trained, choices = trained_configuration(run, cfg)
     # What it cannot do is refused before any image is read.
     certifier = _certifier(cfg, trained)
-    checkpoint = run / "checkpoints" / f"{cfg.checkpoint}.ckpt"
+    checkpoint = run.checkpoint(cfg.checkpoint)
     data = build_data(trained)
     _check_classes(checkpoint, data)
     model = load_model(trained.model, data, checkpoint)
@@ -159,11 +158,10 @@ def subject_of_run(cfg: DictConfig) -> Subject:
     )
 
 
-def _training_facts(run: Path, trained: DictConfig) -> dict[str, Any]:
+def _training_facts(run: RunFolder, trained: DictConfig) -> dict[str, Any]:
     """Return what a run's own summary says of its training, where it has one."""
-    path = run / "summary.json"
     try:
-        summary = read_settings(path) if path.is_file() else {}
+        summary = run.summary() or {}
     except RecordsError as error:
         raise RecordsError(f"{error}. Without it the run can be certified: remove it") from error
     facts = {name: summary[name] for name in OF_TRAINING if name in summary}
@@ -212,12 +210,12 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     )
 
 
-def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+def trained_configuration(run: RunFolder, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Return a run's configuration, with this command's paths, and the names of its choices."""
-    check_links(run)
-    configuration: Any = read_yaml(run, "config.yaml")
-    hydra = read_yaml(run, "hydra.yaml")
-    trained = trusted(configuration, cfg.paths, run)
+    run.check_links()
+    configuration: Any = read_yaml(run.path, "config.yaml")
+    hydra = read_yaml(run.path, "hydra.yaml")
+    trained = trusted(configuration, cfg.paths, run.path)
     # A data folder that moved since is named again, as in training.
     # Its unreadable images may be left out now.
     for name in ("root", "corrupt"):
@@ -231,7 +229,7 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
         said: Any = OmegaConf.to_container(hydra)
         return trained, names_of_parts(plain, said["hydra"]["runtime"]["choices"])
     except (AttributeError, KeyError, TypeError) as error:
-        raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
+        raise RecordsError(f"{run.path / '.hydra'} is damaged: {error}") from error
 
 
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:

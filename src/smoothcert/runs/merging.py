@@ -1,9 +1,8 @@
 """What `python -m src.merge` does: no torch, so it answers at once."""
 
-import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,16 @@ from omegaconf import DictConfig
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import (
-    FolderLock,
-    check_links,
+    RunFolder,
     gather_shards,
     paths_matching,
     read_bounded,
-    read_settings,
     write_atomically,
 )
 from smoothcert.report import plot_certified_accuracy, print_summary, summarize
 
 logger = logging.getLogger(__name__)
 
-CERTIFICATES, SUMMARY, THUMBNAILS = "certificates.tsv", "summary.json", "thumbnails.png"
 ACCURACIES, NEAR_CHANCE = "certified_accuracy", "near_chance"
 OF_A_SHARD = re.compile(r",shard=\d+_\d+|shard=\d+_\d+,|_shard=\d+_\d+$")
 """What a folder's name says of its shard alone."""
@@ -38,69 +34,69 @@ MEASURED = (
 
 def merge(cfg: DictConfig) -> float:
     """Merge shards and summarize the whole; see `smoothcert.runs.merge`."""
-    files = _certificate_files(cfg.runs)
-    folder = _default_folder(files) if cfg.out is None else Path(cfg.out)
-    for each in [*(path.parent for path in files), folder]:
+    shards = _shards(cfg.runs)
+    out = RunFolder(_default_folder(shards) if cfg.out is None else cfg.out)
+    for each in (*shards, out):
         # Folders in it may be links: to the shards.
-        check_links(each, nested=False)
+        each.check_links(nested=False)
     # All that can be refused is, before anything is written.
-    whole, base = gather_shards(files), _summary_of(files)
-    before = _finished(folder)
-    with FolderLock(folder), _writing(folder):
-        merged = whole.write(folder / CERTIFICATES)
+    whole = gather_shards(each.certificates for each in shards)
+    summaries = [summary for each in shards if (summary := each.summary()) is not None]
+    base = _checked_summary(shards, summaries)
+    before = _finished(out)
+    with out.lock(), _writing(out):
+        merged = whole.write(out.certificates)
         if before is not None and before.get("images") == len(merged.rows):
             logger.info("All %d certificates were there already", len(merged.rows))
-            print_summary(before, folder)
+            print_summary(before, out.path)
             return before["acr"]
-        plot_certified_accuracy(merged.rows, merged.settings, folder / "certified_accuracy.png")
-        _copy_thumbnails(files, folder)
+        plot_certified_accuracy(merged.rows, merged.settings, out.figure)
+        _copy_thumbnails(shards, out)
         summary = {
             **{name: value for name, value in base.items() if name != NEAR_CHANCE},
             **summarize(merged.rows, merged.settings, [float(r) for r in base[ACCURACIES]]),
-            **_near_chance(files),
+            **_near_chance(summaries),
             "images_asked": len(merged.rows),
-            "shards": len(files),
+            "shards": len(shards),
             **dict.fromkeys(MEASURED),
         }
-        write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        out.write_summary(summary)
         # The picture took its time: what is reported is in the folder that is named.
-        whole.write(folder / CERTIFICATES)
-    print_summary(summary, folder)
+        whole.write(out.certificates)
+    print_summary(summary, out.path)
     return summary["acr"]
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def _finished(run: RunFolder) -> dict[str, Any] | None:
     """Return the summary of a certification that was finished before; None without a whole one."""
     with suppress(RecordsError):
-        return read_settings(folder / SUMMARY)
+        return run.summary()
     return None
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _writing(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise RecordsError(
-            f"{folder} cannot be written: {error.strerror}. The shards are as they were; the same "
-            "command goes on"
+            f"{run} cannot be written: {error.strerror}. The shards are unchanged. Resume with the "
+            "same command"
         ) from error
 
 
-def _certificate_files(patterns: str | Sequence[str]) -> list[Path]:
-    """Return the certificate files among what globs of folders and files match."""
+def _shards(patterns: str | Sequence[str]) -> list[RunFolder]:
+    """Return the folders with certificates among the folders and files that globs match."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    places = [place for pattern in patterns for place in _matches(pattern)]
-    files = [place / CERTIFICATES if place.is_dir() else place for place in places]
-    # By where they are: a link beside a shard is not another copy of it.
-    found = {
-        path.resolve(): path
-        for path in sorted(files, reverse=True)
-        if path.name == CERTIFICATES and path.is_file()
-    }
+    # By where its file is: a link next to a shard is not another copy of it.
+    found: dict[Path, RunFolder] = {}
+    for place in sorted((p for pattern in patterns for p in _matches(pattern)), reverse=True):
+        run = RunFolder(place if place.is_dir() else place.parent)
+        if run.is_certified and place in (run.path, run.certificates):
+            found[run.certificates.resolve()] = run
     if not found:
         raise InvalidArgumentError(f"Expected folders of shards by {patterns}, got none")
-    return sorted(found.values())
+    return sorted(found.values(), key=lambda run: run.path)
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -108,9 +104,9 @@ def _matches(pattern: str) -> list[Path]:
     return paths_matching(pattern) or paths_matching(pattern.replace("[", "[[]"))
 
 
-def _default_folder(files: Sequence[Path]) -> Path:
+def _default_folder(runs: Sequence[RunFolder]) -> Path:
     """Return the folder that the same command would have without its shard."""
-    shards = {path.parent.absolute() for path in files}
+    shards = {run.path.absolute() for run in runs}
     folders = {each.with_name(OF_A_SHARD.sub("", each.name) or each.name) for each in shards}
     if len(folders) != 1 or folders & shards:
         raise InvalidArgumentError(
@@ -119,22 +115,20 @@ def _default_folder(files: Sequence[Path]) -> Path:
     return folders.pop()
 
 
-def _summary_of(files: Sequence[Path]) -> dict[str, Any]:
-    """Return what all shards' summaries say alike, from the first that is there."""
-    for path in files:
-        place = path.with_name(SUMMARY)
-        if place.is_file():
-            summary = read_settings(place)
-            if not isinstance(summary.get(ACCURACIES), dict):
-                raise RecordsError(f"{place} is damaged: expected {ACCURACIES} by radius")
-            return summary
-    raise RecordsError(f"No shard has a {SUMMARY}: run the command of one of them again")
+def _checked_summary(
+    shards: Sequence[RunFolder], summaries: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return the first summary, of which the merged certification repeats the settings."""
+    if not summaries:
+        raise RecordsError("No shard has a summary.json: run the command of one of them again")
+    if not isinstance(summaries[0].get(ACCURACIES), dict):
+        first = next(each for each in shards if each.is_summarized)
+        raise RecordsError(f"{first.summary_file} is damaged: expected {ACCURACIES} by radius")
+    return summaries[0]
 
 
-def _near_chance(files: Sequence[Path]) -> dict[str, Any]:
-    """Return what the shards' summaries say of a classifier that guesses, where all say so."""
-    places = [path.with_name(SUMMARY) for path in files]
-    summaries = [read_settings(place) for place in places if place.is_file()]
+def _near_chance(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the shards' summaries record of a classifier that guesses, if all do."""
     found = [each.get(NEAR_CHANCE) or {} for each in summaries]
     if not all(found):
         return {}
@@ -143,8 +137,8 @@ def _near_chance(files: Sequence[Path]) -> dict[str, Any]:
     return {NEAR_CHANCE: {name: float(mean) for name, mean in means.items()}}
 
 
-def _copy_thumbnails(files: Sequence[Path], folder: Path) -> None:
-    for path in files:
-        if path.with_name(THUMBNAILS).is_file():
-            write_atomically(folder / THUMBNAILS, read_bounded(path.with_name(THUMBNAILS)))
+def _copy_thumbnails(shards: Sequence[RunFolder], out: RunFolder) -> None:
+    for each in shards:
+        if each.thumbnails.is_file():
+            write_atomically(out.thumbnails, read_bounded(each.thumbnails))
             return

@@ -1,6 +1,5 @@
 """What a run leaves behind besides its certificates: `summary.json`, and where it came from."""
 
-import json
 import platform
 import subprocess
 import sys
@@ -14,42 +13,47 @@ import torch
 
 from smoothcert.certify import Certified, Performance
 from smoothcert.errors import RecordsError, SmoothCertWarning
-from smoothcert.records import Whole, read_settings, write_atomically
+from smoothcert.records import RunFolder, Whole
 from smoothcert.report import print_summary
 
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
 
 
-def write_summary(summary: dict[str, Any], folder: Path, certified: Certified) -> None:
+def write_summary(summary: dict[str, Any], run: RunFolder, certified: Certified) -> None:
     """Write `summary.json` next to the certificates, and print it.
+
+    Args:
+        summary: JSON values by name.
+        run: where.
+        certified: the certificates that it is about.
 
     Raises:
         RecordsError: if the certificates are not in their file any more, nor can be written anew.
     """
     # Pictures and loggers took their time: what is reported is in the folder that is named.
-    Whole(certified.settings, certified.rows).write(folder / "certificates.tsv")
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    print_summary(summary, folder)
+    Whole(certified.settings, certified.rows).write(run.certificates)
+    run.write_summary(summary)
+    print_summary(summary, run.path)
 
 
-def performance_of(certified: Certified, folder: Path) -> dict[str, Any]:
-    """Return what certification took; of the call that did the work, if this one had none left."""
+def performance_of(certified: Certified, run: RunFolder) -> dict[str, Any]:
+    """Return the measurements of a certification; of the call that did the work, if not this one.
+
+    Args:
+        certified: what this call has certified.
+        run: its folder, which an earlier call may have summarized.
+    """
     names = [field.name for field in fields(Performance)]
     if certified.performance is not None:
         values = asdict(certified.performance)
     else:
-        path = folder / "summary.json"
-        values = _read(path) if path.is_file() else {}
+        try:
+            values = run.summary() or {}
+        except RecordsError as error:
+            # It is replaced, so this is no reason to stop.
+            warnings.warn(f"{error}. It is written anew", SmoothCertWarning, stacklevel=2)
+            values = {}
     return {name: values.get(name) for name in names}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return an earlier call's summary; a damaged one is no reason to stop, as it is replaced."""
-    try:
-        return read_settings(path)
-    except RecordsError as error:
-        warnings.warn(f"{error}. It is written anew", SmoothCertWarning, stacklevel=2)
-        return {}
 
 
 def provenance() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from smoothcert.lightning.loggers import log_summary
 from smoothcert.lightning.module import VALIDATED
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.processes import processes
+from smoothcert.records import RunFolder
 from smoothcert.report import summarize
 from smoothcert.runs.build import (
     build_data,
@@ -51,9 +52,9 @@ LENGTHS = ("T_max", "total_steps", "max_epochs")
 def train(cfg: DictConfig) -> float | None:
     """Train, certify and summarize; see `smoothcert.runs.train`."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    folder = Path(cfg.paths.run)
+    folder = RunFolder(cfg.paths.run)
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
-    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    last, best = folder.checkpoint("last"), folder.checkpoint("best")
     _check_common(folder, last)
     # What it refuses is refused before any image is read.
     check_types(cfg)
@@ -89,7 +90,7 @@ def train(cfg: DictConfig) -> float | None:
         _close_wandb()
 
 
-def _report_without_certificates(folder: Path, trainer: Any) -> None:
+def _report_without_certificates(folder: RunFolder, trainer: Any) -> None:
     """Say what a training has reached, where its weights are, and how they are certified."""
     figures = {
         name: float(value)
@@ -99,7 +100,7 @@ def _report_without_certificates(folder: Path, trainer: Any) -> None:
     said = [f"Trained {trainer.current_epoch} epochs"]
     said += [f"{name} {value:.4g}" for name, value in figures.items()]
     logger.info(", ".join(said))
-    best = folder / "checkpoints" / "best.ckpt"
+    best = folder.checkpoint("best")
     if trainer.fast_dev_run or not best.is_file():
         logger.info("No checkpoint is kept in %s", folder)
         return
@@ -112,10 +113,10 @@ def _report_without_certificates(folder: Path, trainer: Any) -> None:
     logger.info("Certify them: python -m src.certify %s", quoted("run", str(folder)))
 
 
-def _check_common(folder: Path, last: Path) -> None:
+def _check_common(folder: RunFolder, last: Path) -> None:
     """Refuse to train in folders of different names, or from different states."""
     begun = last.stat().st_mtime_ns if last.is_file() else None
-    told = processes().gather("folder", [str(folder.resolve()), begun])
+    told = processes().gather("folder", [str(folder.path.resolve()), begun])
     if any(each != told[0] for each in told):
         raise ProcessError(
             "Expected one run folder that all processes see, for example by hydra.run.dir=…, got "
@@ -124,7 +125,7 @@ def _check_common(folder: Path, last: Path) -> None:
 
 
 def _finish(
-    folder: Path,
+    folder: RunFolder,
     facts: Mapping[str, Any],
     certification: CertificationCallback,
     trainer: Any,
