@@ -39,7 +39,7 @@ test: lint ## linters, types and tests: what continuous integration runs
 test-slow: lint ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-format: $(VENV)/.dev-ready ## mend what the linters can mend
+format: $(VENV)/.dev-ready ## fix what the linters can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -12,7 +12,7 @@ from test_checkpoint_files import UNCERTIFIED, trained
 
 from smoothcert import runs
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^\$ python -m src\.(\w+) (.*)$", re.MULTILINE)
 
 
@@ -144,3 +144,33 @@ def test_experiments_that_are_named_exist(page):
     named = set(re.findall(r"experiment=([a-z_0-9,]+)", page.read_text()))
     experiments = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
     assert {name for names in named for name in names.split(",")} <= experiments
+
+
+def test_the_readme_is_short_and_its_prose_fits_a_line():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 200
+    prose = [line for line in lines if not line.startswith(("|", "  title"))]
+    assert [line for line in prose if len(line) > 120] == []
+
+
+def first_table(page, heading=""):
+    """Return the rows of the first table below a heading, as cells by their column's name."""
+    text = page.read_text().partition(heading)[2] if heading else page.read_text()
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert table, heading
+    head, _, *rows = [line.strip("| ").split(" | ") for line in table[0].splitlines()]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_the_readmes_methods_are_those_of_the_whole_table():
+    whole = first_table(ROOT / "docs" / "methods.md")
+    short = first_table(ROOT / "README.md", "\n## Methods\n")
+    assert short == [{name: cells[name] for name in short[0]} for cells in whole]
+
+
+def test_the_readmes_results_are_rows_of_the_whole_table():
+    whole = first_table(ROOT / "docs" / "results.md", "\n## CIFAR-10 in minutes\n")
+    short = first_table(ROOT / "README.md", "\n## Results\n")
+    rows = [cells for cells in whole if (cells["σ"], cells["bound"]) == ("0.5", "tight")]
+    assert len(rows) == 6
+    assert short == [{name: cells[name] for name in short[0]} for cells in rows]

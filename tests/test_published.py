@@ -14,7 +14,7 @@ from smoothcert.report.markdown import marks
 PUBLISHED = ROOT / "outputs" / "published"
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 RUNS = sorted(path.parent for path in PUBLISHED.glob("*/*/summary.json"))
-PAGES = "".join(path.read_text() for path in (ROOT / "README.md", ROOT / "docs" / "training.md"))
+PAGE = (ROOT / "docs" / "results.md").read_text()
 
 
 def test_the_table_is_that_of_the_published_runs():
@@ -22,7 +22,7 @@ def test_the_table_is_that_of_the_published_runs():
     assert len(folders) == 24
     table = comparison_markdown(grouped(read_summaries(folders)), RADII, "CIFAR-10 (JPEG copy)")
     start, end = marks("cifar_fast", "python -m src.report runs=… table=cifar_fast")
-    assert PAGES.partition(start)[2].partition(end)[0].strip() == table.strip()
+    assert PAGE.partition(start)[2].partition(end)[0].strip() == table.strip()
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
@@ -38,7 +38,7 @@ def test_a_summary_has_the_figures_of_its_certificates(folder):
 
 
 def test_every_trial_that_is_named_has_its_figure_from_its_run():
-    rows = re.findall(r"^\| (.*) \| (\.\d{3}) \| `(\w+)` \|$", PAGES, re.MULTILINE)
+    rows = re.findall(r"^\| (.*) \| (\.\d{3}) \| `(\w+)` \|$", PAGE, re.MULTILINE)
     trials = {folder.name for folder in RUNS if folder.parent.name == "cifar_fast_trials"}
     assert {name for *_, name in rows} == trials
     for _, acr, name in rows:
