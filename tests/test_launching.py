@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from support import TINY, composed
 
+from smoothcert.distributed.group import processes
 from smoothcert.errors import DataError, InvalidArgumentError, ProcessError, RecordsError, Stopped
-from smoothcert.processes import processes
 from smoothcert.records import FolderLock
 from smoothcert.runs import launching
 from smoothcert.runs.launching import child, devices_of, machine, require_common_folder
@@ -25,7 +25,7 @@ def report(cfg):
     folder = Path(cfg.paths.run)
     facts = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
     (folder / f"rank{team.rank}").write_text(" ".join(facts))
-    team.meet("done")
+    team.barrier("done")
     return {"sigma": cfg.sigma, "ranks": team.size}
 
 
@@ -47,7 +47,9 @@ def listen(cfg):
     team = processes()
     dist.all_reduce(torch.ones(1))
     dist.barrier(dist.new_group(backend="gloo"))
-    found = team.gather("listens", sorted({*listening(os.getpid()), *listening(os.getppid())}))
+    found = team.all_gather_object(
+        "listens", sorted({*listening(os.getpid()), *listening(os.getppid())})
+    )
     return sorted({address for each in found for address in each})
 
 
@@ -67,7 +69,7 @@ def listening(pid):
 def stop(cfg):
     """Get a signal in one process; the other one has not heard of it."""
     team = processes()
-    team.meet("here")
+    team.barrier("here")
     if team.rank == 1:
         os.kill(os.getpid(), signal.SIGUSR1)
     time.sleep(120)
@@ -78,7 +80,7 @@ def interrupt(cfg):
     team = processes()
     try:
         os.kill(os.getpid(), signal.SIGINT)
-        team.meet("here")
+        team.barrier("here")
         if team.rank == 1:
             os.kill(os.getppid(), signal.SIGINT)
         time.sleep(120)

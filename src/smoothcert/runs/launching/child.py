@@ -19,11 +19,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from smoothcert.distributed.signals import IF_HANDLED, ignore_signals
 from smoothcert.errors import ProcessError, SmoothCertError, Stopped
 from smoothcert.records import FolderLock, working_in
 from smoothcert.runs.launching.work import Work, gpus
 from smoothcert.runs.shell import plain, quiet, signals_stop
-from smoothcert.signals import IF_HANDLED, ignore_signals
 
 LOST_CONTACT = ("Connection closed by peer", "Connection reset by peer", "has lost contact")
 """How torch, and we, say that another process has ended."""
@@ -171,7 +171,7 @@ def _joined(work: Work | None, rank: int) -> Iterator[None]:
     import torch.distributed as dist
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-    from smoothcert.processes import Watch, is_group, processes
+    from smoothcert.distributed.group import Watch, is_group, processes
 
     if _is_one_machine(work):
         _listen_to_this_machine_alone()
@@ -189,7 +189,7 @@ def _joined(work: Work | None, rank: int) -> Iterator[None]:
             watch.start()
         yield
         # The first machine, whose store the others need, does not go before them.
-        processes().meet("end")
+        processes().barrier("end")
     except (Exception, KeyboardInterrupt) as error:
         fault = f"{type(error).__name__}: {error}"
         raise

@@ -14,12 +14,12 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from smoothcert.distributed.signals import end_at_second_interrupt, stopping_signals
 from smoothcert.errors import ProcessError, Stopped
 from smoothcert.runs.launching.child import as_child
 from smoothcert.runs.launching.work import Machine, Work
-from smoothcert.signals import end_at_second_interrupt, stopping_signals
 
-TOGETHER, LAST = 3.0, 15.0
+GRACE_SECONDS, KILL_SECONDS = 3.0, 15.0
 """Seconds for the others to end by themselves when a process has failed; then after SIGTERM."""
 SAVING = 300.0
 """Seconds for all to save their state, once they have been told to stop."""
@@ -135,7 +135,7 @@ def _supervise(
     since = time.monotonic()
     while running:
         # Where one was told to stop, the others are saving their state, or have not been told.
-        ended = wait([child.sentinel for child in running], TOGETHER)
+        ended = wait([child.sentinel for child in running], GRACE_SECONDS)
         told = stopped or (received[0] if received else None)
         since = time.monotonic() if told is None else since
         if told is not None and not ended:
@@ -170,7 +170,7 @@ def _stop_of(code: int) -> int | None:
 
 def _end(children: Sequence[Any]) -> None:
     """End children whose work cannot go on: what they have finished is on the disk."""
-    for seconds, end in ((TOGETHER, "terminate"), (LAST, "kill")):
+    for seconds, end in ((GRACE_SECONDS, "terminate"), (KILL_SECONDS, "kill")):
         deadline = time.monotonic() + seconds
         for child in children:
             child.join(max(0.0, deadline - time.monotonic()))
