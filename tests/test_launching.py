@@ -1,22 +1,32 @@
 """Commands that start processes of their own."""
 
 import os
+import re
 import signal
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from support import TINY, composed
+from together import PATIENCE, ending, started
 
+from smoothcert.distributed import launch
 from smoothcert.distributed.group import processes
-from smoothcert.errors import DataError, InvalidArgumentError, ProcessError, RecordsError, Stopped
+from smoothcert.errors import (
+    DataError,
+    InvalidArgumentError,
+    ProcessError,
+    RecordsError,
+    SmoothCertError,
+    Stopped,
+)
 from smoothcert.records import FolderLock
 from smoothcert.runs import launching
-from smoothcert.runs.launching import child, devices_of, machine, require_common_folder
+from smoothcert.runs.launching import devices_of, machine, require_common_folder
 
 
 def report(cfg):
@@ -140,6 +150,57 @@ def test_processes_of_one_machine_listen_to_that_machine_alone(tmp_path, monkeyp
     assert set(found) <= LOOPBACK
 
 
+def one_ends(how):
+    """End the worker of the second machine, or stop its launcher; the other worker waits for it."""
+    with launch.joined():
+        team = processes()
+        if team.rank == 0:
+            team.get("never set")
+        if how == "error":
+            raise DataError("No images here")
+        if how == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        # As one without power, after a first sign of life.
+        time.sleep(1)
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(120)
+
+
+def on_machine(number, port, folder, how):
+    """Launch one worker, as one of two machines; leave what the launcher raises."""
+    if how == "silence":
+        launch.BEAT_SECONDS = 0.1
+    machine = launch.Machine(number, 2, "127.0.0.1", port)
+    try:
+        launch.launch(one_ends, how, each=1, machine=machine)
+    except SmoothCertError as error:
+        (folder / f"machine{number}").write_text(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("error", "^DataError: No images here$"),
+        ("death", r"^ProcessError: Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
+        pytest.param(
+            "silence",
+            "^ProcessError: Machine 1 of 2 has given no sign of life",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_where_a_machine_fails_the_others_end_with_its_reason(tmp_path, how, message):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    first, second = (started(on_machine, number, port, tmp_path, how) for number in (0, 1))
+    with ending(first), ending(second):
+        first.join(PATIENCE)
+        assert re.search(message, (tmp_path / "machine0").read_text())
+        if how != "silence":
+            second.join(PATIENCE)
+            assert re.search(message, (tmp_path / "machine1").read_text())
+
+
 @pytest.mark.slow
 def test_ctrl_c_lets_every_process_save_once(tmp_path):
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -214,7 +275,6 @@ def test_processes_share_the_cpus_that_may_be_used(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
-    machine = SimpleNamespace(address="localhost", port=1, number=0)
-    work = SimpleNamespace(each=3, size=3, machine=machine, rank=lambda local: local)
-    child._set_environment(1, work)
-    assert os.environ["OMP_NUM_THREADS"] == "2"
+    with launch._environment(3):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in os.environ

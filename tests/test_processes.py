@@ -1,18 +1,11 @@
 """What processes tell each other, and what becomes of one whose partner dies."""
 
-import os
-import signal
-import sys
-import time
-
 import pytest
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from together import PATIENCE, ending, started, together
+from together import together
 
-from smoothcert.distributed import group as module
-from smoothcert.distributed.group import Processes, Watch, processes
+from smoothcert.distributed.group import Processes, processes
 from smoothcert.errors import DataError, ProcessError, Stopped
 
 
@@ -70,37 +63,3 @@ def waiting_for_one_that_aborts(how):
 def test_one_that_aborts_is_not_waited_for(tmp_path, how, told):
     said, _ = together(2, tmp_path, waiting_for_one_that_aborts, how)
     assert said == told
-
-
-def watching(rank, folder, how):
-    """Watch; the second process dies, gives a fault, or leaves."""
-    module.BEAT, module.SILENCE = 0.1, 1.0
-    sys.stderr = (folder / f"said by {rank}").open("w")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    watch = Watch()
-    watch.start()
-    if rank == 1:
-        time.sleep(0.5)
-        if how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        watch.leave("DataError: no images" if how == "fault" else None)
-        os._exit(0)
-    # Longer than the silence that is suffered.
-    time.sleep(4)
-    os._exit(7)
-
-
-@pytest.mark.parametrize(("how", "code"), [("killed", 1), ("fault", 1), ("left", 7)])
-def test_a_watched_partner_that_dies_ends_this_process_and_one_that_leaves_does_not(
-    tmp_path, how, code
-):
-    first, second = (started(watching, rank, tmp_path, how) for rank in (0, 1))
-    with ending(first), ending(second):
-        first.join(PATIENCE)
-        assert first.exitcode == code
-    said = {
-        "killed": "Stopped: process 1 of 2 has given no sign of life",
-        "fault": "Stopped: process 1: DataError: no images",
-        "left": "",
-    }
-    assert (tmp_path / "said by 0").read_text().strip() == said[how]

@@ -8,11 +8,7 @@ is a collective operation on tensors: a process that computes is never waited fo
 from __future__ import annotations
 
 import json
-import os
-import sys
-import threading
 import time
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -24,8 +20,6 @@ from smoothcert.errors import ProcessError, Stopped
 POLL_SECONDS = 0.1
 """Seconds between two looks for a value that another process sets."""
 ABORTED = "aborted"
-BEAT, SILENCE = 5.0, 45.0
-"""Seconds between two signs of life, and seconds without one after which a process is given up."""
 
 
 class Processes:
@@ -132,9 +126,9 @@ class Group(Processes):
         name: prefix of the counters and values; groups of different names share only `abort`.
     """
 
-    def __init__(self, name: str, store: Any = None) -> None:
+    def __init__(self, name: str) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._all = PrefixStore("smoothcert", store or _default_store())
+        self._all = PrefixStore("smoothcert", dist.distributed_c10d._get_default_store())
         self._named = PrefixStore(name, self._all)
 
     def add(self, name: str, amount: int = 1) -> int:
@@ -197,60 +191,3 @@ def processes() -> Processes:
 def is_group() -> bool:
     """Return whether several processes work together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _default_store() -> Any:
-    return dist.distributed_c10d._get_default_store()
-
-
-class Watch(threading.Thread):
-    """Ends this process where another one has died, wherever this one is waiting for it.
-
-    For processes that nobody watches together, on several machines above all. Each gives a sign of
-    life every few seconds, and looks for those of the others.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True, name="smoothcert-watch")
-        store = _default_store()
-        # One of its own, where torch can: another thread's waiting would keep this one from it.
-        self._group = Group("watch", store.clone() if hasattr(store, "clone") else store)
-        self._ended = threading.Event()
-        self._seen: dict[int, tuple[int, int]] = dict.fromkeys(range(self._group.size), (-1, 0))
-
-    def run(self) -> None:
-        """Give and look for signs of life until `leave`."""
-        while not self._ended.wait(BEAT):
-            try:
-                self._group.add(f"beat/{self._group.rank}")
-                reason = self._loss()
-            except ProcessError as error:
-                reason = str(error)
-            if reason and not self._ended.is_set():
-                print(f"Stopped: {reason}", file=sys.stderr, flush=True)  # noqa: T201
-                os._exit(1)
-
-    def leave(self, fault: str | None = None) -> None:
-        """Stop watching, and be missed no more.
-
-        Args:
-            fault: why this process ends before its work is done; the others end too then.
-        """
-        self._ended.set()
-        name = "fault" if fault else f"left/{self._group.rank}"
-        # Where the store is gone, so are those who would have read it.
-        with suppress(ProcessError):
-            self._group.set(name, f"process {self._group.rank}: {fault}")
-
-    def _loss(self) -> str | None:
-        """Return why the work cannot go on; None while all is well."""
-        if self._group.has("fault"):
-            return self._group.get("fault")
-        for rank, (beats, silent) in self._seen.items():
-            present = self._group.add(f"beat/{rank}", 0)
-            alive = present != beats or self._group.has(f"left/{rank}")
-            # Looks, not seconds: a job may be suspended, and this process with it.
-            self._seen[rank] = present, 0 if alive else silent + 1
-            if self._seen[rank][1] > SILENCE / BEAT:
-                return f"process {rank} of {self._group.size} has given no sign of life"
-        return None
