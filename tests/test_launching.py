@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -122,10 +123,19 @@ def test_each_process_does_it_once_and_the_first_ones_answer_is_returned(tmp_pat
         ("death", ProcessError, r"^Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
     ],
 )
-def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(tmp_path, how, kind, message):
+def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
+    tmp_path, capfd, monkeypatch, how, kind, message
+):
     """The first process would wait for two minutes; the suite would end before that."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     with pytest.raises(kind, match=message):
         launched(tmp_path, "fail", f"name='{how}'")
+    # Torch reports it too, with traces of its own code, and keeps logs.
+    printed = capfd.readouterr().err
+    assert printed.count("Traceback") == (how == "another error")
+    assert "torch" not in printed
+    assert not [path for path in (tmp_path / "temporary").iterdir() if "pymp" not in path.name]
 
 
 @pytest.mark.slow
