@@ -12,9 +12,9 @@ from test_preemption import last_of, metrics_of, states_of
 from together import together
 from torch import nn
 
+from smoothcert.distributed.group import is_group
 from smoothcert.errors import InvalidArgumentError, Stopped
 from smoothcert.lightning import SmoothedTraining
-from smoothcert.processes import is_group
 from smoothcert.records import read_certificates
 from smoothcert.runs import shell, training
 

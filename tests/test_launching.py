@@ -1,22 +1,33 @@
 """Commands that start processes of their own."""
 
 import os
+import re
 import signal
+import socket
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from support import TINY, composed
+from together import PATIENCE, ending, started
 
-from smoothcert.errors import DataError, InvalidArgumentError, ProcessError, RecordsError, Stopped
-from smoothcert.processes import processes
+from smoothcert.distributed import launch
+from smoothcert.distributed.group import processes
+from smoothcert.errors import (
+    DataError,
+    InvalidArgumentError,
+    ProcessError,
+    RecordsError,
+    SmoothCertError,
+    Stopped,
+)
 from smoothcert.records import FolderLock
 from smoothcert.runs import launching
-from smoothcert.runs.launching import child, devices_of, machine, require_common_folder
+from smoothcert.runs.launching import devices_of, machine, require_common_folder
 
 
 def report(cfg):
@@ -25,7 +36,7 @@ def report(cfg):
     folder = Path(cfg.paths.run)
     facts = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
     (folder / f"rank{team.rank}").write_text(" ".join(facts))
-    team.meet("done")
+    team.barrier("done")
     return {"sigma": cfg.sigma, "ranks": team.size}
 
 
@@ -47,7 +58,9 @@ def listen(cfg):
     team = processes()
     dist.all_reduce(torch.ones(1))
     dist.barrier(dist.new_group(backend="gloo"))
-    found = team.gather("listens", sorted({*listening(os.getpid()), *listening(os.getppid())}))
+    found = team.all_gather_object(
+        "listens", sorted({*listening(os.getpid()), *listening(os.getppid())})
+    )
     return sorted({address for each in found for address in each})
 
 
@@ -67,7 +80,7 @@ def listening(pid):
 def stop(cfg):
     """Get a signal in one process; the other one has not heard of it."""
     team = processes()
-    team.meet("here")
+    team.barrier("here")
     if team.rank == 1:
         os.kill(os.getpid(), signal.SIGUSR1)
     time.sleep(120)
@@ -78,7 +91,7 @@ def interrupt(cfg):
     team = processes()
     try:
         os.kill(os.getpid(), signal.SIGINT)
-        team.meet("here")
+        team.barrier("here")
         if team.rank == 1:
             os.kill(os.getppid(), signal.SIGINT)
         time.sleep(120)
@@ -110,10 +123,19 @@ def test_each_process_does_it_once_and_the_first_ones_answer_is_returned(tmp_pat
         ("death", ProcessError, r"^Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
     ],
 )
-def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(tmp_path, how, kind, message):
+def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
+    tmp_path, capfd, monkeypatch, how, kind, message
+):
     """The first process would wait for two minutes; the suite would end before that."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     with pytest.raises(kind, match=message):
         launched(tmp_path, "fail", f"name='{how}'")
+    # Torch reports it too, with traces of its own code, and keeps logs.
+    printed = capfd.readouterr().err
+    assert printed.count("Traceback") == (how == "another error")
+    assert "torch" not in printed
+    assert not [path for path in (tmp_path / "temporary").iterdir() if "pymp" not in path.name]
 
 
 @pytest.mark.slow
@@ -136,6 +158,57 @@ def test_processes_of_one_machine_listen_to_that_machine_alone(tmp_path, monkeyp
     found = launched(tmp_path, "listen")
     assert found
     assert set(found) <= LOOPBACK
+
+
+def one_ends(how):
+    """End the worker of the second machine, or stop its launcher; the other worker waits for it."""
+    with launch.joined():
+        team = processes()
+        if team.rank == 0:
+            team.get("never set")
+        if how == "error":
+            raise DataError("No images here")
+        if how == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        # As one without power, after a first sign of life.
+        time.sleep(1)
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(120)
+
+
+def on_machine(number, port, folder, how):
+    """Launch one worker, as one of two machines; leave what the launcher raises."""
+    if how == "silence":
+        launch.BEAT_SECONDS = 0.1
+    machine = launch.Machine(number, 2, "127.0.0.1", port)
+    try:
+        launch.launch(one_ends, how, each=1, machine=machine)
+    except SmoothCertError as error:
+        (folder / f"machine{number}").write_text(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("error", "^DataError: No images here$"),
+        ("death", r"^ProcessError: Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
+        pytest.param(
+            "silence",
+            "^ProcessError: Machine 1 of 2 has given no sign of life",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_where_a_machine_fails_the_others_end_with_its_reason(tmp_path, how, message):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    first, second = (started(on_machine, number, port, tmp_path, how) for number in (0, 1))
+    with ending(first), ending(second):
+        first.join(PATIENCE)
+        assert re.search(message, (tmp_path / "machine0").read_text())
+        if how != "silence":
+            second.join(PATIENCE)
+            assert re.search(message, (tmp_path / "machine1").read_text())
 
 
 @pytest.mark.slow
@@ -212,7 +285,6 @@ def test_processes_share_the_cpus_that_may_be_used(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
-    machine = SimpleNamespace(address="localhost", port=1, number=0)
-    work = SimpleNamespace(each=3, size=3, machine=machine, rank=lambda local: local)
-    child._set_environment(1, work)
-    assert os.environ["OMP_NUM_THREADS"] == "2"
+    with launch._environment(3):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in os.environ

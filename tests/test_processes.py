@@ -1,19 +1,12 @@
 """What processes tell each other, and what becomes of one whose partner dies."""
 
-import os
-import signal
-import sys
-import time
-
 import pytest
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from together import PATIENCE, ending, started, together
+from together import together
 
-from smoothcert import processes as module
+from smoothcert.distributed.group import Processes, processes
 from smoothcert.errors import DataError, ProcessError, Stopped
-from smoothcert.processes import Processes, Watch, processes
 
 
 @given(st.lists(st.integers(-100, 100)))
@@ -24,21 +17,21 @@ def test_a_process_alone_counts_what_it_adds(amounts):
     assert alone.add("n", 0) == sum(amounts)
 
 
-def test_a_process_alone_meets_and_gathers_itself():
+def test_a_process_alone_enters_a_barrier_and_gathers_alone():
     alone = Processes()
-    alone.meet("here")
-    assert alone.gather("name", {"a": [1, None]}) == [{"a": [1, None]}]
+    alone.barrier("here")
+    assert alone.all_gather_object("name", {"a": [1, None]}) == [{"a": [1, None]}]
     assert (alone.rank, alone.size, alone.first) == (0, 1, True)
     with pytest.raises(ProcessError, match="Process 0 of 1 has ended: no more"):
-        alone.give_up(ValueError("no more")) or alone.check()
+        alone.abort(ValueError("no more")) or alone.check_aborted()
 
 
 def conversations():
     """Take 200 numbers, then meet, then gather, in two conversations at once."""
     first, second = processes(), processes()
     taken = [first.add("number") for _ in range(200)]
-    second.meet("here")
-    return taken, first.gather("rank", first.rank), second.add("number", 0)
+    second.barrier("here")
+    return taken, first.all_gather_object("rank", first.rank), second.add("number", 0)
 
 
 def test_numbers_are_handed_out_once_and_conversations_are_apart(tmp_path):
@@ -49,13 +42,13 @@ def test_numbers_are_handed_out_once_and_conversations_are_apart(tmp_path):
     assert [others for _, _, others in answers] == [0] * 3
 
 
-def waiting_for_one_that_gives_up(how):
+def waiting_for_one_that_aborts(how):
     team = processes()
     if team.rank == 1:
-        team.give_up(DataError("its images are gone") if how == "error" else Stopped(15))
+        team.abort(DataError("its images are gone") if how == "error" else Stopped(15))
         return None
     try:
-        team.read("never said")
+        team.get("never set")
     except (ProcessError, Stopped) as error:
         return str(error)
 
@@ -67,40 +60,6 @@ def waiting_for_one_that_gives_up(how):
         ("signal", "143"),
     ],
 )
-def test_one_that_gives_up_is_not_waited_for(tmp_path, how, told):
-    said, _ = together(2, tmp_path, waiting_for_one_that_gives_up, how)
+def test_one_that_aborts_is_not_waited_for(tmp_path, how, told):
+    said, _ = together(2, tmp_path, waiting_for_one_that_aborts, how)
     assert said == told
-
-
-def watching(rank, folder, how):
-    """Watch; the second process dies, gives a fault, or leaves."""
-    module.BEAT, module.SILENCE = 0.1, 1.0
-    sys.stderr = (folder / f"said by {rank}").open("w")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    watch = Watch()
-    watch.start()
-    if rank == 1:
-        time.sleep(0.5)
-        if how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        watch.leave("DataError: no images" if how == "fault" else None)
-        os._exit(0)
-    # Longer than the silence that is suffered.
-    time.sleep(4)
-    os._exit(7)
-
-
-@pytest.mark.parametrize(("how", "code"), [("killed", 1), ("fault", 1), ("left", 7)])
-def test_a_watched_partner_that_dies_ends_this_process_and_one_that_leaves_does_not(
-    tmp_path, how, code
-):
-    first, second = (started(watching, rank, tmp_path, how) for rank in (0, 1))
-    with ending(first), ending(second):
-        first.join(PATIENCE)
-        assert first.exitcode == code
-    said = {
-        "killed": "Stopped: process 1 of 2 has given no sign of life",
-        "fault": "Stopped: process 1: DataError: no images",
-        "left": "",
-    }
-    assert (tmp_path / "said by 0").read_text().strip() == said[how]

@@ -20,9 +20,9 @@ from smoothcert.certify import (
 )
 from smoothcert.certify.dealing import Deal
 from smoothcert.data.datasets import InMemoryImages
+from smoothcert.distributed.group import Processes, is_group
 from smoothcert.errors import ProcessError, RecordsError, SmoothCertError
 from smoothcert.noise import generator
-from smoothcert.processes import Processes, is_group
 from smoothcert.records import CertificateFile, part_path, read_certificates, settings_path
 
 TIGHT = TightCertifier(n0=20, n=200)

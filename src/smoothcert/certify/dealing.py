@@ -6,8 +6,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from smoothcert.distributed.group import POLL_SECONDS, Processes
 from smoothcert.errors import ProcessError, RecordsError
-from smoothcert.processes import POLL, Processes
 from smoothcert.records import (
     CertificateFile,
     CertificateRow,
@@ -96,8 +96,8 @@ class Ledger:
                 self._file = undo.enter_context(CertificateFile(path, settings, images))
                 absorb_parts(self._file)
                 begun = {"finished": sorted(self._file.finished), "settings": self._file.settings}
-                team.publish("begun", begun)
-            begun = team.read("begun")
+                team.set("begun", begun)
+            begun = team.get("begun")
             self.finished: set[int] = set(begun["finished"])
             self.settings: dict[str, Any] = begun["settings"]
             if not team.first:
@@ -139,8 +139,8 @@ class Ledger:
         self.team.add("through")
         while self.team.add("through", 0) < self.team.size:
             tell(self.done)
-            self.team.check()
-            time.sleep(POLL)
+            self.team.check_aborted()
+            time.sleep(POLL_SECONDS)
         tell(self.done)
 
     def gathered(self) -> list[CertificateRow]:
@@ -152,10 +152,10 @@ class Ledger:
         if not self.team.first:
             self._file.settle()
             self._file.close()
-            self.team.meet("closed")
-            self.team.read("gathered")
+            self.team.barrier("closed")
+            self.team.get("gathered")
             return read_certificates(self._path)
-        self.team.meet("closed")
+        self.team.barrier("closed")
         absorb_parts(self._file)
         deadline = time.monotonic() + NETWORK
         while not self._is_complete and time.monotonic() < deadline:
@@ -163,7 +163,7 @@ class Ledger:
             absorb_parts(self._file)
         self._check_complete()
         self._file.finish()
-        self.team.publish("gathered", True)
+        self.team.set("gathered", True)
         return self._file.rows
 
     @property
@@ -193,9 +193,7 @@ class Ledger:
         if error is None:
             return
         with suppress(ProcessError):
-            # What another process has told is what it was.
-            if not self.team.said("given up"):
-                self.team.give_up(error)
+            self.team.abort(error)
 
     def __enter__(self) -> Self:
         return self

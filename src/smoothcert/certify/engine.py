@@ -18,8 +18,8 @@ from smoothcert.certify.dealing import Deal, Ledger
 from smoothcert.certify.execution import weights_digest
 from smoothcert.certify.scheduling import Example
 from smoothcert.certify.smoothed import Result, SmoothedClassifier
+from smoothcert.distributed.group import Processes, processes
 from smoothcert.errors import InvalidArgumentError, ProcessError, require_count, require_positive
-from smoothcert.processes import Processes, processes
 from smoothcert.records import CertificateRow, Images, Shard
 
 
@@ -196,7 +196,7 @@ def certify_examples(
         ]
         deal = Deal(left, ledger.team)
         # The clock starts when all have come.
-        ledger.team.meet("ready")
+        ledger.team.barrier("ready")
         start = time.perf_counter()
         results = smoothed.stream(
             (_example(examples, position) for position in deal),
@@ -228,7 +228,7 @@ def _require_no_time(rows: int, asked: int, start: float, max_hours: float | Non
     """
     over = max_hours is not None and time.perf_counter() >= start + 3600 * max_hours
     # The first one to stop may have begun a moment before the others.
-    if not any(processes().gather("time is over", over)):
+    if not any(processes().all_gather_object("time is over", over)):
         raise ProcessError(
             f"Expected {asked} certificates, got {rows}: images were handed out that no process "
             "has certified, as where another program adds to the processes' counter. The rows are "
@@ -280,7 +280,7 @@ class _Meter:
         seconds = time.perf_counter() - self._start
         runner, team = self._smoothed.runner, self._ledger.team
         own = None if runner is None else (runner.batch_size, runner.compiled, str(runner.device))
-        told = team.gather("ran", [own, peak_memory(self._smoothed.device)])
+        told = team.all_gather_object("ran", [own, peak_memory(self._smoothed.device)])
         # A process that came too late for any image has run nothing.
         ran = [each for each, _ in told if each is not None]
         if not self._ledger.done or not ran:

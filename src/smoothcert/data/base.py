@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from smoothcert.data.datasets import FixedBatches, ImageSet, InMemoryImages, Keys
 from smoothcert.data.sampling import BatchKey, EpochBatches
+from smoothcert.distributed.signals import IF_HANDLED, NAMES, ignore_signals
 from smoothcert.errors import DataError, InvalidArgumentError, require_count, require_probability
-from smoothcert.signals import IF_HANDLED, NAMES, ignore_signals
 from smoothcert.types import ImageBatch
 
 Split = Literal["train", "val", "test"]

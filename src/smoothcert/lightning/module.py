@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from smoothcert.attacks import Attack
+from smoothcert.distributed.group import Processes, is_group, processes
 from smoothcert.errors import InvalidArgumentError, NonFiniteError, require_count, require_positive
 from smoothcert.noise import draw_noise, generator, noisy_logits, smoothed_log_probabilities
 from smoothcert.objectives import Objective
-from smoothcert.processes import Processes, is_group, processes
 from smoothcert.types import ImageBatch, NoisyBatch
 
 TRAINING, VALIDATION, GLOBAL = 0, 1, 2
@@ -156,7 +156,7 @@ class SmoothedTraining(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all images of all processes, each image once."""
         team = processes() if self.trainer.world_size > 1 else Processes()
-        every = team.gather("validated", [*self._sums.tolist(), self._images])
+        every = team.all_gather_object("validated", [*self._sums.tolist(), self._images])
         *sums, images = map(sum, zip(*every, strict=True))
         means = {name: total / images for name, total in zip(VALIDATED, sums, strict=True)}
         self.log_dict(means, prog_bar=True, batch_size=1)

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from smoothcert.distributed.group import is_group
+from smoothcert.distributed.signals import end_at_second_interrupt, stopping_signals
 from smoothcert.errors import Stopped
-from smoothcert.processes import is_group
-from smoothcert.signals import end_at_second_interrupt, stopping_signals
 
 Handler = Callable[[int, Any], Any] | int | None
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smoothcert.data import ImageDataModule
 from smoothcert.data.folders import LAYOUT
+from smoothcert.distributed.group import is_group, processes
 from smoothcert.errors import (
     CheckpointError,
     InvalidArgumentError,
@@ -31,7 +32,6 @@ from smoothcert.models import (
     read_checkpoint,
     with_normalization,
 )
-from smoothcert.processes import is_group, processes
 from smoothcert.runs.checkpoints import check_callbacks
 from smoothcert.runs.fitting import fitting_model, shortcut_of
 from smoothcert.runs.places import leaves
@@ -256,12 +256,12 @@ def load_images(data: ImageDataModule, *splits: str) -> None:
     this = f"loaded/{os.environ.get('NODE_RANK', os.environ.get('GROUP_RANK', 0))}"
     first = team.size == 1 or os.environ.get("LOCAL_RANK") == "0"
     if not first:
-        team.read(this)
+        team.get(this)
     data.prepare_data()
     for split in splits:
         data.images(split)
     if first:
-        team.publish(this, True)
+        team.set(this, True)
 
 
 def build_module(

@@ -17,6 +17,7 @@ from torch import nn
 
 from smoothcert.certify import Certifier, SmoothedClassifier, Subset, certify_examples
 from smoothcert.data import ImageDataModule, write_thumbnails
+from smoothcert.distributed.group import processes
 from smoothcert.errors import (
     InvalidArgumentError,
     MismatchError,
@@ -25,7 +26,6 @@ from smoothcert.errors import (
     require_positive,
 )
 from smoothcert.lightning.callbacks import warn_of_few_samples
-from smoothcert.processes import processes
 from smoothcert.records import RunFolder, Shard
 from smoothcert.report import plot_certified_accuracy, summarize
 from smoothcert.runs.build import (

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from smoothcert.distributed.signals import end_at_second_interrupt, stopping_signals
 from smoothcert.errors import (
     DataError,
     InvalidArgumentError,
@@ -19,7 +20,6 @@ from smoothcert.errors import (
     SmoothCertWarning,
     Stopped,
 )
-from smoothcert.signals import end_at_second_interrupt, stopping_signals
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothcert.certify import SmoothedClassifier
+from smoothcert.distributed.group import processes
 from smoothcert.errors import (
     CheckpointError,
     InvalidArgumentError,
@@ -24,7 +25,6 @@ from smoothcert.lightning import EMA, CertificationCallback, ResumingCSVLogger, 
 from smoothcert.lightning.loggers import log_summary
 from smoothcert.lightning.module import VALIDATED
 from smoothcert.models import load_weights, read_checkpoint
-from smoothcert.processes import processes
 from smoothcert.records import RunFolder
 from smoothcert.report import summarize
 from smoothcert.runs.build import (
@@ -116,7 +116,7 @@ def _report_without_certificates(folder: RunFolder, trainer: Any) -> None:
 def _check_common(folder: RunFolder, last: Path) -> None:
     """Refuse to train in folders of different names, or from different states."""
     begun = last.stat().st_mtime_ns if last.is_file() else None
-    told = processes().gather("folder", [str(folder.path.resolve()), begun])
+    told = processes().all_gather_object("folder", [str(folder.path.resolve()), begun])
     if any(each != told[0] for each in told):
         raise ProcessError(
             "Expected one run folder that all processes see, for example by hydra.run.dir=…, got "
