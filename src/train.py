@@ -19,12 +19,9 @@ def train(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    runs.refuse_secrets(sys.argv)
-    runs.require_launcher(sys.argv)
-    runs.require_options(sys.argv)
+    runs.check_command_line(sys.argv)
     try:
-        runs.require_common_folder(sys.argv)
-        sys.argv = runs.expand_run(runs.quote_paths(sys.argv))
+        sys.argv = runs.expand_run(sys.argv)
     except SmoothCertError as error:
         sys.exit(str(error))
     train()

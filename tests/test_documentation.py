@@ -96,7 +96,7 @@ def test_examples_of_help_compose(command, tmp_path):
     for line in sections["Examples"]:
         program, flag, *arguments = shlex.split(re.sub("<.*?>", str(run), line))
         assert (program, flag, arguments[0]) == ("python", "-m", f"src.{command}")
-        given = runs.quote_paths(arguments)
+        given = arguments
         if command == "train":
             given = runs.expand_run(given)
         name = "certify_checkpoint" if runs.names_checkpoint(given) else command

@@ -28,6 +28,7 @@ from smoothcert.report.page import write_page
 from smoothcert.report.reading import read_runs
 from smoothcert.report.sections import sections_of
 from smoothcert.report.tables import print_summary
+from smoothcert.runs.secrets import refuse_secrets
 
 SMALL = ["trainer=cpu", "model.width=4", "objective=gaussian", "sigma=0.25", "n0=10", "n=100"]
 TRAIN = [*SMALL, "trainer.limit_train_batches=3", "callbacks.certification=null"]
@@ -455,7 +456,7 @@ def test_the_terminal_reads_no_markup_in_names():
 def test_a_secret_on_the_command_line_is_refused_and_not_repeated(argument, named, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with pytest.raises(SystemExit) as caught:
-        runs.refuse_secrets(["src/train.py", "sigma=0.5", argument])
+        refuse_secrets(["src/train.py", "sigma=0.5", argument])
     message = str(caught.value)
     assert message.startswith(
         f"Expected no secret on the command line, got one by {named}: it would"
@@ -481,7 +482,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(argument, name
 def test_what_is_no_secret_is_fine(argument, monkeypatch):
     # As short as this it is found in other words.
     monkeypatch.setenv("SOME_TOKEN", "sigma")
-    runs.refuse_secrets(["src/train.py", argument])
+    refuse_secrets(["src/train.py", argument])
 
 
 def test_configurations_interpolate_no_secret(monkeypatch):

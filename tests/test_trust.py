@@ -7,9 +7,8 @@ import socket
 import sys
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from support import CONF, composed
+from support import CONF, composed, guarded
 
 from smoothcert import runs
 from smoothcert.errors import InvalidArgumentError, RecordsError
@@ -17,7 +16,6 @@ from smoothcert.records import check_links
 from smoothcert.runs.certification import trained_configuration
 from smoothcert.runs.commandline import read_yaml
 from smoothcert.runs.places import check_places
-from smoothcert.runs.sweeps import RunFolder
 from smoothcert.runs.trust import check_overrides, check_targets, trusted
 
 CONFIGURATION = {
@@ -346,8 +344,8 @@ FINE = [
 @pytest.mark.parametrize("override", FINE)
 def test_what_a_user_overrides_goes_on(override, run):
     OmegaConf.save([override], run / ".hydra" / "overrides.yaml")
-    expanded = runs.expand_run(["src/train.py", f"run='{run}'"])
-    kept = [f"hydra.run.dir='{run}'", "hydra.output_subdir=null"]
+    expanded = runs.expand_run(["src/train.py", f"run={run}"])
+    kept = [f"hydra.run.dir={run}", "hydra.output_subdir=null"]
     assert expanded == ["src/train.py", override, *kept]
 
 
@@ -664,15 +662,16 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_written(plac
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(elsewhere)
     expected = re.escape(f"in the run folder {run}, got {link}, a link to {elsewhere}")
-    for arguments in ([f"run={run}"], ["sigma=0.5", f"hydra.run.dir={run}"]):
-        with pytest.raises(RecordsError, match=expected):
-            runs.expand_run(["src/train.py", *arguments])
+    with pytest.raises(RecordsError, match=expected):
+        runs.expand_run(["src/train.py", f"run={run}"])
+    with pytest.raises(SystemExit, match=expected):
+        guarded("train", "sigma=0.5", f"hydra.run.dir={run}")
     with pytest.raises(RecordsError, match=expected):
         checked(run)
     if place != ".hydra/config.yaml":
         written(run / ".hydra" / "config.yaml", "")
     with pytest.raises(SystemExit, match=f"{expected}|has no .hydra/config.yaml"):
-        runs.require_run(["src/certify.py", f"run={run}"])
+        guarded("certify", f"run={run}")
     with pytest.raises(RecordsError, match=expected):
         trained_configuration(run, OmegaConf.create({}))
 
@@ -708,13 +707,14 @@ def test_hydra_itself_writes_through_no_link(run, tmp_path):
     (run / ".hydra").rmdir()
     (tmp_path / "elsewhere").mkdir()
     (run / ".hydra").symlink_to(tmp_path / "elsewhere")
-    with composed(run, []), pytest.raises(SystemExit, match=r"a link to .*/elsewhere"):
-        RunFolder().on_run_start(HydraConfig.instance().cfg)
+    with pytest.raises(SystemExit, match=r"a link to .*/elsewhere"):
+        guarded("train", f"hydra.run.dir={run}")
 
 
 def test_certificates_are_not_written_through_a_link(run, tmp_path):
     written(run / ".hydra" / "config.yaml", "")
-    runs.require_run(["src/certify.py", f"run={run}"])
+    guarded("certify", f"run={run}")
+    (run / "certify").rename(tmp_path / "elsewhere")
     (run / "certify").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SystemExit, match=r"got .*/certify, a link to .*/elsewhere"):
-        runs.require_run(["src/certify.py", f"run={run}"])
+        guarded("certify", f"run={run}")

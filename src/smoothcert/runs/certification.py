@@ -40,7 +40,7 @@ from smoothcert.runs.build import (
     without_publisher,
 )
 from smoothcert.runs.chance import near_chance
-from smoothcert.runs.commandline import check, checked_radii, quoted, read_yaml
+from smoothcert.runs.commandline import check, checked_radii, read_yaml, typed
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.runs.trust import trusted
 from smoothcert.stats import default_radii
@@ -122,7 +122,7 @@ def certify(cfg: DictConfig) -> float | None:
         logger.info(
             "This is shard %s alone. Once all are there: python -m src.merge %s",
             cfg.shard,
-            quoted("runs", _all_shards(folder)),
+            typed("runs", _all_shards(folder)),
         )
     if len(certified.rows) < certified.asked:
         logger.warning(
@@ -136,7 +136,7 @@ def certify(cfg: DictConfig) -> float | None:
 
 def _all_shards(folder: Path) -> str:
     """Return a glob of a shard's folder and of its fellows'."""
-    return re.sub(r"shard=\d+_", "shard=*_", escape(str(folder)))
+    return re.sub(r"shard-\d+-of-", "shard-*-of-", escape(str(folder)))
 
 
 def subject_of_run(cfg: DictConfig) -> Subject:
