@@ -50,7 +50,7 @@ def guarded(command, *overrides, multirun=False):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         name = "certify_checkpoint" if ckpt else command
-        config = loader.load_configuration(name, [*overrides, "hydra.job.num=0"], mode)
+        config = loader.load_configuration(name, list(overrides), mode)
         try:
             guard = Guard(config.hydra.callbacks.guard.command)
             (guard.on_multirun_start if multirun else guard.on_run_start)(config)

@@ -20,7 +20,6 @@ from support import ROOT, TINY, composed, guarded
 
 from smoothcert import runs
 from smoothcert.certify import engine, scheduling
-from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import COLUMNS, read_certificates
 
 QUICK = [*TINY, "experiment=digits_reg", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
@@ -526,9 +525,10 @@ def test_overfitting_logs_the_loss_of_every_step(tmp_path):
 def test_a_run_that_is_to_train_longer_is_answered_with_the_command(tmp_path):
     given = ["sigma=0.5", "trainer.max_epochs=4", "name='a b'"]
     (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").touch()
     OmegaConf.save(given, tmp_path / ".hydra" / "overrides.yaml")
-    with pytest.raises(InvalidArgumentError) as caught:
-        runs.expand_run(["src/train.py", f"run={tmp_path}", "trainer.max_epochs=8"])
+    with pytest.raises(SystemExit) as caught:
+        guarded("train", f"run={tmp_path}", "trainer.max_epochs=8")
     command = str(caught.value).partition("in a folder of its own: ")[2]
     assert shlex.split(command) == [
         *("python", "-m", "src.train", "sigma=0.5", "name='a b'", "trainer.max_epochs=8"),

@@ -17,7 +17,6 @@ from smoothcert.records import check_links
 from smoothcert.runs.commandline import (
     check,
     check_given,
-    expand_run,
     folder_name,
     for_sigma,
     names_checkpoint,
@@ -26,7 +25,7 @@ from smoothcert.runs.commandline import (
 )
 from smoothcert.runs.guard import check_command_line
 from smoothcert.runs.launching import devices_of, run
-from smoothcert.runs.places import check_places
+from smoothcert.runs.security import check_places
 from smoothcert.runs.shell import command, sweep_folder
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "certify",
     "check",
     "check_command_line",
-    "expand_run",
     "folder_name",
     "for_sigma",
     "merge",

@@ -41,8 +41,9 @@ from smoothcert.runs.build import (
 )
 from smoothcert.runs.chance import near_chance
 from smoothcert.runs.commandline import check, checked_radii, read_yaml, typed
+from smoothcert.runs.guard import choices_of
+from smoothcert.runs.security import trusted
 from smoothcert.runs.summary import performance_of, provenance, write_summary
-from smoothcert.runs.trust import trusted
 from smoothcert.stats import default_radii
 
 logger = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
     """Return a run's configuration, with this command's paths, and the names of its choices."""
     check_links(run)
     configuration: Any = read_yaml(run, "config.yaml")
-    hydra = read_yaml(run, "hydra.yaml")
+    choices = choices_of(run)
     trained = trusted(configuration, cfg.paths, run)
     # A data folder that moved since is named again, as in training.
     # Its unreadable images may be left out now.
@@ -228,8 +229,7 @@ def trained_configuration(run: Path, cfg: DictConfig) -> tuple[DictConfig, dict[
     try:
         # As they stand: what they interpolate is not looked at.
         plain: Any = OmegaConf.to_container(configuration)
-        said: Any = OmegaConf.to_container(hydra)
-        return trained, names_of_parts(plain, said["hydra"]["runtime"]["choices"])
+        return trained, names_of_parts(plain, choices)
     except (AttributeError, KeyError, TypeError) as error:
         raise RecordsError(f"{run / '.hydra'} is damaged: {error}") from error
 

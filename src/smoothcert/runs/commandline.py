@@ -27,9 +27,8 @@ from smoothcert.errors import (
     require_positive,
     require_probability,
 )
-from smoothcert.records import check_links, read_bounded
-from smoothcert.runs.secrets import environment
-from smoothcert.runs.trust import LARGEST_YAML, check_overrides, check_yaml
+from smoothcert.records import read_bounded
+from smoothcert.runs.security import LARGEST_YAML, check_yaml, environment
 
 HELP_WIDTH = 80
 SEEDS = 2**32
@@ -293,52 +292,6 @@ def names_checkpoint(arguments: Sequence[str]) -> bool:
         True
     """
     return any(argument.startswith("ckpt=") for argument in arguments)
-
-
-def expand_run(arguments: Sequence[str]) -> list[str]:
-    """Replace `run=<folder>` by the overrides that the run was started with, and its folder.
-
-    Hydra writes its own files before any code of ours runs, so whatever would mix two
-    configurations in one folder is refused here.
-
-    Args:
-        arguments: the command line.
-
-    Raises:
-        InvalidArgumentError: if the folder is no run folder, other overrides come with it, or its
-            own are not to be trusted.
-        RecordsError: if a link leads out of the folder.
-
-    Example:
-        >>> expand_run(["src/train.py", "sigma=0.5"])
-        ['src/train.py', 'sigma=0.5']
-    """
-    program, *others = arguments
-    runs = [argument for argument in others if argument.startswith("run=")]
-    if runs:
-        folder = Path(runs[0].removeprefix("run=").strip("'\""))
-        check_links(folder)
-        overrides = overrides_of(folder)
-        check_overrides(overrides, folder)
-        if len(others) > 1:
-            given = [argument for argument in others if argument not in runs]
-            raise InvalidArgumentError(
-                f"{runs[0]} resumes a run exactly as it was started, so nothing else may be set; "
-                f"got {' '.join(given)}. To train on from its last epoch, in a folder of its own: "
-                f"{_continuation(folder, overrides, given)}"
-            )
-        # Its configuration is there, and stays to the byte.
-        kept = [quoted("hydra.run.dir", str(folder)), "hydra.output_subdir=null"]
-        return [program, *overrides, *kept]
-    return list(arguments)
-
-
-def _continuation(folder: Path, overrides: Sequence[str], given: Sequence[str]) -> str:
-    """Return the command that trains on from a run's last checkpoint with other settings."""
-    keys = {argument.lstrip("+~").partition("=")[0] for argument in (*given, "ckpt_path")}
-    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in keys]
-    checkpoint = f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
-    return shlex.join(["python", "-m", "src.train", *kept, *given, checkpoint])
 
 
 def read_yaml(run: Path, name: str) -> Any:

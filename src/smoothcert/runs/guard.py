@@ -1,6 +1,8 @@
 """What a command refuses before anything is written."""
 
 import os
+import re
+import shlex
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,19 +16,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import check_links
-from smoothcert.runs.commandline import overrides_of, quoted, typed
+from smoothcert.runs.commandline import overrides_of, quoted, read_yaml, typed
 from smoothcert.runs.launching import require_common_folder
-from smoothcert.runs.secrets import refuse_secrets
+from smoothcert.runs.security import refuse_secrets, trusted
 from smoothcert.runs.shell import plain
 
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
 """Launchers that an extra of this package installs."""
 HYDRAS_FILES = 2**16
 """Bytes that Hydra writes, at most, before a command begins."""
+PLAIN_OVERRIDE = re.compile(r"(?!hydra\b)(?!.*(\$\{|_target_|\.\./))[\w.]+=.*")
+"""Overrides that set a value or choose an option of `conf/`."""
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 """Keys that a job's folder is not named by."""
 
@@ -94,7 +98,10 @@ class Guard(Callback):
             if self.command == "train":
                 given = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
                 require_common_folder([self.command, *given])
-                _require_same_run(config)
+                if config.run is not None:
+                    _resume(config, given)
+                else:
+                    _require_same_run(config)
             # A merge writes to a folder that it finds by itself.
             if self.command != "merge":
                 folder = Path(config.hydra.run.dir)
@@ -111,6 +118,11 @@ class Guard(Callback):
         """
         with _one_line():
             self._require_subject(config)
+            runs = [each for each in config.hydra.overrides.task if each.startswith("run=")]
+            if self.command == "train" and runs:
+                raise InvalidArgumentError(
+                    f"{runs[0]} resumes one run exactly as it was started; got it in a multirun"
+                )
             _require_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             shared = _shared_keys(_given(config))
             with read_write(config):
@@ -170,6 +182,66 @@ def _require_run(named: Any) -> None:
             f"Expected a run folder, got {str(folder)!r}: it has no .hydra/config.yaml"
         )
     check_links(folder)
+
+
+def _resume(config: DictConfig, given: Sequence[str]) -> None:
+    """Replace this command's configuration by the one that a run has saved, once it was checked."""
+    _require_run(config.run)
+    folder = Path(config.run)
+    others = [each for each in given if not each.startswith(("run=", "hydra.mode="))]
+    if others:
+        raise InvalidArgumentError(
+            f"{quoted('run', config.run)} resumes a run exactly as it was started, so nothing else "
+            f"may be set; got {' '.join(others)}. To train on from its last epoch, in a folder of "
+            f"its own: {_continuation(folder, others)}"
+        )
+    saved = read_yaml(folder, "config.yaml")
+    with read_write(config.hydra), open_dict(config):
+        config.hydra.run.dir = str(folder)
+        # Its configuration is there, and stays to the byte.
+        config.hydra.output_subdir = None
+        config.hydra.runtime.output_dir = str(folder.absolute())
+        config.hydra.runtime.choices = choices_of(folder)
+        # What the configuration interpolates of Hydra's.
+        HydraConfig.instance().set_config(config)
+        paths = {"outputs": config.paths.outputs, "run": str(folder.absolute())}
+        own = trusted(saved, paths, folder, None)
+        for name in set(config) - {"hydra"}:
+            del config[name]
+        config.update(own)
+
+
+def choices_of(folder: Path) -> dict[str, str | None]:
+    """Return the options that a run has of the groups of `conf/`.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InvalidArgumentError: if it is no run folder.
+        RecordsError: if the file is damaged.
+    """
+    # As they stand: what they interpolate is not followed.
+    said: Any = OmegaConf.to_container(read_yaml(folder, "hydra.yaml"))
+    try:
+        choices = dict(said["hydra"]["runtime"]["choices"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RecordsError(f"{folder / '.hydra' / 'hydra.yaml'} is damaged: {error}") from error
+    if any("${" in str(each) for pair in choices.items() for each in pair):
+        raise RecordsError(f"{folder / '.hydra' / 'hydra.yaml'} is damaged: expected plain choices")
+    return choices
+
+
+def _continuation(folder: Path, given: Sequence[str]) -> str:
+    """Return the command that trains on from a run's last checkpoint with other settings."""
+    overrides = overrides_of(folder)
+    last = f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+    # Attack: overrides that call code, for the user to paste into a shell.
+    if not all(map(PLAIN_OVERRIDE.fullmatch, overrides)):
+        return f"the command that it was started with, and {shlex.join([*given, last])}"
+    keys = {argument.lstrip("+~").partition("=")[0] for argument in (*given, "ckpt_path")}
+    kept = [each for each in overrides if each.partition("=")[0] not in keys]
+    return shlex.join(["python", "-m", "src.train", *kept, *given, last])
 
 
 def _require_same_run(config: DictConfig) -> None:
