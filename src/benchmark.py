@@ -15,7 +15,5 @@ def benchmark(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    runs.refuse_secrets(sys.argv)
-    runs.require_options(sys.argv)
-    sys.argv = runs.quote_paths(sys.argv)
+    runs.check_command_line(sys.argv)
     benchmark()

@@ -21,9 +21,5 @@ def certify(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    runs.refuse_secrets(sys.argv)
-    runs.require_launcher(sys.argv)
-    runs.require_options(sys.argv)
-    runs.require_run(sys.argv)
-    sys.argv = runs.quote_paths(sys.argv)
+    runs.check_command_line(sys.argv)
     certify()

@@ -1,4 +1,4 @@
-"""Make one certification of its shards: `python -m src.merge runs='<run>/certify/test_shard=*'`."""
+"""Make one certification of its shards: `python -m src.merge runs='<run>/certify/test_shard-*'`."""
 
 import sys
 
@@ -15,7 +15,5 @@ def merge(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    runs.refuse_secrets(sys.argv)
-    runs.require_runs(sys.argv)
-    sys.argv = runs.quote_paths(sys.argv)
+    runs.check_command_line(sys.argv)
     merge()

@@ -1,4 +1,4 @@
-"""Compare runs: `python -m src.report runs='outputs/sweeps/*/*' [group_by=objective,model]`."""
+"""Compare runs: `python -m src.report runs='outputs/sweeps/*/*' ['group_by=[objective,model]']`."""
 
 import sys
 
@@ -15,7 +15,5 @@ def report(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    runs.refuse_secrets(sys.argv)
-    runs.require_runs(sys.argv)
-    sys.argv = runs.quote_paths(sys.argv)
+    runs.check_command_line(sys.argv)
     report()

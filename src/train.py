@@ -1,6 +1,6 @@
 """Train and certify: `python -m src.train experiment=digits_reg_adv`.
 
-`python -m src.train run=<run folder>` goes on with a run that was interrupted.
+`python -m src.train run=<run folder>` resumes a run that was interrupted.
 """
 
 import sys
@@ -9,7 +9,6 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothcert import runs
-from smoothcert.errors import SmoothCertError
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
@@ -19,12 +18,5 @@ def train(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    runs.refuse_secrets(sys.argv)
-    runs.require_launcher(sys.argv)
-    runs.require_options(sys.argv)
-    try:
-        runs.require_common_folder(sys.argv)
-        sys.argv = runs.expand_run(runs.quote_paths(sys.argv))
-    except SmoothCertError as error:
-        sys.exit(str(error))
+    runs.check_command_line(sys.argv)
     train()

@@ -7,9 +7,11 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import open_dict
 
 from smoothcert import runs  # registers the resolvers
+from smoothcert.runs.guard import Guard
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -38,3 +40,20 @@ def composed(folder, overrides, name="train"):
             yield cfg
         finally:
             HydraConfig.instance().cfg = None
+
+
+def guarded(command, *overrides, multirun=False):
+    """Do what Hydra does with a command line before it writes anything, and return its config."""
+    GlobalHydra.instance().clear()
+    ckpt = command == "certify" and any(each.startswith("ckpt=") for each in overrides)
+    mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        name = "certify_checkpoint" if ckpt else command
+        config = loader.load_configuration(name, list(overrides), mode)
+        try:
+            guard = Guard(config.hydra.callbacks.guard.command)
+            (guard.on_multirun_start if multirun else guard.on_run_start)(config)
+        finally:
+            HydraConfig.instance().cfg = None
+    return config

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
-from support import CONF, ROOT, composed
+from support import CONF, ROOT, composed, guarded
 from torch import nn
 
 import smoothcert
@@ -244,8 +244,7 @@ def folder_of(*arguments):
     """The folder that Hydra gives a command."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        asked = runs.quote_paths(["src/certify.py", *arguments])[1:]
-        cfg = compose("certify_checkpoint", asked, return_hydra_config=True)
+        cfg = compose("certify_checkpoint", list(arguments), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         try:
             return cfg.hydra.run.dir
@@ -254,9 +253,9 @@ def folder_of(*arguments):
 
 
 def test_each_file_and_each_setting_has_a_folder_of_its_own():
-    ckpt = "ckpt=models/a=1, b/x.pth"
+    ckpt = "ckpt='models/a=1, b/x.pth'"
     one = folder_of(ckpt, *CERTIFY)
-    assert one.startswith("outputs/certify/models_a=1, b_x.pth/test_data=digits,")
+    assert one.startswith("outputs/certify/models_a-1_-b_x.pth/test_data-digits_")
     others = [
         folder_of("ckpt=models/y.pth", *CERTIFY),
         folder_of(ckpt, *CERTIFY, "model.normalization=none"),
@@ -448,11 +447,12 @@ def test_a_missing_model_is_answered_with_those_that_exist(file):
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.parametrize("others", [[], ["n=100"], ["-m"]])
-def test_a_run_and_a_file_together_are_refused(others):
-    arguments = ["src/certify.py", "run=somewhere", "ckpt=x.pth", *others]
+@pytest.mark.parametrize("multirun", [False, True])
+@pytest.mark.parametrize("others", [[], ["n=100"]])
+def test_a_run_and_a_file_together_are_refused(others, multirun):
+    arguments = ["run=somewhere", "ckpt=x.pth", "model=resnet20", *others]
     with pytest.raises(SystemExit, match=r"^Expected run=… or ckpt=…, got both"):
-        runs.require_run(arguments)
+        guarded("certify", *arguments, multirun=multirun)
 
 
 # What does not fit is refused before any image is read; what fits is found in the file.
@@ -582,8 +582,8 @@ def weights_alone(state):
 def test_training_begins_with_the_weights_of_each_layout(run, tmp_path, layout):
     path = tmp_path / "noise=0.25, x.pth"
     torch.save(LAYOUTS[layout](network_of(run)), path)
-    asked = runs.quote_paths(["", f"model.weights={path}"])[1:]
-    folder = trained(tmp_path / "run", *UNCERTIFIED, *STILL, *asked)
+    asked = f"model.weights='{path}'"
+    folder = trained(tmp_path / "run", *UNCERTIFIED, *STILL, asked)
     ours, theirs = (weights_alone(network_of(each)) for each in (folder, run))
     assert same(ours, theirs)
     fresh = trained(tmp_path / "fresh", *UNCERTIFIED, *STILL)

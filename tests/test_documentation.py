@@ -96,11 +96,8 @@ def test_examples_of_help_compose(command, tmp_path):
     for line in sections["Examples"]:
         program, flag, *arguments = shlex.split(re.sub("<.*?>", str(run), line))
         assert (program, flag, arguments[0]) == ("python", "-m", f"src.{command}")
-        given = runs.quote_paths(arguments)
-        if command == "train":
-            given = runs.expand_run(given)
-        name = "certify_checkpoint" if runs.names_checkpoint(given) else command
-        compose_first_job(name, given[1:], run)
+        name = "certify_checkpoint" if runs.names_checkpoint(arguments) else command
+        compose_first_job(name, arguments[1:], run)
 
 
 @pytest.mark.parametrize("command", HELPS)
@@ -113,8 +110,7 @@ def test_help_names_every_key_of_its_own_and_no_other(command, tmp_path):
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     own = {key for cfg in configurations for key in cfg} - groups
     assert own <= set(named)
-    # `src.train` replaces `run` by what the run was started with.
-    for key in set(named) - own - {"run"}:
+    for key in set(named) - own:
         group, _, setting = key.partition(".")
         assert any(setting in cfg.get(group, {}) for cfg in configurations), key
 

@@ -16,11 +16,10 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
-from support import ROOT, TINY, composed
+from support import ROOT, TINY, composed, guarded
 
 from smoothcert import runs
 from smoothcert.certify import engine, scheduling
-from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import COLUMNS, read_certificates
 
 QUICK = [*TINY, "experiment=digits_reg", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
@@ -143,13 +142,13 @@ def test_certify_names_its_folder_after_what_it_overrides(finished):
     """Another certifier has a folder of its own beside the default one, which stays as it is."""
     folder, _ = finished
     asked = ["max_images=2", "skip=45", "split=val"]
-    default = folder / "certify" / "val_max_images=2,skip=45"
+    default = folder / "certify" / "val_max_images-2_skip-45"
     assert certified(folder, default, *asked)["certifier"] == "sequential"
     before = {path.name: path.read_bytes() for path in default.iterdir() if path.is_file()}
     process = run("certify", f"run={folder}", "certifier=tight", *asked)
     succeeded(process)
     assert "Warning" not in process.stderr_text
-    own = folder / "certify" / "val_certifier=tight,max_images=2,skip=45"
+    own = folder / "certify" / "val_certifier-tight_max_images-2_skip-45"
     trained = read_certificates(folder / "certificates.tsv")
     # The same weights, seed and images: the same certificates as at the end of training.
     assert without_time(own / "certificates.tsv")[0] == without_time(folder / "certificates.tsv")[0]
@@ -242,7 +241,7 @@ def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
     folder, _ = finished
     asked = ("certifier=tight", "n=2000", "max_images=40")
     command = ("certify", f"run={folder}", *asked)
-    own = folder / "certify" / "test_certifier=tight,max_images=40,n=2000"
+    own = folder / "certify" / "test_certifier-tight_max_images-40_n-2000"
     path = own / "certificates.tsv"
     process = start(*command)
     while process.poll() is None and not (path.is_file() and path.read_bytes().count(b"\n") > 3):
@@ -288,7 +287,7 @@ def test_a_signal_ends_a_run_with_its_exit_code_and_the_way_to_resume(tmp_path, 
     process.send_signal(number)
     printed, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert f"Resume with: python -m src.train run='{tmp_path}/run'" in printed + said
+    assert f"Resume with: python -m src.train run={tmp_path}/run" in printed + said
     assert "Traceback" not in printed + said
 
 
@@ -299,7 +298,7 @@ def test_a_sweep_leaves_a_complete_run_for_each_value_in_one_folder(tmp_path):
     folders = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
     assert len(folders) == 2
     for folder, sigma in zip(folders, (0.12, 0.25), strict=True):
-        assert f"sigma={sigma}" in folder.name
+        assert f"sigma-{sigma}" in folder.name
         assert [name for name in FILES if not (folder / name).is_file()] == []
         assert json.loads((folder / "summary.json").read_text())["sigma"] == sigma
 
@@ -458,9 +457,27 @@ def test_certify_refuses_what_its_certifier_cannot_do_before_it_reads_images(fin
 
 @pytest.mark.parametrize("command", ["train", "certify"])
 def test_null_as_the_option_of_a_group_is_answered_with_its_options(command):
-    runs.require_options([f"{ROOT}/src/{command}.py", "logger=csv", "seed=null"])
+    runs.check_command_line([f"{ROOT}/src/{command}.py", "logger=csv", "seed=null"])
     with pytest.raises(SystemExit, match=r"Expected data= one of cifar10, .* '~data'$"):
-        runs.require_options([f"{ROOT}/src/{command}.py", "data=null"])
+        runs.check_command_line([f"{ROOT}/src/{command}.py", "data=null"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "quoted"),
+    [
+        ("run=outputs/0_sigma=0.5,seed=1", "run='outputs/0_sigma=0.5,seed=1'"),
+        ("runs=~/runs/**", "runs='~/runs/**'"),
+        ("title=CIFAR-10 (JPEG copy)", "title='CIFAR-10 (JPEG copy)'"),
+        ("ckpt=it's.pth", r"ckpt='it\'s.pth'"),
+    ],
+)
+def test_a_value_that_hydra_cannot_parse_is_answered_with_its_quotes(argument, quoted):
+    with pytest.raises(SystemExit) as caught:
+        runs.check_command_line([f"{ROOT}/src/report.py", argument])
+    assert str(caught.value).startswith("Expected quotes around the value of ")
+    [typed] = shlex.split(str(caught.value).partition("cannot parse: ")[2])
+    assert typed == quoted
+    runs.check_command_line([f"{ROOT}/src/report.py", typed])
 
 
 class Offline(Exception):  # noqa: N818
@@ -492,7 +509,7 @@ def test_a_training_without_certification_ends_with_what_it_reached_and_where(tm
     best = losses.index(min(losses)) + 1
     assert f"Best epoch: {best}, val/cross_entropy {min(losses):.4g}" in caplog.text
     assert f"Weights: {tmp_path}/checkpoints/best.ckpt" in caplog.text
-    assert f"python -m src.certify run='{tmp_path}'" in caplog.text
+    assert f"python -m src.certify run={tmp_path}" in caplog.text
 
 
 def test_overfitting_logs_the_loss_of_every_step(tmp_path):
@@ -508,9 +525,10 @@ def test_overfitting_logs_the_loss_of_every_step(tmp_path):
 def test_a_run_that_is_to_train_longer_is_answered_with_the_command(tmp_path):
     given = ["sigma=0.5", "trainer.max_epochs=4", "name='a b'"]
     (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").touch()
     OmegaConf.save(given, tmp_path / ".hydra" / "overrides.yaml")
-    with pytest.raises(InvalidArgumentError) as caught:
-        runs.expand_run(["src/train.py", f"run='{tmp_path}'", "trainer.max_epochs=8"])
+    with pytest.raises(SystemExit) as caught:
+        guarded("train", f"run={tmp_path}", "trainer.max_epochs=8")
     command = str(caught.value).partition("in a folder of its own: ")[2]
     assert shlex.split(command) == [
         *("python", "-m", "src.train", "sigma=0.5", "name='a b'", "trainer.max_epochs=8"),
@@ -593,10 +611,15 @@ def test_benchmark_names_the_tasks_that_it_knows(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "Expected run=<run folder>"), (["run=nowhere"], "got 'nowhere': it has no .hydra")],
+    [
+        ([], "Expected run=<run folder>"),
+        (["run=nowhere"], "got 'nowhere': it has no .hydra"),
+        (["run=2026"], """quotes: "run='2026'"$"""),
+        (["run=null"], "Expected run=<run folder>, got run=None"),
+    ],
 )
 def test_certify_without_a_run_folder_makes_none(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
-        runs.require_run(["src/certify.py", *arguments])
+        guarded("certify", *arguments)
     assert list(tmp_path.iterdir()) == []

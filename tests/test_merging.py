@@ -85,7 +85,7 @@ def write_certification(folder, rows, values):
     return folder
 
 
-def write_shards(parent, of=3, name="test_shard={}_{}", rows=ROWS, **values):
+def write_shards(parent, of=3, name="test_shard-{}-of-{}", rows=ROWS, **values):
     """Write the certifications of all shards, and return their folders."""
     folders = []
     for number in range(1, of + 1):
@@ -108,7 +108,7 @@ def names(folder):
 
 def test_the_whole_lies_where_the_same_command_without_shards_puts_it(tmp_path, capsys):
     write_shards(tmp_path)
-    acr = merged(f"runs='{tmp_path}/test_shard=*'")
+    acr = merged(f"runs='{tmp_path}/test_shard-*'")
     assert names(tmp_path / "test") == FILES
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
     assert json.loads(settings_path(tmp_path / "test" / "certificates.tsv").read_text()) == WHOLE
@@ -121,7 +121,7 @@ def test_the_whole_lies_where_the_same_command_without_shards_puts_it(tmp_path, 
 
 def test_the_summary_is_that_of_an_unsharded_run_without_its_speed(tmp_path):
     write_shards(tmp_path)
-    merged(f"runs='{tmp_path}/test_shard=*'", f"out='{tmp_path}/out'")
+    merged(f"runs='{tmp_path}/test_shard-*'", f"out='{tmp_path}/out'")
     assert not (tmp_path / "test").exists()
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     unsharded = write_certification(tmp_path / "unsharded", ROWS, WHOLE) / "summary.json"
@@ -134,7 +134,7 @@ def test_the_summary_is_that_of_an_unsharded_run_without_its_speed(tmp_path):
 
 def test_a_report_reads_the_whole_and_names_the_shards(tmp_path):
     write_shards(tmp_path)
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     found = read_runs(tmp_path.iterdir())
     assert [run.name for run in found.runs] == ["test"]
     assert len(found.notes) == 3
@@ -142,7 +142,7 @@ def test_a_report_reads_the_whole_and_names_the_shards(tmp_path):
 
 def test_certifying_without_shards_goes_on_in_the_folder_of_the_whole(tmp_path):
     write_shards(tmp_path)
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     with CertificateFile(tmp_path / "test" / "certificates.tsv", WHOLE) as file:
         assert file.finished == {row.idx for row in ROWS}
 
@@ -150,6 +150,9 @@ def test_certifying_without_shards_goes_on_in_the_folder_of_the_whole(tmp_path):
 @pytest.mark.parametrize(
     ("shard", "whole"),
     [
+        ("test_shard-{}-of-{}", "test"),
+        ("val_max_images-7_shard-{}-of-{}_skip-2", "val_max_images-7_skip-2"),
+        # Names of earlier versions.
         ("test_shard={}_{}", "test"),
         ("val_max_images=7,shard={}_{},skip=2", "val_max_images=7,skip=2"),
         ("test_shard={}_{},skip=2", "test_skip=2"),
@@ -165,13 +168,13 @@ def test_the_folder_of_the_whole_has_the_shards_name_without_their_number(tmp_pa
 
 def test_a_shard_that_is_alone_is_a_whole(tmp_path):
     write_shards(tmp_path, 1)
-    merged(f"runs='{tmp_path}/test_shard=1_1'")
+    merged(f"runs='{tmp_path}/test_shard-1-of-1'")
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
 
 
 def test_shards_of_machines_are_given_by_several_globs_folders_or_files(tmp_path):
     folders = write_shards(tmp_path)
-    given = [f"'{tmp_path}/*d=1_*'", f"'{folders[1]}/'", f"'{folders[2]}/certificates.tsv'"]
+    given = [f"'{tmp_path}/*d-1-*'", f"'{folders[1]}/'", f"'{folders[2]}/certificates.tsv'"]
     merged(f"runs=[{','.join(given)}]")
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
 
@@ -191,7 +194,7 @@ def test_a_shard_and_a_link_to_it_are_one(tmp_path):
 
 
 def test_folders_of_several_names_need_a_place_for_the_whole(tmp_path):
-    write_shards(tmp_path / "a", 2)[1].rename(tmp_path / "test_shard=2_2")
+    write_shards(tmp_path / "a", 2)[1].rename(tmp_path / "test_shard-2-of-2")
     both = f"runs=['{tmp_path}/*shard*','{tmp_path}/a/*']"
     with pytest.raises(SystemExit, match="Expected out=<folder>"):
         merged(both)
@@ -209,14 +212,14 @@ def refusal(folder, *overrides):
     """Return why shards are not merged; nothing must be written then."""
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit) as caught:
-        merged(f"runs='{folder}/test_shard=*'", *overrides)
+        merged(f"runs='{folder}/test_shard-*'", *overrides)
     assert sorted(folder.rglob("*")) == before
     return str(caught.value)
 
 
 def test_a_glob_that_matches_nothing_is_named(tmp_path):
     assert refusal(tmp_path) == (
-        f"InvalidArgumentError: Expected folders of shards by ['{tmp_path}/test_shard=*'], got none"
+        f"InvalidArgumentError: Expected folders of shards by ['{tmp_path}/test_shard-*'], got none"
     )
 
 
@@ -228,7 +231,7 @@ def test_a_missing_shard_is_refused_before_anything_is_written(tmp_path):
 def test_shards_of_another_certification_are_refused_before_anything_is_written(tmp_path):
     write_shards(tmp_path, 2)
     rows = [with_bounds(row, 1.0) for row in ROWS]
-    write_shards(tmp_path, 3, "test_shard={}_{},sigma=1", rows, sigma=1.0)
+    write_shards(tmp_path, 3, "test_shard-{}-of-{}_sigma-1", rows, sigma=1.0)
     assert "different configurations: sigma 0.5 and 1.0" in refusal(tmp_path, f"out='{tmp_path}/o'")
 
 
@@ -249,13 +252,13 @@ def test_one_summary_is_enough(tmp_path):
     for folder in write_shards(tmp_path)[:2]:
         (folder / "summary.json").unlink()
         (folder / "thumbnails.png").unlink()
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     assert names(tmp_path / "test") == FILES
 
 
 def test_the_whole_is_no_shard_of_itself(tmp_path):
     write_shards(tmp_path)
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     with pytest.raises(SystemExit, match=r"test/certificates\.tsv is no shard"):
         merged(f"runs='{tmp_path}/test*'", f"out='{tmp_path}/out'")
     assert not (tmp_path / "out").exists()
@@ -265,7 +268,7 @@ def test_a_shards_folder_is_no_place_for_the_whole(tmp_path):
     folders = write_shards(tmp_path)
     before = (folders[0] / "certificates.tsv").read_bytes()
     with pytest.raises(SystemExit, match="another configuration"):
-        merged(f"runs='{tmp_path}/test_shard=*'", f"out='{folders[0]}'")
+        merged(f"runs='{tmp_path}/test_shard-*'", f"out='{folders[0]}'")
     assert (folders[0] / "certificates.tsv").read_bytes() == before
 
 
@@ -278,7 +281,7 @@ def test_certificates_that_vanish_while_the_picture_is_drawn_are_written_anew(
 
     write_shards(tmp_path)
     monkeypatch.setattr(merging, "plot_certified_accuracy", removing)
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
     assert names(tmp_path / "test") == FILES
 
@@ -293,9 +296,9 @@ def test_a_summary_is_never_without_its_certificates(tmp_path):
 
 def test_merging_again_changes_nothing(tmp_path):
     write_shards(tmp_path)
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     before = {path: path.read_bytes() for path in (tmp_path / "test").iterdir()}
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     assert {path: path.read_bytes() for path in (tmp_path / "test").iterdir()} == before
 
 
@@ -305,7 +308,7 @@ def test_an_unfinished_certification_without_shards_is_completed(tmp_path):
     write_certification(tmp_path / "test", own[2:4], WHOLE)
     with CertificateFile(part_path(tmp_path / "test" / "certificates.tsv", 1), WHOLE) as part:
         part.extend(own[5:6])
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     expected = [*ROWS[:2], *own[2:4], ROWS[4], own[5], ROWS[6]]
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == expected
     assert names(tmp_path / "test") == FILES
@@ -316,14 +319,14 @@ def test_a_certification_of_another_configuration_is_left_alone(tmp_path):
     other = write_certification(tmp_path / "test", ROWS[:2], {**WHOLE, "seed": 1})
     before = {path: path.read_bytes() for path in other.iterdir()}
     with pytest.raises(SystemExit, match="seed was 1 and is now 0"):
-        merged(f"runs='{tmp_path}/test_shard=*'")
+        merged(f"runs='{tmp_path}/test_shard-*'")
     assert before.items() <= {path: path.read_bytes() for path in other.iterdir()}.items()
 
 
 def test_a_folder_that_another_command_is_writing_is_refused(tmp_path):
     write_shards(tmp_path)
     with FolderLock(tmp_path / "test"), pytest.raises(SystemExit, match="by another process"):
-        merged(f"runs='{tmp_path}/test_shard=*'")
+        merged(f"runs='{tmp_path}/test_shard-*'")
     assert not (tmp_path / "test" / "certificates.tsv").exists()
 
 
@@ -371,22 +374,30 @@ def test_on_a_full_disk_the_same_command_goes_on(tmp_path):
         largest_file(room),
         pytest.raises(SystemExit, match=r"test cannot be written: File too large.*Resume"),
     ):
-        merged(f"runs='{tmp_path}/test_shard=*'")
+        merged(f"runs='{tmp_path}/test_shard-*'")
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
     assert not (tmp_path / "test" / "summary.json").exists()
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     assert names(tmp_path / "test") == FILES
 
 
-def test_the_command_takes_names_of_folders_as_they_are(tmp_path):
-    write_shards(tmp_path, 2, "val_max_images=7,shard={}_{}")
-    command = [sys.executable, "-m", "src.merge", f"runs={tmp_path}/val_max_images=7,shard=*"]
+@pytest.mark.parametrize(
+    ("shard", "whole", "runs"),
+    [
+        ("val_max_images-7_shard-{}-of-{}", "val_max_images-7", "runs={}/val*_shard-*"),
+        # Folders of earlier versions are named in quotes.
+        ("val_max_images=7,shard={}_{}", "val_max_images=7", "runs='{}/val_max_images=7,shard=*'"),
+    ],
+)
+def test_the_command_takes_names_of_folders(tmp_path, shard, whole, runs):
+    write_shards(tmp_path, 2, shard)
+    command = [sys.executable, "-m", "src.merge", runs.format(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "7 test images" in done.stdout
-    assert names(tmp_path / "val_max_images=7") == FILES
-    picture = tmp_path / "val_max_images=7" / "certified_accuracy.png"
+    assert names(tmp_path / whole) == FILES
+    picture = tmp_path / whole / "certified_accuracy.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert len(names(tmp_path)) == 3
 
@@ -477,7 +488,7 @@ def test_shards_that_all_guess_make_a_whole_that_does(tmp_path):
     ]
     for folder, each in zip(folders, found, strict=True):
         change_summary(folder, near_chance=each)
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     summary = json.loads((tmp_path / "test" / "summary.json").read_text())
     # Four images and three.
     expected = {"chance": (4 * 0.3 + 3 * 0.2) / 7, "base_accuracy": (4 + 3 * 0.5) / 7}
@@ -488,7 +499,7 @@ def test_shards_that_all_guess_make_a_whole_that_does(tmp_path):
 def test_a_whole_of_which_one_shard_is_better_than_chance_does_not_guess(tmp_path):
     folders = write_shards(tmp_path, of=2)
     change_summary(folders[0], near_chance={"chance": 0.3, "base_accuracy": 1.0})
-    merged(f"runs='{tmp_path}/test_shard=*'")
+    merged(f"runs='{tmp_path}/test_shard-*'")
     assert "near_chance" not in json.loads((tmp_path / "test" / "summary.json").read_text())
 
 

@@ -28,6 +28,7 @@ from smoothcert.report.page import write_page
 from smoothcert.report.reading import read_runs
 from smoothcert.report.sections import sections_of
 from smoothcert.report.tables import print_summary
+from smoothcert.runs.security import refuse_secrets
 
 SMALL = ["trainer=cpu", "model.width=4", "objective=gaussian", "sigma=0.25", "n0=10", "n=100"]
 TRAIN = [*SMALL, "trainer.limit_train_batches=3", "callbacks.certification=null"]
@@ -237,14 +238,12 @@ def test_a_runs_configuration_calls_nothing_else(do, options, other, sprung, tmp
 
 def test_a_run_that_would_call_something_else_does_not_go_on(sprung, tmp_path):
     folder = started(tmp_path / "run", *TRAIN)
-    evil = f"+callbacks.x={{_target_: os.mkdir, path: '{sprung}'}}"
-    OmegaConf.save([*TRAIN, evil], folder / ".hydra" / "overrides.yaml")
+    evil = f"callbacks:\n  x: {{_target_: os.mkdir, path: '{sprung}'}}\n"
+    changed(folder, "callbacks:\n", evil)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     process = command("train", f"run={folder}")
     assert process.returncode == 1
-    assert (
-        "overrides.yaml calls 'os.mkdir' as 'callbacks.x', which is not allowed" in process.stderr
-    )
+    assert "config.yaml calls 'os.mkdir' as 'callbacks.x', which is not allowed" in process.stderr
     assert not sprung.exists()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -455,7 +454,7 @@ def test_the_terminal_reads_no_markup_in_names():
 def test_a_secret_on_the_command_line_is_refused_and_not_repeated(argument, named, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with pytest.raises(SystemExit) as caught:
-        runs.refuse_secrets(["src/train.py", "sigma=0.5", argument])
+        refuse_secrets(["src/train.py", "sigma=0.5", argument])
     message = str(caught.value)
     assert message.startswith(
         f"Expected no secret on the command line, got one by {named}: it would"
@@ -481,7 +480,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(argument, name
 def test_what_is_no_secret_is_fine(argument, monkeypatch):
     # As short as this it is found in other words.
     monkeypatch.setenv("SOME_TOKEN", "sigma")
-    runs.refuse_secrets(["src/train.py", argument])
+    refuse_secrets(["src/train.py", argument])
 
 
 def test_configurations_interpolate_no_secret(monkeypatch):

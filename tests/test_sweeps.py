@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -12,11 +12,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from records.faults import small_disk, under_permissions
-from support import CONF
+from support import CONF, guarded
 from test_entry_points import QUICK, run
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.runs.sweeps import RunFolder, SweepEnd
+from smoothcert.runs.sweeps import SweepEnd
 
 
 def job(folder, mode=RunMode.MULTIRUN, number=0):
@@ -40,8 +40,8 @@ def ended(error=None):
 
 def test_a_failed_job_of_a_sweep_keeps_its_error_and_stops_nothing(tmp_path, caplog):
     result = ended(InvalidArgumentError("Expected `sigma` > 0, got 0"))
-    SweepEnd().on_job_end(job(tmp_path / "1_sigma=0", number=1), result)
-    said = (tmp_path / "1_sigma=0" / "error.txt").read_text()
+    SweepEnd().on_job_end(job(tmp_path / "1_sigma-0", number=1), result)
+    said = (tmp_path / "1_sigma-0" / "error.txt").read_text()
     assert said == "InvalidArgumentError: Expected `sigma` > 0, got 0\n"
     assert result.return_value != result.return_value  # NaN, for sweepers that optimize
     assert "Job 1 failed, the sweep goes on" in caplog.text
@@ -75,15 +75,15 @@ def test_a_job_that_is_tried_again_forgets_its_error(tmp_path):
 
 def test_the_end_names_the_failed_and_the_command_for_the_others(tmp_path, caplog):
     caplog.set_level("INFO")
-    cfg = job(tmp_path / "0_sigma=0.5")
-    other = job(tmp_path / "1_sigma=0", number=1)
+    cfg = job(tmp_path / "0_sigma-0.5")
+    other = job(tmp_path / "1_sigma-0", number=1)
     SweepEnd().on_job_end(other, ended(InvalidArgumentError("no")))
     with pytest.raises(SystemExit) as exit_code:
         SweepEnd().on_multirun_end(cfg)
     assert exit_code.value.code == 1
     assert f"1 of 2 jobs finished in {tmp_path}" in caplog.text
-    assert "Failed: 1_sigma=0: InvalidArgumentError: no" in caplog.text
-    assert f"python -m src.report runs='{tmp_path}/**'" in caplog.text
+    assert "Failed: 1_sigma-0: InvalidArgumentError: no" in caplog.text
+    assert f"python -m src.report 'runs={tmp_path}/**'" in caplog.text
 
 
 def test_a_sweep_without_failures_ends_well(tmp_path, caplog):
@@ -93,58 +93,50 @@ def test_a_sweep_without_failures_ends_well(tmp_path, caplog):
     assert "Failed" not in caplog.text
 
 
-def everything_of(name, *overrides):
-    """Return a command's configuration with Hydra's own, before Hydra has set it."""
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, [*overrides, "hydra.job.num=0"], return_hydra_config=True)
-
-
 @pytest.mark.parametrize(
-    ("name", "look", "setting"),
+    ("name", "multirun", "setting"),
     [
-        ("train", RunFolder().on_run_start, "hydra.run.dir"),
+        ("train", False, "hydra.run.dir"),
         # Its name comes from what the command overrides, which Hydra's own configuration knows.
-        ("certify", RunFolder().on_run_start, "hydra.run.dir"),
-        ("train", RunFolder().on_multirun_start, "hydra.sweep.dir"),
+        ("certify", False, "hydra.run.dir"),
+        ("train", True, "hydra.sweep.dir"),
     ],
 )
-def test_a_folder_that_cannot_be_written_is_named_before_anything_is(tmp_path, name, look, setting):
-    where = [f"run='{tmp_path}/a'"] if name == "certify" else [f"paths.outputs='{tmp_path}/a'"]
-    config = everything_of(name, *where)
-    try:
-        with (
-            under_permissions(tmp_path, 0o500),
-            pytest.raises(SystemExit, match=rf"{tmp_path}/a.* cannot be written: .*by {setting}=…"),
-        ):
-            look(config)
-        assert list(tmp_path.iterdir()) == []
-        look(config)
-    finally:
-        HydraConfig.instance().cfg = None
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is(
+    tmp_path, name, multirun, setting
+):
+    where = "paths.outputs" if name == "train" else "hydra.run.dir"
+    asked = [f"{where}={tmp_path}/a"]
+    if multirun:
+        asked = [f"hydra.sweep.dir={tmp_path}/a"]
+    if name == "certify":
+        (tmp_path / "run" / ".hydra").mkdir(parents=True)
+        (tmp_path / "run" / ".hydra" / "config.yaml").touch()
+        asked = [f"run={tmp_path}/run"]
+    with (
+        under_permissions(tmp_path / "run" if name == "certify" else tmp_path, 0o500),
+        pytest.raises(SystemExit, match=rf"{tmp_path}/.* cannot be written: .*by {setting}=…"),
+    ):
+        guarded(name, *asked, multirun=multirun)
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "run" / "certify").exists()
+    guarded(name, *asked, multirun=multirun)
 
 
-@pytest.mark.parametrize("look", [RunFolder().on_run_start, RunFolder().on_multirun_start])
-def test_a_disk_that_is_full_is_named_before_hydra_writes(tmp_path, look):
+@pytest.mark.parametrize("multirun", [False, True])
+def test_a_disk_that_is_full_is_named_before_hydra_writes(tmp_path, multirun):
     with small_disk(tmp_path / "disk") as disk:
         (disk / "file").write_bytes(bytes(2**15))
-        where = [f"hydra.{kind}.dir='{disk}/a'" for kind in ("run", "sweep")]
-        try:
-            with pytest.raises(SystemExit, match=rf"{disk}/a cannot be written: No space left"):
-                look(everything_of("train", *where))
-        finally:
-            HydraConfig.instance().cfg = None
+        where = [f"hydra.{kind}.dir={disk}/a" for kind in ("run", "sweep")]
+        with pytest.raises(SystemExit, match=rf"{disk}/a cannot be written: No space left"):
+            guarded("train", *where, multirun=multirun)
 
 
 def folders_of_jobs(name, folder, *overrides):
     """Return the folders of a sweep's jobs, as Hydra's sweeper and launchers come to them."""
-    GlobalHydra.instance().clear()
+    config = guarded(name, *overrides, f"hydra.sweep.dir={folder}", multirun=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        asked = [*overrides, f"hydra.sweep.dir={folder}"]
-        config = loader.load_configuration(name, asked, RunMode.MULTIRUN)
-        RunFolder().on_multirun_start(config)
         given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         [jobs] = BasicSweeper.split_arguments(given, None)
         try:
@@ -164,29 +156,29 @@ def folders_of_jobs(name, folder, *overrides):
         (
             "train",
             ["experiment=digits_gaussian", "n=100", "sigma=0.25,0.5", "seed=0"],
-            ["0_sigma=0.25", "1_sigma=0.5"],
+            ["0_sigma-0.25", "1_sigma-0.5"],
         ),
         (
             "train",
             ["objective=adre,gaussian", "+trainer.x=1", "~callbacks", "sigma=choice(0.5,1)"],
             [
-                *("0_objective=adre,sigma=0.5", "1_objective=adre,sigma=1"),
-                *("2_objective=gaussian,sigma=0.5", "3_objective=gaussian,sigma=1"),
+                *("0_objective-adre_sigma-0.5", "1_objective-adre_sigma-1"),
+                *("2_objective-gaussian_sigma-0.5", "3_objective-gaussian_sigma-1"),
             ],
         ),
         ("train", ["sigma=0.25"], ["0"]),
-        ("train", ["seed=1,1"], ["0_seed=1", "1_seed=1"]),
+        ("train", ["seed=1,1"], ["0_seed-1", "1_seed-1"]),
         (
             "certify",
             ["run=outputs/first/run,outputs/second/run", "certifier=tight"],
-            ["0_run=outputs_first_run", "1_run=outputs_second_run"],
+            ["0_run-outputs_first_run", "1_run-outputs_second_run"],
         ),
         # What a certification's folder is not named by counts where it differs.
-        ("certify", ["run=a", "split=val,test"], ["0_split=val", "1_split=test"]),
+        ("certify", ["run=a", "split=val,test"], ["0_split-val", "1_split-test"]),
         (
-            "certify_checkpoint",
+            "certify",
             ["ckpt=a/best.pth,b/best.pth", "model=resnet20", "sigma=0.5"],
-            ["0_ckpt=a_best.pth", "1_ckpt=b_best.pth"],
+            ["0_ckpt-a_best.pth", "1_ckpt-b_best.pth"],
         ),
     ],
 )

@@ -8,17 +8,15 @@ import sys
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
-from support import CONF, composed
+from omegaconf import OmegaConf, open_dict
+from support import CONF, composed, guarded
 
 from smoothcert import runs
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import check_links
 from smoothcert.runs.certification import trained_configuration
-from smoothcert.runs.commandline import read_yaml
-from smoothcert.runs.places import check_places
-from smoothcert.runs.sweeps import RunFolder
-from smoothcert.runs.trust import check_overrides, check_targets, trusted
+from smoothcert.runs.commandline import overrides_of, read_yaml
+from smoothcert.runs.security import check_places, check_targets, trusted
 
 CONFIGURATION = {
     "name": "run",
@@ -327,108 +325,124 @@ def test_settings_that_would_name_files_or_servers_are_refused(values, what, run
         check_targets(values, run / "config.yaml", run)
 
 
-# Overrides.
-
-FINE = [
-    *("sigma=0.5", "experiment=digits_reg", "callbacks.certification=null", "~callbacks.last"),
-    *("objective._target_=smoothcert.objectives.ADRE", "+objective.weight=1e-3", "++trainer.x=1"),
-    *("data.root='/my data/a,b'", "ckpt_path=../other/last.ckpt", "model.weights=../../w.pt"),
-    *("model.freeze=[conv1,layer1]", "+model.arguments={img_size: 32}", "name='a, b'"),
-    *(
-        "optimizer.lr=${scheduler.lr}",
-        "+note='${sigma} and ${.x}'",
-        "data.root=${oc.env:SCRATCH,x}",
-    ),
-    *("warmup@objective.warmup=linear", "trainer.devices=${oc.env:SLURM_JOB_NUM_NODES}"),
-]
+# Runs that are resumed.
 
 
-@pytest.mark.parametrize("override", FINE)
-def test_what_a_user_overrides_goes_on(override, run):
-    OmegaConf.save([override], run / ".hydra" / "overrides.yaml")
-    expanded = runs.expand_run(["src/train.py", f"run='{run}'"])
-    kept = [f"hydra.run.dir='{run}'", "hydra.output_subdir=null"]
-    assert expanded == ["src/train.py", override, *kept]
+def saved(run, *overrides):
+    """Leave a run's configuration as Hydra does."""
+    with composed(run, overrides) as cfg:
+        OmegaConf.save(cfg, run / ".hydra" / "config.yaml")
+        OmegaConf.save({"hydra": HydraConfig.get()}, run / ".hydra" / "hydra.yaml")
+        OmegaConf.save(list(overrides), run / ".hydra" / "overrides.yaml")
+        return OmegaConf.to_container(cfg, resolve=True)
 
 
-def test_an_objective_of_the_users_own_goes_on(run, tmp_path):
-    written(tmp_path / "my_objective.py")
-    check_overrides(["objective._target_=my_objective.HardDraws"], run)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["experiment=digits_reg_adv", "logger=many", "callbacks=ema", "seed=3"],
+        ["experiment=cifar_fast_smoothadv", "size=gpu", "speed=plain", "~callbacks.best"],
+        ["trainer=slurm", "debug=profile", "~logger", "scheduler=one_cycle", "optimizer=adamw"],
+        ["data=image_folder", "data.root='/a b'", "paths.data=/x", "ckpt_path=../other/last.ckpt"],
+        ["objective=macer", "warmup@objective.warmup=linear", "+note='${sigma}'"],
+    ],
+)
+def test_a_run_is_resumed_with_the_configuration_that_it_has_saved(overrides, run):
+    before = saved(run, *overrides)
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    config = guarded("train", f"run={run}")
+    with open_dict(config):
+        hydra = config.pop("hydra")
+    assert OmegaConf.to_container(config) == before
+    assert (hydra.run.dir, hydra.output_subdir) == (str(run), None)
+    kind = OmegaConf.load(CONF / "data" / f"{hydra.runtime.choices.data}.yaml")
+    assert kind._target_ == before["data"]["_target_"]
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+
+
+def test_a_run_keeps_its_settings_where_defaults_have_changed(run):
+    saved(run)
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    config.optimizer.lr, config.old = 0.125, 1
+    OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    resumed = guarded("train", f"run={run}")
+    assert (resumed.optimizer.lr, resumed.old) == (0.125, 1)
+
+
+@pytest.mark.parametrize("part", ["objective", "attack", "optimizer", "scheduler", "trainer"])
+def test_every_part_of_a_resumed_run_is_checked(part, run):
+    saved(run)
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    config[part]._target_ = "os.system"
+    OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    with pytest.raises(SystemExit, match=rf"config\.yaml calls 'os\.system' as '{part}', which is"):
+        guarded("train", f"run={run}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"callbacks": {"x": {"_target_": "os.system"}}}, "calls 'os.system' as 'callbacks.x'"),
+        ({"logger": {"x": "${y}"}, "y": {"_target_": "os.system"}}, "calls 'os.system' as 'y'"),
+        ({"optimizer": "${oc.create:'{_target_: os.system}'}"}, "it makes values"),
+        ({"note": "${oc.env:DATABASE_URL}"}, "it reads DATABASE_URL from the environment"),
+        ({"note": "${oc.decode:${oc.env:HOME,1}}"}, "it makes values"),
+        ({"hydra": {"job": {"env_set": {"LD_PRELOAD": "x.so"}}}}, "sets hydra, and a run folder"),
+        ({"model": {"arguments": {"checkpoint_path": "x"}}}, "may name no files"),
+        ({f"a{n}": [f"${{a{n - 1}}}"] * 9 for n in range(1, 30)}, "by interpolation"),
+        ({"objective": {"_target_": "nowhere.Objective"}}, "no such module is found"),
+    ],
+)
+def test_a_run_that_does_more_is_not_resumed(changes, message, run):
+    saved(run)
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    OmegaConf.save({**config, **changes}, run / ".hydra" / "config.yaml")
+    with pytest.raises(SystemExit) as caught:
+        guarded("train", f"run={run}")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_choices_are_not_interpolated(run):
+    saved(run)
+    path = run / ".hydra" / "hydra.yaml"
+    path.write_text(path.read_text().replace("data: digits", "data: ${oc.env:HOME}"))
+    with pytest.raises(SystemExit, match=r"hydra\.yaml is damaged: expected plain choices"):
+        guarded("train", f"run={run}")
 
 
 @pytest.mark.parametrize(
     "override",
     [
-        # Hydra's own.
-        *("--config-dir=/x", "--multirun", "-m", "hydra.run.dir=/x", "+hydra.searchpath=[/x]"),
-        *("hydra/launcher=x", "~hydra.job", "+hydra={a: b}", "+experiment@hydra=digits_reg"),
-        *("+experiment@_global_.hydra.job=x", "+={a: b}", "+@hydra={a: b}"),
-        # Options are files.
-        *("experiment=../../evil", "+experiment=[digits_reg,'../../evil']", "debug='../x'"),
-        # What makes values may make any.
-        *("+x='${oc.create:\"{_target_: os.system}\"}'", "+x=${oc.decode:x}"),
-        *(r"+x='\${oc.create:x}'", "+x='$${b}{oc.create:x}'", "+x={a: ['${oc.env:A,${b}}']}"),
-        *("+x=${for_sigma:1,{1:2}}", "+x='${oc.select:sigma}'", "+x=${hydra:job}"),
-        # Other parts' options, which hold targets of their own.
-        *("+callbacks@model.evil=default", "+experiment@model=digits_reg", "+warmup@model.x=none"),
-        # What the environment may hold.
-        *("name=${oc.env:DATABASE_URL}", "+x='${oc.env:HOME,a}'", "+x={a: ['${oc.env:USER}']}"),
-        # What is no override of one run.
-        *("", "a", "sigma=1,2", "sigma=range(3)", "a b", "{'a': 1}", "paths.run=/x"),
+        *("--config-dir=/x", "hydra.run.dir=/x", "+hydra.searchpath=[/x]", "hydra/launcher=x"),
+        *(
+            "+callbacks.x={_target_: os.system}",
+            "experiment=../../evil",
+            "model._target_=os.system",
+        ),
+        *("name=${oc.env:HOME}", "+experiment@hydra=x"),
     ],
 )
-def test_overrides_that_do_more_are_refused_with_the_file(override, run):
-    written(run / ".hydra" / "overrides.yaml", json.dumps([override]))
-    with pytest.raises(InvalidArgumentError) as caught:
-        runs.expand_run(["src/train.py", f"run={run}"])
-    expected = f"Expected overrides of the configuration in {run / '.hydra' / 'overrides.yaml'}, "
-    assert str(caught.value).startswith(f"{expected}got {override!r}: ")
-
-
-def test_a_variable_that_is_not_read_is_named_with_what_helps(run):
-    with pytest.raises(InvalidArgumentError) as caught:
-        check_overrides(["name=${oc.env:DATABASE_URL}"], run)
-    assert "it reads DATABASE_URL from the environment, where a run folder may read " in str(
+def test_no_command_to_paste_has_overrides_that_do_more(override, run):
+    saved(run)
+    written(run / ".hydra" / "overrides.yaml", json.dumps(["sigma=0.5", override]))
+    with pytest.raises(SystemExit, match="nothing else may be set") as caught:
+        guarded("train", f"run={run}", "trainer.max_epochs=8")
+    assert override not in str(caught.value)
+    assert "the command that it was started with, and trainer.max_epochs=8 ckpt_" in str(
         caught.value
     )
 
 
-def test_overrides_that_repeat_each_other_are_refused(run):
-    lines = [f"+a{n}=[${{a{n - 1}}},${{a{n - 1}}}]" for n in range(1, 20)]
-    with pytest.raises(InvalidArgumentError, match="Expected at most 12 interpolations in"):
-        check_overrides(["+a0=[1,1]", *lines], run)
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        *("objective._target_=os.system", "+callbacks.x={_target_: os.system, command: ls}"),
-        "+model.evil={_target_: smoothcert.report.plot_certified_accuracy, path: x.png}",
-        *("+callbacks.x=[{a: {_target_: os.system}}]", "++model.arguments.checkpoint_path=x"),
-        *("objective._target_=${name}", "~objective._target_", "+a._target_.b=x"),
-    ],
-)
-def test_targets_in_overrides_are_refused(override, run):
-    with pytest.raises(InvalidArgumentError, match=r"overrides\.yaml (calls|sets) "):
-        check_overrides([override], run)
-
-
-def test_hydra_would_read_an_option_from_elsewhere(run, tmp_path):
-    """What is refused above is a real way out of `conf/`."""
-    written(tmp_path / "evil.yaml", "# @package _global_\nevil: true\n")
-    up = "../" * len((CONF / "debug").parts)
-    with composed(tmp_path, [f"debug={up}{tmp_path}/evil"]) as cfg:
-        assert cfg.evil
-
-
-DAMAGED = ["a: 1", "just a text", "[", "- !!python/object:os.x {}", "- +x=${a${b}}", "\0"]
+DAMAGED = ["a: 1", "just a text", "[", "- !!python/object:os.x {}", "\0"]
 
 
 @pytest.mark.parametrize("content", DAMAGED)
 def test_damaged_overrides_are_named(content, run):
     written(run / ".hydra" / "overrides.yaml", content)
     with pytest.raises(RecordsError, match=r"overrides\.yaml is damaged"):
-        runs.expand_run(["src/train.py", f"run={run}"])
+        overrides_of(run)
 
 
 # The configuration of a training.
@@ -664,15 +678,15 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_written(plac
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(elsewhere)
     expected = re.escape(f"in the run folder {run}, got {link}, a link to {elsewhere}")
-    for arguments in ([f"run={run}"], ["sigma=0.5", f"hydra.run.dir={run}"]):
-        with pytest.raises(RecordsError, match=expected):
-            runs.expand_run(["src/train.py", *arguments])
+    with pytest.raises(SystemExit, match=expected):
+        guarded("train", "sigma=0.5", f"hydra.run.dir={run}")
     with pytest.raises(RecordsError, match=expected):
         checked(run)
     if place != ".hydra/config.yaml":
         written(run / ".hydra" / "config.yaml", "")
-    with pytest.raises(SystemExit, match=f"{expected}|has no .hydra/config.yaml"):
-        runs.require_run(["src/certify.py", f"run={run}"])
+    for command in ("certify", "train"):
+        with pytest.raises(SystemExit, match=f"{expected}|has no .hydra/config.yaml"):
+            guarded(command, f"run={run}")
     with pytest.raises(RecordsError, match=expected):
         trained_configuration(run, OmegaConf.create({}))
 
@@ -708,13 +722,14 @@ def test_hydra_itself_writes_through_no_link(run, tmp_path):
     (run / ".hydra").rmdir()
     (tmp_path / "elsewhere").mkdir()
     (run / ".hydra").symlink_to(tmp_path / "elsewhere")
-    with composed(run, []), pytest.raises(SystemExit, match=r"a link to .*/elsewhere"):
-        RunFolder().on_run_start(HydraConfig.instance().cfg)
+    with pytest.raises(SystemExit, match=r"a link to .*/elsewhere"):
+        guarded("train", f"hydra.run.dir={run}")
 
 
 def test_certificates_are_not_written_through_a_link(run, tmp_path):
     written(run / ".hydra" / "config.yaml", "")
-    runs.require_run(["src/certify.py", f"run={run}"])
+    guarded("certify", f"run={run}")
+    (run / "certify").rename(tmp_path / "elsewhere")
     (run / "certify").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SystemExit, match=r"got .*/certify, a link to .*/elsewhere"):
-        runs.require_run(["src/certify.py", f"run={run}"])
+        guarded("certify", f"run={run}")

@@ -33,7 +33,7 @@ def write_shard(folder, number, of=3, rows=MANY, **values):
     shard = Shard(number, of)
     own = shard.share(rows)
     told = {**SETTINGS, **values, **shard.settings([row.idx for row in own])}
-    return write(folder / f"test_shard={number}_{of}" / "certificates.tsv", by_index(own), told)
+    return write(folder / f"test_shard-{number}-of-{of}" / "certificates.tsv", by_index(own), told)
 
 
 def write_shards(folder, of=3, rows=MANY):

@@ -54,13 +54,13 @@ def test_a_shard_is_left_out_beside_its_whole_and_without_it(tmp_path):
     written(tmp_path, "test")
     for number in (1, 2):
         shard = {"shard": f"{number}/2", "shard_images": "2-30:7"}
-        written(tmp_path, f"test_shard={number}_2", **shard)
+        written(tmp_path, f"test_shard-{number}-of-2", **shard)
     read = read_runs(tmp_path.iterdir())
     assert [run.name for run in read.runs] == ["test"]
     assert [note.partition(" and is left out")[0] for note in read.notes] == [
-        f"test_shard={number}_2 is shard {number}/2 of a certification" for number in (1, 2)
+        f"test_shard-{number}-of-2 is shard {number}/2 of a certification" for number in (1, 2)
     ]
-    alone = read_runs([tmp_path / "test_shard=1_2"])
+    alone = read_runs([tmp_path / "test_shard-1-of-2"])
     assert not alone.runs
     assert "python -m src.merge makes one of all of them" in alone.notes[0]
 

@@ -17,40 +17,27 @@ from smoothcert.records import check_links
 from smoothcert.runs.commandline import (
     check,
     check_given,
-    expand_run,
     folder_name,
     for_sigma,
     names_checkpoint,
-    quote_paths,
-    quoted,
-    require_launcher,
-    require_options,
-    require_run,
-    require_runs,
     suffix,
+    typed,
 )
-from smoothcert.runs.launching import devices_of, require_common_folder, run
-from smoothcert.runs.places import check_places
-from smoothcert.runs.secrets import refuse_secrets
+from smoothcert.runs.guard import check_command_line
+from smoothcert.runs.launching import devices_of, run
+from smoothcert.runs.security import check_places
 from smoothcert.runs.shell import command, sweep_folder
 
 __all__ = [
     "benchmark",
     "certify",
     "check",
-    "expand_run",
+    "check_command_line",
     "folder_name",
     "for_sigma",
     "merge",
     "names_checkpoint",
-    "quote_paths",
-    "refuse_secrets",
     "report",
-    "require_common_folder",
-    "require_launcher",
-    "require_options",
-    "require_run",
-    "require_runs",
     "suffix",
     "train",
 ]
@@ -90,7 +77,7 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    resume = f"{KEPT} Resume with: python -m src.train {quoted('run', cfg.paths.run)}"
+    resume = f"{KEPT} Resume with: python -m src.train {typed('run', cfg.paths.run)}"
     with command(), _how_to_resume(resume):
         check(cfg)
         check_places(cfg)

@@ -34,8 +34,7 @@ from smoothcert.models import (
 )
 from smoothcert.runs.checkpoints import check_callbacks
 from smoothcert.runs.fitting import fitting_model, shortcut_of
-from smoothcert.runs.places import leaves
-from smoothcert.runs.trust import REQUIRED, TARGET
+from smoothcert.runs.security import REQUIRED, TARGET, leaves
 
 logger = logging.getLogger(__name__)
 

@@ -40,9 +40,10 @@ from smoothcert.runs.build import (
     without_publisher,
 )
 from smoothcert.runs.chance import near_chance
-from smoothcert.runs.commandline import check, checked_radii, quoted, read_yaml
+from smoothcert.runs.commandline import check, checked_radii, read_yaml, typed
+from smoothcert.runs.guard import choices_of
+from smoothcert.runs.security import trusted
 from smoothcert.runs.summary import performance_of, provenance, write_summary
-from smoothcert.runs.trust import trusted
 from smoothcert.stats import default_radii
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def certify(cfg: DictConfig) -> float | None:
         logger.info(
             "This is shard %s alone. Once all are there: python -m src.merge %s",
             cfg.shard,
-            quoted("runs", _all_shards(folder.path)),
+            typed("runs", _all_shards(folder.path)),
         )
     if len(certified.rows) < certified.asked:
         logger.warning(
@@ -135,7 +136,7 @@ def certify(cfg: DictConfig) -> float | None:
 
 def _all_shards(folder: Path) -> str:
     """Return a glob of a shard's folder and of its fellows'."""
-    return re.sub(r"shard=\d+_", "shard=*_", escape(str(folder)))
+    return re.sub(r"shard-\d+-of-", "shard-*-of-", escape(str(folder)))
 
 
 def subject_of_run(cfg: DictConfig) -> Subject:
@@ -214,7 +215,7 @@ def trained_configuration(run: RunFolder, cfg: DictConfig) -> tuple[DictConfig, 
     """Return a run's configuration, with this command's paths, and the names of its choices."""
     run.check_links()
     configuration: Any = read_yaml(run.path, "config.yaml")
-    hydra = read_yaml(run.path, "hydra.yaml")
+    choices = choices_of(run.path)
     trained = trusted(configuration, cfg.paths, run.path)
     # A data folder that moved since is named again, as in training.
     # Its unreadable images may be left out now.
@@ -226,8 +227,7 @@ def trained_configuration(run: RunFolder, cfg: DictConfig) -> tuple[DictConfig, 
     try:
         # As they stand: what they interpolate is not looked at.
         plain: Any = OmegaConf.to_container(configuration)
-        said: Any = OmegaConf.to_container(hydra)
-        return trained, names_of_parts(plain, said["hydra"]["runtime"]["choices"])
+        return trained, names_of_parts(plain, choices)
     except (AttributeError, KeyError, TypeError) as error:
         raise RecordsError(f"{run.path / '.hydra'} is damaged: {error}") from error
 

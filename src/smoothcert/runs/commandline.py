@@ -1,11 +1,11 @@
-"""What a command line may say, before Hydra reads it, and the resolvers of `conf/`."""
+"""Overrides as Hydra and a shell take them, ranges of settings, and the resolvers of `conf/`."""
 
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,9 @@ from textwrap import fill
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -24,20 +27,13 @@ from smoothcert.errors import (
     require_positive,
     require_probability,
 )
-from smoothcert.records import check_links, read_bounded
-from smoothcert.runs.secrets import environment
-from smoothcert.runs.trust import LARGEST_YAML, check_overrides, check_yaml
+from smoothcert.records import read_bounded
+from smoothcert.runs.security import LARGEST_YAML, check_yaml, environment
 
 HELP_WIDTH = 80
 SEEDS = 2**32
 """NumPy takes smaller ones."""
 LONGEST_FOLDER_NAME = 200
-MULTIRUN = {"-m", "--multirun"}
-LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
-"""Launchers that an extra of ours installs."""
-PATHS = ("run=", "runs=", "ckpt=", "ckpt_path=", "model.weights=", "out=", "group_by=", "title=")
-"""Settings whose values are taken as they are: folders of a sweep have commas in their names, lists
-too, and titles have parentheses."""
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
@@ -66,7 +62,7 @@ def folder_name(number: int, overrides: str) -> str:
 
     Example:
         >>> folder_name(2, "data.root=/a/b,sigma=0.5")
-        '2_data.root=_a_b,sigma=0.5'
+        '2_data.root-_a_b_sigma-0.5'
         >>> folder_name(0, "")
         '0'
     """
@@ -80,10 +76,17 @@ def suffix(overrides: str) -> str:
         overrides: Hydra's `override_dirname`.
 
     Example:
-        >>> suffix("certifier=cohen,n=1000"), suffix("")
-        ('_certifier=cohen,n=1000', '')
+        >>> suffix("certifier=cohen,n=1000"), suffix("shard=1/4"), suffix("")
+        ('_certifier-cohen_n-1000', '_shard-1-of-4', '')
     """
-    return f"_{overrides}".replace("/", "_")[:LONGEST_FOLDER_NAME] if overrides else ""
+    return f"_{_plain(overrides)}"[:LONGEST_FOLDER_NAME] if overrides else ""
+
+
+def _plain(text: str) -> str:
+    """Return a text with the characters alone that Hydra and shells take without quotes."""
+    text = re.sub(r"\b(shard=\d+)/(\d+)", r"\1-of-\2", text)
+    # One for one: two settings that differ have names that differ.
+    return re.sub(r"[^\w.+-]", "-", re.sub("[,/]", "_", text), flags=re.ASCII)
 
 
 def epochs_within(passes: int, each: int) -> int:
@@ -110,7 +113,7 @@ def path_name(path: str) -> str:
         >>> path_name("models/noise_0.25/checkpoint.pth.tar")
         'models_noise_0.25_checkpoint.pth.tar'
     """
-    return path.strip("/.").replace("/", "_")[-LONGEST_FOLDER_NAME:]
+    return _plain(path.strip("/."))[-LONGEST_FOLDER_NAME:]
 
 
 def sweep_or(mode: object, folder: str, name: str) -> str:
@@ -122,7 +125,7 @@ def sweep_or(mode: object, folder: str, name: str) -> str:
         name: name of the experiment.
 
     Example:
-        >>> sweep_or("RunMode.MULTIRUN", "outputs/sweeps/2026-01-31/0_sigma=0.5", "cifar_reg")
+        >>> sweep_or("RunMode.MULTIRUN", "outputs/sweeps/2026-01-31/0_sigma-0.5", "cifar_reg")
         '2026-01-31'
         >>> sweep_or(None, "outputs/cifar_reg/2026-01-31", "cifar_reg")
         'cifar_reg'
@@ -243,130 +246,39 @@ RANGES: dict[str, Callable[[str, Any], None]] = {
 
 
 def quoted(key: str, value: str) -> str:
-    """Return an override whose value Hydra takes as it is, with its commas and equals signs.
+    """Return an override as Hydra takes it, its value in quotes where they are needed.
 
     Args:
         key: what to override.
-        value: the value; a trailing slash is dropped.
+        value: the value, a text.
 
     Example:
-        >>> quoted("run", "outputs/sweeps/0_sigma=0.5,seed=1/")
-        "run='outputs/sweeps/0_sigma=0.5,seed=1'"
+        >>> quoted("run", "outputs/sweeps/0_sigma-0.5"), quoted("run", "0_sigma=0.5,seed=1")
+        ('run=outputs/sweeps/0_sigma-0.5', "run='0_sigma=0.5,seed=1'")
     """
-    escaped = value.strip("'\"").rstrip("/").replace("'", "\\'")
-    return f"{key}='{escaped}'"
-
-
-def quote_paths(arguments: Sequence[str]) -> list[str]:
-    """Quote the values of settings that are paths; see `PATHS`.
-
-    Args:
-        arguments: the command line. In a multirun commas separate runs, so nothing is quoted.
-
-    Example:
-        >>> quote_paths(["src/certify.py", "run=a,b", "n=100"])
-        ['src/certify.py', "run='a,b'", 'n=100']
-    """
-    if MULTIRUN & set(arguments):
-        return list(arguments)
-    return [
-        quoted(*argument.split("=", 1)) if _is_path(argument) else argument
-        for argument in arguments
-    ]
-
-
-def _is_path(argument: str) -> bool:
-    # A list is Hydra's to read.
-    return argument.startswith(PATHS) and not argument.partition("=")[2].startswith("[")
-
-
-def require_run(arguments: Sequence[str]) -> None:
-    """Refuse a command line that names nothing to certify, before Hydra makes folders of its own.
-
-    Args:
-        arguments: the command line; it names a run folder, or a checkpoint by `ckpt=`.
-
-    Raises:
-        SystemExit: with what was expected.
-
-    Example:
-        >>> require_run(["src/certify.py", "--help"])
-    """
-    if any(argument.startswith("-") and argument not in MULTIRUN for argument in arguments[1:]):
-        return
-    runs = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
-    if names_checkpoint(arguments):
-        if runs:
-            raise SystemExit("Expected run=… or ckpt=…, got both: a run has its own weights")
-        return
-    if not runs:
-        raise SystemExit(
-            "Expected run=<run folder>, a folder that `python -m src.train` made, or ckpt=<file> "
-            "model=<its network> sigma=<σ>"
-        )
-    folder = Path(runs[0].strip("'\""))
-    if not MULTIRUN & set(arguments) and not (folder / ".hydra" / "config.yaml").is_file():
-        raise SystemExit(
-            f"Expected a run folder, got {str(folder)!r}: it has no .hydra/config.yaml"
-        )
     try:
-        # Those of a multirun are looked at one by one.
-        check_links(folder)
-    except RecordsError as error:
-        raise SystemExit(str(error)) from error
+        if OverridesParser.create().parse_override(f"{key}={value}").value() == value:
+            return f"{key}={value}"
+    except HydraException:
+        pass
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
-def require_options(arguments: Sequence[str]) -> None:
-    """Refuse null as the option of a group, which Hydra answers with a trace.
-
-    Args:
-        arguments: the command line.
-
-    Raises:
-        SystemExit: with the override that leaves the group out.
-
-    Example:
-        >>> require_options(["src/train.py", "logger=csv"])
-    """
-    groups = Path(arguments[0]).resolve().parents[1] / "conf"
-    for key, _, value in (argument.partition("=") for argument in arguments[1:]):
-        if value == "null" and key.isidentifier() and (groups / key).is_dir():
-            options = ", ".join(sorted(path.stem for path in (groups / key).glob("*.yaml")))
-            raise SystemExit(f"Expected {key}= one of {options}, got null. To do without: '~{key}'")
-
-
-def require_launcher(arguments: Sequence[str]) -> None:
-    """Refuse a launcher of submitit's that is not installed; Hydra would list what else there is.
+def typed(key: str, value: str) -> str:
+    """Return an override as it is typed into a shell.
 
     Args:
-        arguments: the command line.
-
-    Raises:
-        SystemExit: with what to install.
+        key: what to override.
+        value: the value, a text.
 
     Example:
-        >>> require_launcher(["src/train.py", "-m", "sigma=0.25,0.5"])
+        >>> print(typed("run", "outputs/a b"), typed("runs", "outputs/**"))
+        "run='outputs/a b'" 'runs=outputs/**'
     """
-    asked = [each for each in arguments if each.startswith(LAUNCHERS)]
-    if asked and find_spec("submitit") is None:
-        raise SystemExit(f"Expected submitit for {asked[0]}: pip install 'smoothcert[slurm]'")
-
-
-def require_runs(arguments: Sequence[str]) -> None:
-    """Refuse a command line that names nothing to report on.
-
-    Args:
-        arguments: the command line.
-
-    Raises:
-        SystemExit: with what was expected.
-
-    Example:
-        >>> require_runs(["src/report.py", "runs=outputs/sweeps/**"])
-    """
-    asked = any(argument.startswith(("runs=", "-")) for argument in arguments[1:])
-    if not asked:
-        raise SystemExit("Expected runs='<folders>', for example runs='outputs/sweeps/**'")
+    override = quoted(key, value)
+    if "'" in override and not set('"$`\\!') & set(override):
+        return f'"{override}"'
+    return shlex.quote(override)
 
 
 def names_checkpoint(arguments: Sequence[str]) -> bool:
@@ -380,56 +292,6 @@ def names_checkpoint(arguments: Sequence[str]) -> bool:
         True
     """
     return any(argument.startswith("ckpt=") for argument in arguments)
-
-
-def expand_run(arguments: Sequence[str]) -> list[str]:
-    """Replace `run=<folder>` by the overrides that the run was started with, and its folder.
-
-    Hydra writes its own files before any code of ours runs, so whatever would mix two
-    configurations in one folder is refused here.
-
-    Args:
-        arguments: the command line.
-
-    Raises:
-        InvalidArgumentError: if the folder is no run folder, other overrides come with it, or its
-            own are not to be trusted.
-        RecordsError: if a link leads out of the folder, or `hydra.run.dir` names the folder of a
-            run with other overrides.
-
-    Example:
-        >>> expand_run(["src/train.py", "sigma=0.5"])
-        ['src/train.py', 'sigma=0.5']
-    """
-    program, *others = arguments
-    runs = [argument for argument in others if argument.startswith("run=")]
-    if runs:
-        folder = Path(runs[0].removeprefix("run=").strip("'\""))
-        check_links(folder)
-        overrides = _overrides(folder)
-        check_overrides(overrides, folder)
-        if len(others) > 1:
-            given = [argument for argument in others if argument not in runs]
-            raise InvalidArgumentError(
-                f"{runs[0]} resumes a run exactly as it was started, so nothing else may be set; "
-                f"got {' '.join(given)}. To train on from its last epoch, in a folder of its own: "
-                f"{_continuation(folder, overrides, given)}"
-            )
-        # Its configuration is there, and stays to the byte.
-        kept = [quoted("hydra.run.dir", str(folder)), "hydra.output_subdir=null"]
-        return [program, *overrides, *kept]
-    for argument in others:
-        if argument.startswith("hydra.run.dir="):
-            _check_folder(Path(argument.removeprefix("hydra.run.dir=").strip("'\"")), others)
-    return list(arguments)
-
-
-def _continuation(folder: Path, overrides: Sequence[str], given: Sequence[str]) -> str:
-    """Return the command that trains on from a run's last checkpoint with other settings."""
-    keys = {argument.lstrip("+~").partition("=")[0] for argument in (*given, "ckpt_path")}
-    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in keys]
-    checkpoint = f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
-    return shlex.join(["python", "-m", "src.train", *kept, *given, checkpoint])
 
 
 def read_yaml(run: Path, name: str) -> Any:
@@ -456,19 +318,16 @@ def read_yaml(run: Path, name: str) -> Any:
         raise RecordsError(f"{path} is damaged: {error}") from error
 
 
-def _check_folder(folder: Path, arguments: Sequence[str]) -> None:
-    if not (folder / ".hydra" / "overrides.yaml").is_file():
-        return
-    check_links(folder)
-    ours = [a for a in arguments if "=" in a and not a.startswith(("hydra.", "-"))]
-    if sorted(ours) != sorted(_overrides(folder)):
-        raise RecordsError(
-            f"{folder} holds a run that was started with {' '.join(_overrides(folder))!r}. Go on "
-            f"with it by run={folder}, or choose another folder; nothing was overwritten"
-        )
+def overrides_of(folder: Path) -> list[str]:
+    """Return the overrides that a run was started with.
 
+    Args:
+        folder: the run folder.
 
-def _overrides(folder: Path) -> list[str]:
+    Raises:
+        InvalidArgumentError: if it is no run folder.
+        RecordsError: if the file is damaged.
+    """
     listed = read_yaml(folder, "overrides.yaml")
     if not isinstance(listed, ListConfig):
         raise RecordsError(f"{folder / '.hydra' / 'overrides.yaml'} is damaged: expected a list")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from omegaconf import OmegaConf
-
 from smoothcert.certify import Execution, SmoothedClassifier
 from smoothcert.records import check_links
 from smoothcert.runs.build import (
@@ -15,7 +13,7 @@ from smoothcert.runs.build import (
     without_publisher,
 )
 from smoothcert.runs.commandline import read_yaml
-from smoothcert.runs.trust import trusted
+from smoothcert.runs.security import trusted
 
 PATHS = {"data": "data", "outputs": "outputs"}
 """In place of the run's own, as in `conf/paths/default.yaml`."""
@@ -52,7 +50,7 @@ def load(
     folder = Path(run)
     configuration = read_yaml(folder, "config.yaml")
     check_links(folder)
-    trained = trusted(configuration, OmegaConf.create(PATHS), folder)
+    trained = trusted(configuration, PATHS, folder)
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
     data = build_data(trained)
     # Runs from before names were recorded need their data here.

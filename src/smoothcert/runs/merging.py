@@ -23,7 +23,7 @@ from smoothcert.report import plot_certified_accuracy, print_summary, summarize
 logger = logging.getLogger(__name__)
 
 ACCURACIES, NEAR_CHANCE = "certified_accuracy", "near_chance"
-OF_A_SHARD = re.compile(r",shard=\d+_\d+|shard=\d+_\d+,|_shard=\d+_\d+$")
+OF_A_SHARD = re.compile(r"_shard-\d+-of-\d+|,shard=\d+_\d+|shard=\d+_\d+,|_shard=\d+_\d+$")
 """What a folder's name says of its shard alone."""
 MEASURED = (
     *("images_per_second", "samples_per_second", "peak_memory_bytes", "batch_size", "compiled"),

@@ -154,10 +154,15 @@ def _of_refused_settings(error: Exception) -> InvalidArgumentError | None:
 def _removed_folder() -> Path | None:
     """Return the run folder, if it is there no more."""
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
+    # Before a run starts, its folder is not set.
     if not HydraConfig.initialized():
         return None
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    runtime = HydraConfig.get().runtime
+    if OmegaConf.is_missing(runtime, "output_dir"):
+        return None
+    folder = Path(runtime.output_dir)
     return None if folder.is_dir() else folder
 
 

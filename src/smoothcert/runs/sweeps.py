@@ -1,89 +1,23 @@
-"""Where commands write, what a sweep does when a job fails, and what it says at its end."""
+"""What a sweep does when a job fails, and what it says at its end."""
 
 import logging
-import os
 import time
-from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig
 
-from smoothcert.errors import RecordsError, SmoothCertError
-from smoothcert.records import check_links, write_atomically
-from smoothcert.runs.commandline import quoted
+from smoothcert.errors import SmoothCertError
+from smoothcert.records import write_atomically
+from smoothcert.runs.commandline import typed
 
 logger = logging.getLogger(__name__)
 
 ERROR = "error.txt"
 """File of a job's folder that says why it failed."""
-HYDRAS_FILES = 2**16
-"""Bytes that Hydra writes, at most, before a command begins."""
-EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
-"""Keys that a job's folder is not named by."""
-
-
-class RunFolder(Callback):
-    """Says in one line that a command's folder cannot be written, before Hydra writes there.
-
-    Folders of a sweep's jobs are named by what differs between them.
-    """
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Look at the folder of a run.
-
-        Raises:
-            SystemExit: if it cannot be made or written, or a link in it leads elsewhere.
-        """
-        # Hydra itself does so next; a folder's name may come from its values.
-        HydraConfig.instance().set_config(config)
-        folder = Path(config.hydra.run.dir)
-        _require_writable(folder, "hydra.run.dir")
-        # Not of a report, whose folder is no run folder.
-        if config.hydra.output_subdir is not None:
-            try:
-                check_links(folder)
-            except RecordsError as error:
-                raise SystemExit(str(error)) from error
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Look at the folder of a sweep, and leave what its jobs share out of their names.
-
-        Raises:
-            SystemExit: if it cannot be made or written.
-        """
-        _require_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
-        shared = _shared_keys(config.hydra.overrides.task)
-        with read_write(config):
-            # Each job is composed anew, wherever it runs, with the overrides of Hydra's own part.
-            config.hydra.overrides.hydra.append(f"{EXCLUDED}={shared}")
-
-
-def _shared_keys(overrides: Sequence[str]) -> list[str]:
-    """Return the keys that have one value in all jobs of a sweep."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    different = {each.key_or_group for each in parsed if each.is_sweep_override()}
-    return sorted({each.key_or_group for each in parsed} - different)
-
-
-def _require_writable(folder: Path, setting: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A disk that is full, or a quota, shows in what is written.
-        with TemporaryFile(dir=folder) as file:
-            file.write(bytes(HYDRAS_FILES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise SystemExit(
-            f"{folder} cannot be written: {error.strerror}. Choose another folder by {setting}=…"
-        ) from error
 
 
 class SweepEnd(Callback):
@@ -128,7 +62,7 @@ class SweepEnd(Callback):
         for path in failed:
             logger.error("Failed: %s: %s", path.name, (path / ERROR).read_text("utf-8").strip())
         if any((path / "certificates.tsv").is_file() for path in jobs):
-            pattern = quoted("runs", f"{escape(str(folder))}/**")
+            pattern = typed("runs", f"{escape(str(folder))}/**")
             logger.info("Compare them: python -m src.report %s", pattern)
         if failed:
             raise SystemExit(1)

@@ -38,7 +38,7 @@ from smoothcert.runs.build import (
     switch,
 )
 from smoothcert.runs.chance import near_chance
-from smoothcert.runs.commandline import quoted
+from smoothcert.runs.commandline import typed
 from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _report_without_certificates(folder: RunFolder, trainer: Any) -> None:
             epoch = read_checkpoint(best)["epoch"] + 1
             logger.info("Best epoch: %d, %s %.4g", epoch, by, float(each.best_model_score))
     logger.info("Weights: %s", best)
-    logger.info("Certify them: python -m src.certify %s", quoted("run", str(folder)))
+    logger.info("Certify them: python -m src.certify %s", typed("run", str(folder)))
 
 
 def _check_common(folder: RunFolder, last: Path) -> None:

@@ -1,14 +1,16 @@
-"""What a run folder, which people pass on to each other, may make this machine do.
+"""What a run folder and a command line may make this machine do; each rule names its attack.
 
-Its configuration names classes, and whatever is named there would be called; its paths and links
-would be written to. Nothing in a folder is followed before it has been looked at here.
+People pass run folders on to each other. The configuration in one names classes, and whatever is
+named there would be called; its paths and links would be written to. Nothing in a folder is
+followed before it was checked here. And what a command is given is kept with the run, so no secret
+may be in it.
 """
 
 import os
 import re
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
@@ -18,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.runs.places import leaves, resolved
+from smoothcert.records import check_links, lies_in
+
+# What a configuration calls.
 
 TARGET = "_target_"
 REQUIRED = "???"
@@ -40,7 +44,7 @@ class Allowed:
 
 
 def _of_lightning(*parts: str) -> list[str]:
-    # Not its command line, which calls what its arguments name.
+    # Attack: Lightning's command line, which calls what its arguments name.
     return [f"{top}.{part}" for top in ("pytorch_lightning", "lightning_fabric") for part in parts]
 
 
@@ -94,68 +98,44 @@ OWN = (
     "packages that hold it"
 )
 REFUSED = {
-    # By position, files and servers would have no name.
+    # Attack: files and servers by position, where they have no name.
     "_args_": "arguments by position",
+    # Attack: a pickle, which timm runs when it loads it.
     **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "files"),
-    # Where timm puts what it fetches.
+    # Attack: a file that timm fetches, over one of the user's.
     "cache_dir": "folders",
-    # Whoever gets a request gets the key that is sent with it.
+    # Attack: a server that gets the key which is sent with a request.
     **dict.fromkeys(("base_url", "tracking_uri"), "servers"),
 }
 """Settings that no run folder may make, by what they would name."""
+# Attack: call `subprocess.Popen` as a module of the user's.
 NOT_OWN = {"src", "tests", *sys.stdlib_module_names}
 """Modules in the working folder that are no module of the user's, and the standard library."""
 PACKAGE = Path(__file__).parents[1]
 
+# Attack: read a password from the environment; what is read is kept in summaries and logged.
 VARIABLES = ("SMOOTHCERT_DATA", "SCRATCH", "SLURM_TMPDIR", "TMPDIR", "SLURM_JOB_NUM_NODES")
-"""Variables of the environment that a run folder may read: others may hold what nobody else may
-know, and what is read is kept in summaries and sent to loggers."""
+"""Variables of the environment that a run folder may read."""
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 """An interpolation that leads to another value."""
 VARIABLE = re.compile(r"\$\{oc\.env:(\w+)(,[^${}]*)?\}")
 """One that leads to a variable of the environment, with a value for where it is not set."""
-RESOLVER = re.compile(r"\$\{(for_sigma|epochs_within|bar_every|path_name|suffix|sweep_or|hydra):")
+RESOLVER = re.compile(
+    r"\$\{(for_sigma|epochs_within|bar_every|path_name|suffix|sweep_or|hydra):"
+    # The one of `conf/trainer/slurm.yaml`.
+    r"|\$\{oc\.decode:\$\{oc\.env:SLURM_JOB_NUM_NODES,1\}\}"
+)
 """Those of `conf/` that make plain values of their arguments."""
+# Attack: a file of a few lines that fills the memory, or keeps the parser busy.
 LARGEST_YAML, MOST_NODES, DEEPEST = 64 * 2**10, 10_000, 50
 """Bytes of a file of `.hydra`, values in it, and how deep they may be in each other; a run's have
 about 4,000, 300 and 4."""
-LARGEST_EXPANSION, MOST_INTERPOLATIONS = 100_000, 12
-"""Characters of a configuration once all is interpolated, and interpolations in overrides: a few
-lines that repeat each other fill any memory."""
+# Attack: lines that repeat each other, nine times in each of thirty steps.
+LARGEST_EXPANSION = 100_000
+"""Characters of a configuration once all is interpolated."""
 NO_VALUES = "it makes values, where it may only refer to others"
-PATHS = ("ckpt_path",)
-"""Settings at the top whose value may lead anywhere: it is read as a checkpoint, and no more."""
-NEEDED = ("name", "sigma", "seed", "data", "model", "certifier")
+FOR_CERTIFICATION = ("name", "sigma", "seed", "data", "model", "certifier")
 """What certification takes from the configuration of a training."""
-
-
-def check_overrides(overrides: Sequence[str], run: Path) -> None:
-    """Refuse overrides from a run folder that do more than set what is in the configuration.
-
-    Args:
-        overrides: what the folder's `overrides.yaml` lists.
-        run: the run folder.
-
-    Raises:
-        InvalidArgumentError: if one of them sets Hydra itself, calls what is not allowed, or reads
-            a configuration from elsewhere.
-
-    Example:
-        >>> check_overrides(["sigma=0.5", "objective=adre"], Path("outputs/run"))
-    """
-    source = run / ".hydra" / "overrides.yaml"
-    if sum(override.count("${") for override in overrides) > MOST_INTERPOLATIONS:
-        raise InvalidArgumentError(
-            f"Expected at most {MOST_INTERPOLATIONS} interpolations in {source}, got more"
-        )
-    for override in overrides:
-        try:
-            key, value = _parsed(override)
-            check_targets(_nested(key, value), source, run)
-        except _Unlike as error:
-            raise InvalidArgumentError(
-                f"Expected overrides of the configuration in {source}, got {override!r}: {error}"
-            ) from error
 
 
 def check_targets(values: Any, source: Path, run: Path, all_used: bool = True) -> None:
@@ -189,7 +169,7 @@ def _refused(names: Sequence[str]) -> str | None:
     """Return what a setting would name that it may not, if anything."""
     if TARGET in names[:-1]:
         return "targets in parts"
-    # W&B's own: its server is one of a hundred, and what leads there are others.
+    # Attack: W&B's own settings: its server is one of a hundred, and what leads there are others.
     if names[:1] == ("logger",) and "settings" in names:
         return "servers"
     return next((REFUSED[name] for name in names if name in REFUSED), None)
@@ -269,13 +249,16 @@ def check_yaml(text: str) -> None:
             )
 
 
-def trusted(config: Any, paths: DictConfig, run: Path) -> DictConfig:
-    """Return what certification needs of a run's configuration, as plain values that were checked.
+def trusted(
+    config: Any, paths: Any, run: Path, parts: Sequence[str] | None = FOR_CERTIFICATION
+) -> DictConfig:
+    """Return parts of a run's configuration as plain values that were checked.
 
     Args:
         config: the contents of the folder's `config.yaml`.
         paths: where things are on this machine, in place of the run's own.
         run: the run folder.
+        parts: names of what is needed; None: all.
 
     Raises:
         InvalidArgumentError: if something in it is not allowed.
@@ -284,17 +267,24 @@ def trusted(config: Any, paths: DictConfig, run: Path) -> DictConfig:
     source = run / ".hydra" / "config.yaml"
     if not isinstance(config, DictConfig):
         raise RecordsError(f"{source} is damaged: expected settings by name")
-    # As it stands, too: what is not needed today is not left for others to find.
-    check_targets(OmegaConf.to_container(config), source, run, all_used=False)
-    config.paths = resolved(paths)
-    _Expansion(OmegaConf.to_container(config), source).check(NEEDED)
+    plain: Any = OmegaConf.to_container(config)
+    # Attack: set variables of the environment, and classes, by Hydra's own part.
+    if "hydra" in plain:
+        raise InvalidArgumentError(f"{source} sets hydra, and a run folder may not")
+    # Attack: leave a target in a part that is not needed today, for others to find.
+    check_targets(plain, source, run, all_used=False)
+    before = plain.get("paths")
+    config.paths = {**(before if isinstance(before, dict) else {}), **resolved(paths)}
+    parts = list(plain) if parts is None else parts
+    _Expansion(OmegaConf.to_container(config), source).check(parts)
     try:
-        values = {name: resolved(config[name]) for name in NEEDED}
+        values = {name: resolved(config[name]) for name in parts}
     except (OmegaConfBaseException, KeyError, TypeError, RecursionError) as error:
         raise RecordsError(f"{source} is damaged: {error}") from error
+    # Attack: a target that stands there only once it is interpolated.
     check_targets(values, source, run)
     for names, value in leaves(values):
-        # Written out once more, it would be followed after all.
+        # Attack: an escaped interpolation, which would be followed when it is read once more.
         if "${" in str(value):
             raise InvalidArgumentError(f"{source} sets {'.'.join(names)} to {value!r}")
     return OmegaConf.create(values)
@@ -351,82 +341,30 @@ class _Expansion:
                 return value, names[:count]
         return value, names
 
-    def _references(self, names: tuple[str, ...], leaf: Any) -> list[tuple[str, ...]]:
-        try:
-            return _references(names, str(leaf))
-        except _Unlike as error:
-            raise InvalidArgumentError(
-                f"{self._source} sets {'.'.join(names)} to {leaf!r}: {error}"
-            ) from error
-
-
-def _references(names: Sequence[str], text: str) -> list[tuple[str, ...]]:
-    """Return the values that a text interpolates, by their names from the top.
-
-    Args:
-        names: where the text is.
-        text: the text.
-
-    Raises:
-        _Unlike: if it interpolates anything but values and a few variables of the environment.
-    """
-    found = []
-    for start in re.finditer(r"\$\{", text):
-        if reference := REFERENCE.match(text, start.start()):
-            path = reference[1].lstrip(".")
-            up = len(reference[1]) - len(path)
-            found.append((*(names[:-up] if up else ()), *path.split(".")))
-        elif variable := VARIABLE.match(text, start.start()):
-            if variable[1] not in VARIABLES:
-                raise _Unlike(
+    def _references(self, names: Sequence[str], leaf: Any) -> list[tuple[str, ...]]:
+        """Return the values that a text interpolates, by their names from the top."""
+        text, found = str(leaf), []
+        for start in re.finditer(r"\$\{", text):
+            if reference := REFERENCE.match(text, start.start()):
+                path = reference[1].lstrip(".")
+                up = len(reference[1]) - len(path)
+                found.append((*(names[:-up] if up else ()), *path.split(".")))
+                continue
+            variable = VARIABLE.match(text, start.start())
+            if variable and variable[1] not in VARIABLES:
+                wrong = (
                     f"it reads {variable[1]} from the environment, where a run folder may read "
                     f"{', '.join(VARIABLES)} alone. Write the value itself there"
                 )
-        elif not RESOLVER.match(text, start.start()):
-            raise _Unlike(NO_VALUES)
-    return found
-
-
-class _Unlike(Exception):  # noqa: N818
-    """What is wrong with an override."""
-
-
-def _parsed(override: str) -> tuple[list[str], Any]:
-    """Return an override's key in parts, and its value."""
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except (HydraException, RecursionError) as error:
-        raise _Unlike("it is none") from error
-    key = re.split(r"[./]", parsed.key_or_group)
-    package = (parsed.package or "").split(".")
-    if not key[0] or "hydra" in (key[0], *package):
-        raise _Unlike("it sets more than parts of it")
-    if key == ["paths", "run"]:
-        raise _Unlike("the folder is the run's")
-    if parsed.package and (key != ["warmup"] or package[-1] != "warmup"):
-        raise _Unlike("it puts an option where it does not belong")
-    if parsed.is_sweep_override():
-        raise _Unlike("a run has one value")
-    value = None if parsed.is_delete() else parsed.value()
-    _check_value(parsed.key_or_group, value)
-    return key, value
-
-
-def _check_value(key: str, value: Any) -> None:
-    for names, leaf in leaves(value):
-        _references(names, str(leaf))
-        for text in (*names, VARIABLE.sub("", REFERENCE.sub("", str(leaf)))):
-            if "${" in text:
-                raise _Unlike(NO_VALUES)
-        # The options of a group are files; `..` leads to others.
-        if "." not in key and key not in PATHS and ".." in re.split(r"[/\\]", str(leaf)):
-            raise _Unlike("it leads out of the configuration")
-
-
-def _nested(key: Sequence[str], value: Any) -> Any:
-    for name in reversed(key):
-        value = {name: value}
-    return value
+            # Attack: make a target of parts of texts, which no check of texts sees.
+            elif not variable and not RESOLVER.match(text, start.start()):
+                wrong = NO_VALUES
+            else:
+                continue
+            raise InvalidArgumentError(
+                f"{self._source} sets {'.'.join(names)} to {leaf!r}: {wrong}"
+            )
+        return found
 
 
 def _is_trusted(target: Any, allowed: Allowed, run: Path) -> bool:
@@ -552,3 +490,184 @@ def _installed() -> list[Path]:
         *(Path(sysconfig.get_path(kind)) for kind in kinds),
         *(Path(place) for place in sys.path if Path(place).name.endswith("-packages")),
     ]
+
+
+# Where a training writes.
+
+FOLDERS = (
+    "dirpath",
+    "path",
+    "folder",
+    "save_dir",
+    "dir",
+    "root_dir",
+    "default_root_dir",
+    "log_dir",
+    *("artifact_location", "exclude_batches_path", "nvme_path", "offline_directory"),
+)
+"""Settings of callbacks, loggers and trainers that name a folder to write to."""
+WRITING = ("callbacks", "logger", "trainer")
+"""Parts that write, in places that their settings name."""
+WRITERS = ("pytorch_lightning", "lightning_fabric", "smoothcert.lightning", "smoothcert.report")
+"""Beginnings of what may be called in these parts alone."""
+NAMES = ("filename", "name", "version", "sub_dir")
+"""Settings that name a file or a folder in such a one."""
+
+
+def check_places(cfg: DictConfig) -> None:
+    """Refuse a training that would write outside of its run folder.
+
+    Args:
+        cfg: a configuration of `conf/train.yaml`; Hydra's own says which folder is the run's.
+
+    Raises:
+        InvalidArgumentError: if a part writes elsewhere.
+        RecordsError: if a link in the folder leads elsewhere.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    check_links(folder)
+    for key, value, place in [("paths.run", cfg.paths.run, cfg.paths.run), *_places(cfg, folder)]:
+        if not lies_in(folder, place):
+            raise InvalidArgumentError(
+                f"Expected `{key}` inside the run folder {folder}, got {str(value)!r}"
+            )
+    _check_writers(cfg)
+
+
+def _check_writers(cfg: DictConfig) -> None:
+    """Refuse what writes in parts whose settings are not looked at, such as the model's."""
+    others = {str(name): resolved(part) for name, part in cfg.items() if name not in WRITING}
+    for names, value in leaves(others):
+        if names[-1] == "_target_" and str(value).startswith(WRITERS):
+            raise InvalidArgumentError(
+                f"Expected {value} in {', '.join(WRITING)}, got it in `{'.'.join(names[:-1])}`"
+            )
+
+
+def _places(cfg: DictConfig, folder: Path) -> Iterator[tuple[str, Any, str]]:
+    """Yield every setting that says where something is written, its value, and where that is."""
+    parts = {name: resolved(cfg.get(name)) for name in WRITING}
+    for names, value in leaves(parts):
+        if names[-1] in FOLDERS and value is not None:
+            yield ".".join(names), value, os.path.expanduser(str(value))  # noqa: PTH111
+        elif names[-1] == "default_root_dir":
+            # Without a folder of its own the trainer writes where it is started.
+            yield ".".join(names), value, "."
+        elif names[-1] in NAMES and value is not None:
+            yield ".".join(names), value, str(folder / str(value))
+
+
+def leaves(values: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every value that holds no others, with the names that lead to it.
+
+    Args:
+        values: mappings and lists in each other.
+        names: what leads to them.
+
+    Example:
+        >>> list(leaves({"a": {"b": 1}, "c": [2]}))
+        [(('a', 'b'), 1), (('c', '0'), 2)]
+    """
+    if isinstance(values, Mapping) and values:
+        for name, value in values.items():
+            yield from leaves(value, (*names, str(name)))
+    elif isinstance(values, list | tuple) and values:
+        for place, value in enumerate(values):
+            yield from leaves(value, (*names, str(place)))
+    else:
+        yield names, values
+
+
+def resolved(value: Any) -> Any:
+    """Return a part of a configuration with all interpolations resolved.
+
+    Args:
+        value: a part, or a plain value.
+
+    Example:
+        >>> resolved(OmegaConf.create({"a": 1, "b": "${a}"}))
+        {'a': 1, 'b': 1}
+    """
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+# Secrets.
+
+SECRET = re.compile(
+    r"(^|_)(api_?keys?|access_?key|private_?key|client_?secret|secret(_?key)?|passw(or)?d|"
+    r"passphrase|credentials?|token)$",
+    re.IGNORECASE,
+)
+"""Names of settings that hold what nobody else may know. `tokens` are a transformer's."""
+SECRET_VARIABLE = re.compile(rf"{SECRET.pattern}|_(key|pass|pat|auth)$", re.IGNORECASE)
+"""Names of such variables of the environment."""
+NO_SECRET = re.compile(r"(null|none|true|false|\?{3})?", re.IGNORECASE)
+"""Values that are none, such as that of `class_token=true`."""
+SHORTEST_SECRET = 12
+"""Characters from which a variable's value is looked for: shorter ones may stand for themselves."""
+INNER = re.compile(r"[{,]\s*([\w-]+)\s*:\s*([^,{}\[\]]*)")
+"""Names and values in a value."""
+READ_VARIABLES = re.compile(r"oc\.env\s*:\s*['\"]?([^'\",}\s]+)")
+"""Variables of the environment in a value."""
+
+
+def environment(name: str, *default: Any) -> str | None:
+    """Return a variable of the environment, as `${oc.env:…}` in configurations, if it is no secret.
+
+    Args:
+        name: the variable.
+        default: what to return where it is not set.
+
+    Raises:
+        InvalidArgumentError: if it is a secret: configurations are kept and logged.
+
+    Example:
+        >>> environment("SMOOTHCERT_DATA", "data")
+        'data'
+    """
+    if _is_secret(name):
+        raise InvalidArgumentError(f"Expected no secret in a configuration, got ${{oc.env:{name}}}")
+    return oc.env(name, *default)
+
+
+def refuse_secrets(arguments: Sequence[str]) -> None:
+    """Refuse a command line with a secret: Hydra and W&B would keep it with the run.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        SystemExit: with where the secret belongs; the secret itself is not repeated.
+
+    Example:
+        >>> refuse_secrets(["src/train.py", "sigma=0.5", "model.arguments.class_token=true"])
+    """
+    for argument in arguments[1:]:
+        found = next(_secrets_in(argument), None)
+        if found is not None:
+            raise SystemExit(
+                f"Expected no secret on the command line, got one by {found}: it would be kept in "
+                "the run folder. Set it in the environment, for example WANDB_API_KEY, or use "
+                "`wandb login`"
+            )
+
+
+def _secrets_in(argument: str) -> Iterator[str]:
+    """Yield what in an argument holds a secret, by name."""
+    key, _, value = argument.partition("=")
+    pattern = SECRET_VARIABLE if "env_set" in key else SECRET
+    pairs = [(key.lstrip("+~"), value), *INNER.findall(value)]
+    for name, said in pairs:
+        last = re.split(r"[./@:]", name)[-1].replace("-", "_")
+        if pattern.search(last) and not NO_SECRET.fullmatch(said.strip("'\" ")):
+            yield name
+    yield from (f"oc.env:{name}" for name in READ_VARIABLES.findall(value) if _is_secret(name))
+    yield from (
+        f"the value of {name}"
+        for name, secret in os.environ.items()
+        if _is_secret(name) and len(secret) >= SHORTEST_SECRET and secret in argument
+    )
+
+
+def _is_secret(variable: str) -> bool:
+    return SECRET_VARIABLE.search(variable) is not None
