@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
-from smoothcert.report.reading import Run
+from smoothcert.report.load import Run
 
 WRONG, ABSTAINED = "wrong", "abstained"
 SETTINGS = {

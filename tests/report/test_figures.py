@@ -18,6 +18,7 @@ from runs_by_hand import with_bounds, write_log
 from scipy.stats import binomtest, norm
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
+from smoothcert.records.summary import read_as
 from smoothcert.report.figures import (
     BINS,
     COLOURS,
@@ -34,9 +35,8 @@ from smoothcert.report.figures import (
     radii_figure,
     samples_figure,
 )
-from smoothcert.report.reading import read_runs
-from smoothcert.report.sections import sections_of
-from smoothcert.report.summary import read_as
+from smoothcert.report.grouping import sections_of
+from smoothcert.report.load import read_runs
 from smoothcert.stats import certified_accuracy, largest_radius
 
 IMAGES, LIMIT = 30, 4.0
@@ -561,8 +561,8 @@ import sys
 from math import floor
 from pathlib import Path
 from smoothcert.report.figures import draw_figures
-from smoothcert.report.reading import read_runs
-from smoothcert.report.sections import sections_of
+from smoothcert.report.load import read_runs
+from smoothcert.report.grouping import sections_of
 *paths, folder = map(Path, sys.argv[1:])
 [section] = sections_of(read_runs(paths).runs, ["objective"])
 draw_figures(section, folder)

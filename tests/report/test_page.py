@@ -16,9 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from smoothcert import __version__
 from smoothcert.records import COLUMNS, CertificateFile, CertificateRow
+from smoothcert.report.grouping import sections_of
+from smoothcert.report.load import read_runs
 from smoothcert.report.page import POINTS, thinned, write_page
-from smoothcert.report.reading import read_runs
-from smoothcert.report.sections import sections_of
 
 GROUP_BY = ("objective", "attack")
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028`&amp;"

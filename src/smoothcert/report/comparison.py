@@ -10,9 +10,9 @@ from typing import Any
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import check_links
+from smoothcert.report.grouping import settings_apart
+from smoothcert.report.load import OF_THE_RUN, check_values, read_json
 from smoothcert.report.markdown import escaped
-from smoothcert.report.reading import OF_THE_RUN, check_values, read_json
-from smoothcert.report.sections import settings_apart
 
 SAME = ("data", "split", "images", "n0", "n", "alpha", "precision", "certifier", "noise")
 """What runs in one table share, beside the images and the certifier's settings."""

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from smoothcert.records.summary import Reading
+from smoothcert.report.grouping import Group, Section, upper_envelope
 from smoothcert.report.log_paths import TRAINED
 from smoothcert.report.plots import INCHES, LABELS, plain
-from smoothcert.report.sections import Group, Section
-from smoothcert.report.summary import Reading, upper_envelope
 from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
 
 # Okabe and Ito's colours without yellow, which is lost on white, and three of Tol's.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from smoothcert.report.grouping import Estimate
 from smoothcert.report.markdown import escaped
-from smoothcert.report.sections import Estimate
 
 LATEX = str.maketrans(
     {

@@ -25,11 +25,11 @@ from PIL import Image
 
 from smoothcert import __version__
 from smoothcert.records import CertificateRow, read_bounded, write_atomically
+from smoothcert.records.summary import Reading
 from smoothcert.report.grids import Cell, Column, Grid, Row, shown
-from smoothcert.report.reading import Run
-from smoothcert.report.results import radii_of, tables_of
-from smoothcert.report.sections import UNRECORDED, Group, Section
-from smoothcert.report.summary import Reading, upper_envelope
+from smoothcert.report.grouping import UNRECORDED, Group, Section, upper_envelope
+from smoothcert.report.load import Run
+from smoothcert.report.tables import radii_of, tables_of
 
 POINTS = 500
 """Points of a curve, at most; between them it shows up to 1/500 less than is certified."""

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from smoothcert.records import CertificateRow
-from smoothcert.report.summary import Reading, readings
+from smoothcert.records.summary import Reading, readings
 from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
 
 # Okabe and Ito's colours are told apart by colour-blind readers, and the dashes in print.

@@ -27,7 +27,8 @@ from smoothcert.errors import (
 from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.processes import processes
 from smoothcert.records import Shard, check_links, read_settings
-from smoothcert.report import plot_certified_accuracy, summarize
+from smoothcert.records.summary import summarize
+from smoothcert.report import plot_certified_accuracy
 from smoothcert.runs.build import (
     CHOICES,
     build_data,

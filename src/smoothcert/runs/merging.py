@@ -21,7 +21,8 @@ from smoothcert.records import (
     read_settings,
     write_atomically,
 )
-from smoothcert.report import plot_certified_accuracy, print_summary, summarize
+from smoothcert.records.summary import summarize
+from smoothcert.report import plot_certified_accuracy, print_summary
 
 logger = logging.getLogger(__name__)
 

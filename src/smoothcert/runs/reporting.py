@@ -21,12 +21,12 @@ from smoothcert.report.comparison import (
 )
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
+from smoothcert.report.grouping import Section, flat_settings, sections_of, some
+from smoothcert.report.load import CERTIFICATES, Run, read_runs
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.page import write_page
-from smoothcert.report.reading import CERTIFICATES, Run, read_runs
-from smoothcert.report.results import radii_of, tables_of
-from smoothcert.report.sections import Section, flat_settings, sections_of, some
-from smoothcert.report.tables import print_grid, print_table
+from smoothcert.report.tables import radii_of, tables_of
+from smoothcert.report.terminal import print_grid, print_table
 from smoothcert.runs.commandline import checked_radii
 
 GENERATOR = '<meta name="generator" content="smoothcert">'

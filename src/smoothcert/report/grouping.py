@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from smoothcert.report.reading import Run
-from smoothcert.report.summary import Reading, certifier_name
+import numpy as np
+
+from smoothcert.records.summary import Reading, certifier_name
+from smoothcert.report.load import Run
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
 """Settings of a training that do not make it another method."""
@@ -335,6 +337,25 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             "those of the runs that they stand beside."
         )
     return notes
+
+
+def upper_envelope(
+    groups: Sequence[Sequence[Reading]], radii: Sequence[float] | np.ndarray = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest of the groups' mean certified accuracies, at every radius of a step.
+
+    Args:
+        groups: of each group the readings that are averaged, on as many images each.
+        radii: radii that are of interest beside 0 and those that images reach.
+
+    Returns:
+        Radii in order, and the certified accuracy at each: it holds from the radius before, which
+        does not belong to it, up to its own, which does.
+    """
+    reached = [each.radius[each.correct] for readings in groups for each in readings]
+    steps = np.unique(np.concatenate([[0.0], radii, *reached]))
+    means = [np.mean([each.accuracy(steps) for each in readings], axis=0) for readings in groups]
+    return steps, np.max(means, axis=0)
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

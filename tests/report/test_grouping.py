@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand
 from scipy.stats import sem
 
-from smoothcert.report.sections import Estimate, method_of, sections_of, settings_apart
+from smoothcert.report.grouping import Estimate, method_of, sections_of, settings_apart
 
 KEYS = ("objective", "attack")
 OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75]
