@@ -1,6 +1,6 @@
 """Rows in, artefacts out: figures, tables and summaries, without torch."""
 
-from smoothcert.report.plots import plot_certified_accuracy, plot_losses
+from smoothcert.report.figures import plot_certified_accuracy, plot_losses
 from smoothcert.report.terminal import print_measurements, print_summary
 
 __all__ = [

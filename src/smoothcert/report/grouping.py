@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from smoothcert.errors import RecordsError
 from smoothcert.records.summary import Reading, certifier_name
-from smoothcert.report.load import Run
+from smoothcert.report.load import Run, check_values
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
 """Settings of a training that do not make it another method."""
@@ -23,6 +24,11 @@ FOLLOW_EPOCHS = ("scheduler.max_epochs", "scheduler.T_max", "scheduler.total_ste
 UNRECORDED = "not recorded"
 USUAL = ("objective", "attack")
 """What makes a method of our runs unless something else is asked for."""
+
+
+OF_AN_EXPERIMENT = ("name", "model", "training_seed", "epochs", "training_images")
+"""What a table of experiments needs of a summary, beside its numbers."""
+NUMBERS_OF_AN_EXPERIMENT = ("training_images", "seconds_training")
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,72 @@ def sections_of(runs: Sequence[Run], group_by: Sequence[str] = ()) -> list[Secti
         Section(title, groups := _groups(part, group_by), _notes(groups))
         for title, part in zip(_titles(parts), parts, strict=True)
     ]
+
+
+def experiments_of(runs: Sequence[Run]) -> list[Group]:
+    """Return the runs by σ and the name of their experiment, for one table.
+
+    Args:
+        runs: certifications of experiments.
+
+    Raises:
+        RecordsError: if a summary lacks a value, if they were certified under different
+            conditions, or if two trainings of an experiment differ by more than their seed.
+    """
+    _check_certified_alike(runs)
+    keys = sorted({(run.sigma or 0.0, str(run.summary["name"])) for run in runs})
+    groups = [
+        Group(name, sigma, [r for r in runs if (r.sigma, str(r.summary["name"])) == (sigma, name)])
+        for sigma, name in keys
+    ]
+    for group in groups:
+        which = f"{group.method} at sigma={group.sigma}"
+        if apart := _differing(group.runs):
+            values = (f"{name} {' and '.join(map(str, each))}" for name, each in apart.items())
+            raise RecordsError(
+                f"Expected trainings of {which} that differ by their seeds alone, got "
+                f"{', '.join(values)}"
+            )
+        seeds = [run.seed for run in group.runs]
+        if len(set(seeds)) < len(seeds):
+            raise RecordsError(
+                f"Expected one run per seed of {which}, got seeds {', '.join(map(str, seeds))} in "
+                f"{', '.join(str(run.path.parent) for run in group.runs)}"
+            )
+    return groups
+
+
+def check_experiment(run: Run) -> None:
+    """Refuse a run whose summary lacks what a table of experiments shows.
+
+    Raises:
+        RecordsError: with the file and what it lacks.
+    """
+    path, summary = run.path.with_name("summary.json"), run.summary
+    needed = *OF_AN_EXPERIMENT, *NUMBERS_OF_AN_EXPERIMENT, "certified_accuracy"
+    if lacking := [name for name in dict.fromkeys(needed) if name not in summary]:
+        raise RecordsError(f"{path} lacks {', '.join(lacking)}; was it made by a newer version?")
+    check_values(summary, path, NUMBERS_OF_AN_EXPERIMENT)
+    if not isinstance(summary["certified_accuracy"], Mapping):
+        raise RecordsError(f"{path} is damaged: expected certified accuracies by radius")
+
+
+def _check_certified_alike(runs: Sequence[Run]) -> None:
+    """Refuse different images or settings of the certifier; the grid of radii may follow σ."""
+    every = [
+        (run.sigma, {"images": f"{len(run.rows)} ({run.images})", **run.conditions}) for run in runs
+    ]
+    for name in dict.fromkeys(name for _, conditions in every for name in conditions):
+        found: dict[float | None, set[str]] = {}
+        for sigma, conditions in every:
+            key = sigma if name == "radii" else None
+            found.setdefault(key, set()).add(str(conditions.get(name)))
+        for values in found.values():
+            if len(values) > 1:
+                raise RecordsError(
+                    f"Expected runs that were certified alike, got {name} "
+                    f"{', '.join(sorted(values))}"
+                )
 
 
 def method_of(run: Run, group_by: Sequence[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""The tables of a section: runs, methods, their upper envelope over σ, and differences."""
+"""Tables of runs, methods, their upper envelope over σ, differences, and experiments."""
 
 import re
 from collections.abc import Sequence
@@ -101,6 +101,55 @@ def runs(section: Section, radii: Sequence[float]) -> Grid:
     columns = [Column("run"), Column("method"), Column("σ"), Column("seed")]
     columns += [Column("ACR", ACR_DIGITS), *_accuracies(radii, best=False), *OTHERS]
     return Grid("runs", f"Runs: {section.title}", columns, rows, section.notes)
+
+
+def experiments(
+    groups: Sequence[Group], radii: Sequence[float], title: str, data: str = ""
+) -> Grid:
+    """Return the figures of each experiment at each σ, under every bound.
+
+    Args:
+        groups: what `experiments_of` returns, at least one.
+        radii: radii of the certified accuracies; a run that did not report one has none there.
+        title: what the table shows.
+        data: what to call the data; their name in the summaries unless given.
+    """
+    rows = []
+    for group in groups:
+        summaries = [run.summary for run in group.runs]
+        seeds = ", ".join(map(str, sorted(summary["training_seed"] for summary in summaries)))
+        minutes = Estimate.over([summary["seconds_training"] / 60 for summary in summaries])
+        clean = group.accuracy(group.bounds[0], 0.0)
+        cells = [Cell(group.method), Cell(_sigma(group)), Cell(seeds)]
+        cells += [Cell(str(summaries[0]["epochs"])), Cell.of(minutes), Cell.of(clean)]
+        for bound in group.bounds:
+            shares = [
+                Cell.of(group.accuracy(bound, radius))
+                if all(f"{radius:g}" in summary["certified_accuracy"] for summary in summaries)
+                else Cell(None)
+                for radius in radii
+            ]
+            rows.append(Row([*cells, Cell(bound), *shares, Cell.of(group.acr(bound))]))
+    columns = [Column("experiment", code=True), Column("σ"), Column("seeds"), Column("epochs")]
+    columns += [Column("training, minutes", 1), Column("clean", 1, True), Column("bound")]
+    columns += [*_accuracies(radii, best=False), Column("ACR", ACR_DIGITS)]
+    return Grid("experiments", title, columns, rows, [_shared(groups, data)])
+
+
+def _shared(groups: Sequence[Group], data: str) -> str:
+    """Return what the runs of a table of experiments share."""
+    every = [run for group in groups for run in group.runs]
+    said, first = every[0].conditions, every[0].summary
+    models = ", ".join(sorted({str(run.summary["model"]) for run in every}))
+    both = ", both bounds on the same votes" if len(groups[0].bounds) > 1 else ""
+    parts = [
+        data or str(said["data"]),
+        f"{models}, trained on {first['training_images']:,} images",
+        f"{len(every[0].rows)} {said['split']} images certified at n0 = {said['n0']:,}, "
+        f"n = {said['n']:,}, α = {said['alpha']:g} in {said['precision']}{both}",
+        "mean ± standard error over seeds of the training",
+    ]
+    return "; ".join(parts) + "."
 
 
 def differences(section: Section, radii: Sequence[float], baseline: str | None = None) -> Grid:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smoothcert.report.grids import Grid, shown
-from smoothcert.report.markdown import escaped
+from smoothcert.report.markdown import escaped, markdown_table
 from smoothcert.stats import is_near_chance
 
 Rows = Sequence[Mapping[str, Any]]
@@ -285,16 +285,17 @@ def measurements_as_markdown(task: str, results: Rows | Mapping[str, Rows]) -> s
     Example:
         >>> print(measurements_as_markdown("task", [{"name": "a|b", "rate": 1234.5}]))
         | name | rate |
-        |---|---|
+        | --- | --- |
         | a\|b | 1,234 |
         <BLANKLINE>
     """
-    tables = []
-    for cells in _tables(task, results).values():
-        lines = [list(cells[0]), *(map(_cell, row.values()) for row in cells)]
-        head, *body = ["| " + " | ".join(map(escaped, line)) + " |" for line in lines]
-        tables.append("\n".join([head, "|" + "---|" * len(cells[0]), *body]) + "\n")
-    return "\n".join(tables)
+    return "\n".join(
+        markdown_table(
+            [escaped(name) for name in cells[0]],
+            [[escaped(_cell(value)) for value in row.values()] for row in cells],
+        )
+        for cells in _tables(task, results).values()
+    )
 
 
 def _tables(task: str, results: Rows | Mapping[str, Rows]) -> dict[str, list[dict[str, Any]]]:

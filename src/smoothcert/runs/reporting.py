@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,21 @@ from rich.console import Console
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import FIELD_COLUMNS, paths_matching, write_atomically
-from smoothcert.report.comparison import (
-    comparison_markdown,
-    comparison_rows,
-    conditions,
-    grouped,
-    read_summaries,
-)
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
-from smoothcert.report.grouping import Section, flat_settings, sections_of, some
+from smoothcert.report.grouping import (
+    Section,
+    check_experiment,
+    experiments_of,
+    flat_settings,
+    sections_of,
+    some,
+)
 from smoothcert.report.load import CERTIFICATES, Run, read_runs
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.page import write_page
-from smoothcert.report.tables import radii_of, tables_of
-from smoothcert.report.terminal import print_grid, print_table
+from smoothcert.report.tables import experiments, radii_of, tables_of
+from smoothcert.report.terminal import print_grid
 from smoothcert.runs.commandline import checked_radii
 
 GENERATOR = '<meta name="generator" content="smoothcert">'
@@ -148,24 +149,27 @@ def _numbered(folder: Path, count: int) -> list[Path]:
 
 def _report_one_table(cfg: DictConfig) -> None:
     folders, name = matching(cfg.runs), str(cfg.table)
-    summaries = [s for s in read_summaries(folders) if str(s["name"]).startswith(name)]
-    if not summaries:
+    found = read_runs(folders, named=folders)
+    for run in found.runs:
+        check_experiment(run)
+    chosen = [run for run in found.runs if str(run.summary["name"]).startswith(name)]
+    if not chosen:
         raise InvalidArgumentError(
             f"Expected runs of experiments {name}… among the {len(folders)} folders that "
             f"{cfg.runs} matches, got none"
         )
     radii = RADII if cfg.radii is None else checked_radii(cfg.radii)
-    groups, title = grouped(summaries), str(cfg.title or "")
-    table = comparison_markdown(groups, radii, title)
+    title = f"Experiments {name}…" if name else "Experiments"
+    grid = experiments(experiments_of(chosen), radii, title, str(cfg.title or ""))
+    table = to_markdown(replace(grid, title=""))
     path = Path(cfg.paths.run) / f"{name or 'table'}.md"
     write_atomically(path, table)
     if cfg.readme is not None:
         command = f"python -m src.report runs=… table={name}"
         replace_part(Path(str(cfg.readme)), marks(name, command), table)
-    head, *rows = comparison_rows(groups, radii)
-    said = conditions(groups, title)
-    # An experiment is told apart by its σ and bound.
-    print_table(f"Experiments {name}…" if name else "Experiments", head, rows, [said], (0, 1, 6))
+    print_grid(grid)
+    for note in found.notes:
+        _say(f"  note   {note}")
     _say(f"  files  {path}")
 
 
