@@ -125,7 +125,7 @@ def test_the_command_runs_from_the_shell_on_a_glob(finished, tmp_path):
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "adre" in done.stdout
+    assert "ADRE" in done.stdout
     assert "index.html" in done.stdout
     assert {path.name for path in (tmp_path / "own").iterdir()} == {
         "index.html",
@@ -331,7 +331,7 @@ def test_methods_are_made_by_what_is_asked_for(finished, tmp_path):
 
 
 def test_a_baseline_that_no_run_has_is_named(finished, tmp_path):
-    with pytest.raises(SystemExit, match="Expected `baseline` one of adre; got 'gausian'"):
+    with pytest.raises(SystemExit, match="Expected `baseline` one of ADRE; got 'gausian'"):
         report_all(tmp_path, f"runs='{finished}/*/certify/*'", "baseline=gausian")
 
 

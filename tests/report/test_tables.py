@@ -78,7 +78,7 @@ def test_figures_of_a_run_are_counted_over_all_images(outcomes):
     assert numbers(row) == expected(run)
     assert float(row["clean"]) == pytest.approx(float(share(run, 0)))
     assert float(row["abstained"]) == pytest.approx(outcomes.count(ABSTAINED) / len(outcomes))
-    assert (row["run"], row["method"], row["σ"], row["seed"]) == ("run", "gaussian", "0.5", "0")
+    assert (row["run"], row["method"], row["σ"], row["seed"]) == ("run", "Gaussian", "0.5", "0")
     assert float(row["samples an image"]) == 10_100
 
 
@@ -120,7 +120,7 @@ def test_figures_of_a_method_are_means_and_scipys_standard_errors(outcomes):
     assert numbers(row) == pytest.approx(figures.mean(axis=0), abs=1e-9)
     errors = [f"{name} standard error" for name in (*NAMES, "ACR")]
     assert numbers(row, errors) == pytest.approx(sem(figures), abs=1e-9)
-    assert (row["method"], row["σ"], float(row["seeds"])) == ("gaussian", "0.5", len(made))
+    assert (row["method"], row["σ"], float(row["seeds"])) == ("Gaussian", "0.5", len(made))
 
 
 def test_one_training_has_no_standard_error():
@@ -224,7 +224,7 @@ def test_differences_are_paired_by_image_whatever_the_order_of_the_rows(first, s
     rows = rows_of(second)
     other = run_by_hand([rows[k] for k in order], "other", objective="adre")
     [row] = table(differences(section_of(base, other), RADII))
-    assert row["difference"] == "adre − gaussian"
+    assert row["difference"] == "ADRE − Gaussian"
     one, two = by_image(base), by_image(other)
     gains = {r: [(two[i] >= r) - (one[i] >= r) for i in one] for r in RADII}
     assert numbers(row, NAMES) == pytest.approx([np.mean(gains[r]) for r in RADII], abs=1e-12)
@@ -259,19 +259,19 @@ def test_runs_are_paired_by_sigma_and_seed():
 def test_the_baseline_is_gaussian_training_or_the_one_that_was_asked_for():
     made = [run_by_hand([0.5] * 4, name, objective=name) for name in ("adre", "gaussian", "macer")]
     section = section_of(*made)
-    for asked, base in [(None, "gaussian"), ("macer", "macer"), ("adre", "adre")]:
+    for asked, base in [(None, "Gaussian"), ("macer", "MACER"), ("ADRE", "ADRE")]:
         rows = table(differences(section, [0.0], asked))
         assert sorted(row["difference"] for row in rows) == sorted(
-            f"{run.name} − {base}" for run in made if run.name != base
+            f"{name} − {base}" for name in ("ADRE", "Gaussian", "MACER") if name != base
         )
     rows = table(differences(section_of(made[0], made[2]), [0.0]))
-    assert [row["difference"] for row in rows] == ["macer − adre"]
+    assert [row["difference"] for row in rows] == ["MACER − ADRE"]
 
 
 def test_a_log_is_compared_with_our_run_on_the_same_images():
     ours, theirs = run_by_hand([0.1, 0.2, WRONG, 0.4]), log_by_hand(rows_of([0.2, 0.3, 0.1, 0.5]))
     [row] = table(differences(section_of(ours, theirs), [0.0]))
-    assert (row["difference"], row["0"]) == ("cohen − gaussian", "0.25")
+    assert (row["difference"], row["0"]) == ("cohen − Gaussian", "0.25")
     assert float(row["ACR"]) == pytest.approx(0.1)
 
 
@@ -351,7 +351,7 @@ def test_gaussian_training_is_the_baseline_though_settings_tell_it_apart():
         for width in (16, 32)
     ]
     rows = table(differences(section_of(*made), RADII))
-    assert {re.sub(r".* − ", "", row["difference"])[:8] for row in rows} == {"gaussian"}
+    assert {re.sub(r".* − ", "", row["difference"])[:8] for row in rows} == {"Gaussian"}
 
 
 def test_a_baseline_that_is_not_there_is_not_replaced_without_a_word():

@@ -74,7 +74,7 @@ def test_the_other_shares_are_percentages():
 
 def test_a_reader_learns_what_was_certified_and_how():
     text = " ".join(printed().split())
-    assert "adre + pgd on digits, σ = 0.25" in text
+    assert "ADREADV on digits, σ = 0.25" in text
     assert "180 val images at n0 = 100, n = 10,000, α = 0.001" in text
 
 

@@ -18,6 +18,7 @@ from smoothcert.records import CertificateRow
 from smoothcert.records.summary import Reading, readings
 from smoothcert.report.grouping import Group, Section, upper_envelope
 from smoothcert.report.log_paths import TRAINED
+from smoothcert.report.methods import method_colour
 from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
 
 INCHES = (4.2, 3.0)
@@ -31,16 +32,12 @@ LABELS = {
 }
 AT_LEAST = ("sequential", "anytime")
 """Certifiers whose radii, and ACR, more samples would have made larger."""
-# Okabe and Ito's colours without yellow, which is lost on white, and three of Tol's.
-COLOURS = (
-    *("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7"),
-    *("#56B4E9", "#E69F00", "#882255", "#999933", "#777777"),
-)
 # Marks and gaps in line widths, all different: prints in grey keep the methods apart.
 DASHES = (
     *((), (5, 1.5), (1.2, 1.2), (6, 1.5, 1.2, 1.5), (10, 2.5), (1.2, 3)),
     *((2.5, 2.5), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 1.5, 2.5, 1.5), (3, 1.2, 1.2, 1.2)),
 )
+# Okabe and Ito's colours are told apart by colour-blind readers, and the dashes in print.
 PAIR = ({"color": "#0072B2", "linestyle": "-"}, {"color": "#D55E00", "linestyle": "--"})
 """Styles of two curves of one run."""
 GREY = "#777777"
@@ -408,12 +405,14 @@ def _limit(every: Sequence[Reading], without: float = 1.0) -> float:
 
 def _styles(section: Section) -> dict[str, dict[str, Any]]:
     """Return the same colour and dashes for a method in every figure."""
-    styles = {}
+    styles: dict[str, dict[str, Any]] = {}
     for number, method in enumerate(section.methods):
-        # An eleventh method has the first one's colour, and other dashes.
-        dashes = DASHES[(number + number // len(COLOURS)) % len(DASHES)]
-        line = (0, dashes) if dashes else "-"
-        colour = COLOURS[number % len(COLOURS)]
+        colour = method_colour(method).light
+        # Methods of one colour have different dashes, as far as there are any.
+        used = [style["linestyle"] for style in styles.values() if style["color"] == colour]
+        turned = [DASHES[(number + turn) % len(DASHES)] for turn in range(len(DASHES))]
+        lines = [(0, dashes) if dashes else "-" for dashes in turned]
+        line = next((line for line in lines if line not in used), lines[0])
         styles[method] = {"color": colour, "linestyle": line, "linewidth": 1.2}
     return styles
 

@@ -12,6 +12,7 @@ import numpy as np
 from smoothcert.errors import RecordsError
 from smoothcert.records.summary import Reading, certifier_name
 from smoothcert.report.load import Run, check_values
+from smoothcert.report.methods import method_name
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
 """Settings of a training that do not make it another method."""
@@ -225,10 +226,12 @@ def method_of(run: Run, group_by: Sequence[str] = ()) -> str:
     Args:
         run: the run.
         group_by: keys of `Run.value`; `none` and what is not known are left out. Without any a run
-            is named after its objective and attack, and a published log after its path without
-            its σ.
+            has the name of its objective and attack, and a published log that of its path
+            without its σ.
     """
-    keys = group_by or (() if run.is_foreign else USUAL)
+    keys = tuple(group_by) or (() if run.is_foreign else USUAL)
+    if keys == USUAL and not run.is_foreign:
+        return method_name(*(run.value(key) for key in keys)) or run.name
     values = [run.value(key) for key in keys]
     said = " + ".join(_text(value) for value in values if value not in (None, "none"))
     if not run.is_foreign:
@@ -267,7 +270,9 @@ def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
         Group(method, sigma, [run for other, run in keyed if other == (foreign, method, sigma)])
         for foreign, method, sigma in dict.fromkeys(key for key, _ in keyed)
     ]
-    return sorted(groups, key=lambda group: (group.is_foreign, group.method, group.sigma or 0.0))
+    return sorted(
+        groups, key=lambda each: (each.is_foreign, each.method.casefold(), each.sigma or 0.0)
+    )
 
 
 def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
@@ -278,10 +283,11 @@ def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
     for name, run in zip(names, runs, strict=True):
         if not run.is_foreign:
             ours.setdefault(name, []).append(run)
+    taken = {name.casefold() for name in ours}
     return [
         _told_apart(run, name, ours[name])
         if not run.is_foreign
-        else name + (" (log)" if name in ours else "")
+        else name + (" (log)" if name.casefold() in taken else "")
         for name, run in zip(names, runs, strict=True)
     ]
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from smoothcert.errors import InvalidArgumentError
 from smoothcert.report.grids import Cell, Column, Grid, Row, marked
 from smoothcert.report.grouping import UNRECORDED, Estimate, Group, Section
 from smoothcert.report.load import Run
+from smoothcert.report.methods import chosen_method
 from smoothcert.stats import (
     Difference,
     abstention_rate,
@@ -180,10 +180,10 @@ def differences(section: Section, radii: Sequence[float], baseline: str | None =
 
 def _baseline(section: Section, asked: str | None) -> str:
     names = list(section.methods)
-    if asked is not None and asked not in names:
-        raise InvalidArgumentError(f"Expected `baseline` one of {', '.join(names)}; got {asked!r}")
-    gaussian = [name for name in names if re.match(r"gaussian\b(?! \+)", name)]
-    return asked or next(iter([*gaussian, *names]))
+    if asked is not None:
+        return chosen_method(asked, names)
+    gaussian = [name for name in names if re.match(r"gaussian\b(?! \+)", name, re.IGNORECASE)]
+    return next(iter([*gaussian, *names]))
 
 
 def _differences(base: Run, run: Run, radii: Sequence[float]) -> list[Cell]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from smoothcert.report.grids import Grid, shown
 from smoothcert.report.markdown import escaped, markdown_table
+from smoothcert.report.methods import method_name
 from smoothcert.stats import is_near_chance
 
 Rows = Sequence[Mapping[str, Any]]
@@ -221,7 +222,7 @@ def _samples(summary: Mapping[str, Any]) -> str:
 def _subject(summary: Mapping[str, Any]) -> str:
     if "ckpt" in summary:
         return f"{summary['model']} of {Path(summary['ckpt']).name}"
-    return " + ".join(summary[part] for part in ("objective", "attack") if summary[part] != "none")
+    return method_name(summary["objective"], summary["attack"])
 
 
 def _accuracies(summary: Mapping[str, Any], width: int) -> Table:

@@ -32,6 +32,7 @@ from smoothcert.models import (
     with_normalization,
 )
 from smoothcert.processes import is_group, processes
+from smoothcert.report.methods import method_name
 from smoothcert.runs.checkpoints import check_callbacks
 from smoothcert.runs.fitting import fitting_model, shortcut_of
 from smoothcert.runs.places import leaves
@@ -423,11 +424,7 @@ def log_configuration(cfg: DictConfig, names: Mapping[str, str], trainer: Any) -
         each.log_hyperparams(
             {
                 **names,
-                "method": " + ".join(
-                    names[part]
-                    for part in ("objective", "attack")
-                    if names.get(part, "none") != "none"
-                ),
+                "method": method_name(names.get("objective"), names.get("attack")),
                 "sigma": cfg.sigma,
                 "seed": cfg.seed,
                 "cfg": configuration,

@@ -16,7 +16,6 @@ from smoothcert.records import FIELD_COLUMNS, paths_matching, write_atomically
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
 from smoothcert.report.grouping import (
-    Section,
     check_experiment,
     experiments_of,
     flat_settings,
@@ -25,6 +24,7 @@ from smoothcert.report.grouping import (
 )
 from smoothcert.report.load import CERTIFICATES, Run, read_runs
 from smoothcert.report.markdown import marks, replace_part
+from smoothcert.report.methods import chosen_method
 from smoothcert.report.page import write_page
 from smoothcert.report.tables import experiments, radii_of, tables_of
 from smoothcert.report.terminal import print_grid
@@ -58,17 +58,18 @@ def _report_all(cfg: DictConfig) -> None:
         )
     sections = sections_of(found.runs, _keys(cfg.group_by, found.runs))
     radii = None if cfg.radii is None else checked_radii(cfg.radii)
-    _check_baseline(cfg.baseline, sections)
+    methods = list(dict.fromkeys(name for section in sections for name in section.methods))
+    baseline = None if cfg.baseline is None else chosen_method(str(cfg.baseline), methods)
     folder = Path(cfg.paths.run)
     _clear(folder)
     folders = [folder] if len(sections) == 1 else _numbered(folder, len(sections))
     for section, place in zip(sections, folders, strict=True):
-        base = cfg.baseline if cfg.baseline in section.methods else None
+        base = baseline if baseline in section.methods else None
         tables = tables_of(section, radii or radii_of(section), base)
         _write_tables(tables, place / "tables")
         draw_figures(section, place / "figures")
         print_grid(tables[0])
-    write_page(sections, notes, folder / "index.html", cfg.baseline, radii)
+    write_page(sections, notes, folder / "index.html", baseline, radii)
     for note in notes:
         _say(f"  note   {note}")
     parts = "one part" if len(sections) == 1 else f"{len(sections)} parts, each comparable"
@@ -118,12 +119,6 @@ def _known(unknown: str, runs: Sequence[Run]) -> str:
         shown = [f"{key} ({some([*values], 3)})" for key, values in of_logs.items()]
         parts.append(f"Of logs there are {some(shown, 8)}")
     return "; ".join(parts)
-
-
-def _check_baseline(asked: str | None, sections: Sequence[Section]) -> None:
-    names = list(dict.fromkeys(name for section in sections for name in section.methods))
-    if asked is not None and asked not in names:
-        raise InvalidArgumentError(f"Expected `baseline` one of {', '.join(names)}; got {asked!r}")
 
 
 def _clear(folder: Path) -> None:
