@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
-from smoothcert.report.reading import Run
+from smoothcert.report.load import Run
 
 WRONG, ABSTAINED = "wrong", "abstained"
 SETTINGS = {
@@ -24,6 +24,7 @@ SETTINGS = {
     "examples": "5b125ba3fe2d071a",
     "data": "digits",
 }
+OF_CERTIFIERS = ("radii", "alpha_split")
 OF_SUMMARY = ("n0", "n", "alpha", "split", "noise", "precision", "target", "data", "sigma")
 
 
@@ -106,3 +107,25 @@ def write_log(path, rows, time="0:00:01.500000"):
         lines.append("\t".join(map(str, cells)))
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def experiment_by_hand(name="cifar_reg", seed=0, sigma=0.25, outcomes=(0.3, 0.4, WRONG), **changes):
+    """Return a certification of an experiment under both bounds, as a table of them needs it.
+
+    Further values replace those of the summary, or of the certifier's settings where these have
+    them.
+    """
+    settings = {key: changes.pop(key) for key in [*changes] if key in (*SETTINGS, *OF_CERTIFIERS)}
+    facts = {
+        "name": name,
+        "model": "small_cnn",
+        "training_seed": seed,
+        "epochs": 20,
+        "seconds_training": 90.0,
+        "training_images": 45_000,
+        "certified_accuracy": {"0": 0.5, "0.25": 0.5, "0.5": 0.25},
+        **changes,
+    }
+    used = {"certifier": "TightCertifier", "seed": seed, **settings}
+    place = f"{name}_{sigma}_{seed}"
+    return run_by_hand(list(outcomes), place, sigma=sigma, summary=facts, **used)

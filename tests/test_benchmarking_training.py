@@ -8,7 +8,7 @@ from PIL import Image
 from support import composed
 
 from smoothcert import runs
-from smoothcert.report import plot_losses, plots
+from smoothcert.report import figures, plot_losses
 
 # Python 3.12 warns of every fork beside threads; the loader's workers are forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -99,7 +99,7 @@ def test_the_losses_are_drawn_as_a_picture(finished):
     folder, _ = finished
     with Image.open(folder / "losses.png") as picture:
         picture.load()
-        width, height = (round(300 * inches) for inches in plots.INCHES)
+        width, height = (round(300 * inches) for inches in figures.INCHES)
         assert picture.format == "PNG"
         assert picture.size == (width, height)
         assert len(set(picture.convert("L").resize((60, 40)).tobytes())) > 5
@@ -119,13 +119,13 @@ def lines_of(curves, tmp_path, monkeypatch, window):
     """Return the (steps, values) of every line of the picture."""
     drawn = []
 
-    class Recorded(plots.Figure):
+    class Recorded(figures.Figure):
         def savefig(self, *arguments, **options):
             [axes] = self.axes
             drawn.extend((line.get_xdata(), line.get_ydata()) for line in axes.lines)
             super().savefig(*arguments, **options)
 
-    monkeypatch.setattr(plots, "Figure", Recorded)
+    monkeypatch.setattr(figures, "Figure", Recorded)
     plot_losses(curves, tmp_path / "losses.png", "adre", window)
     return drawn
 

@@ -35,8 +35,8 @@ from smoothcert.records import (
     read_certificates,
     settings_path,
 )
-from smoothcert.report import summarize
-from smoothcert.report.reading import read_runs
+from smoothcert.records.summary import summarize
+from smoothcert.report.load import read_runs
 from smoothcert.runs import merging
 from smoothcert.runs.summary import write_summary
 

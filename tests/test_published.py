@@ -8,8 +8,11 @@ import pytest
 from support import ROOT
 
 from smoothcert.records import read_certificates
-from smoothcert.report.comparison import comparison_markdown, grouped, read_summaries
+from smoothcert.report.grids import to_markdown
+from smoothcert.report.grouping import experiments_of
+from smoothcert.report.load import read_runs
 from smoothcert.report.markdown import marks
+from smoothcert.report.tables import experiments
 
 PUBLISHED = ROOT / "outputs" / "published"
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
@@ -20,7 +23,8 @@ PAGE = (ROOT / "docs" / "results.md").read_text()
 def test_the_table_is_that_of_the_published_runs():
     folders = [folder for folder in RUNS if folder.parent.name == "cifar_fast"]
     assert len(folders) == 24
-    table = comparison_markdown(grouped(read_summaries(folders)), RADII, "CIFAR-10 (JPEG copy)")
+    groups = experiments_of(read_runs(folders, named=folders).runs)
+    table = to_markdown(experiments(groups, RADII, "", "CIFAR-10 (JPEG copy)"))
     start, end = marks("cifar_fast", "python -m src.report runs=… table=cifar_fast")
     assert PAGE.partition(start)[2].partition(end)[0].strip() == table.strip()
 

@@ -24,10 +24,10 @@ from support import ROOT, TINY, composed
 
 from smoothcert import runs
 from smoothcert.data.decoding import decode_all
+from smoothcert.report.grouping import sections_of
+from smoothcert.report.load import read_runs
 from smoothcert.report.page import write_page
-from smoothcert.report.reading import read_runs
-from smoothcert.report.sections import sections_of
-from smoothcert.report.tables import print_summary
+from smoothcert.report.terminal import print_summary
 from smoothcert.runs.security import refuse_secrets
 
 SMALL = ["trainer=cpu", "model.width=4", "objective=gaussian", "sigma=0.25", "n0=10", "n=100"]

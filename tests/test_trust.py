@@ -130,7 +130,7 @@ def test_what_users_of_these_libraries_name_is_allowed(place, target, run):
     [
         # They write where their arguments say, which is looked at in other places alone.
         ("model.evil", "smoothcert.report.plot_certified_accuracy"),
-        ("model.evil", "smoothcert.report.plots.plot_certified_accuracy"),
+        ("model.evil", "smoothcert.report.figures.plot_certified_accuracy"),
         ("callbacks.evil", "smoothcert.report.plot_certified_accuracy"),
         ("callbacks.certification.plot.path", "smoothcert.report.plot_certified_accuracy"),
         ("model.evil", "pytorch_lightning.callbacks.ModelCheckpoint"),

@@ -26,7 +26,7 @@ from smoothcert.benchmarks import (
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import COLUMNS, CertificateRow
 from smoothcert.records.rows import format_row
-from smoothcert.report.tables import measurements_as_markdown
+from smoothcert.report.terminal import measurements_as_markdown
 from smoothcert.runs import sizing
 
 ROW = CertificateRow(0, 3, 3, 0.4, 1, 0.5, 0.84, 0.16, 450, 30, 500, "certified")

@@ -18,9 +18,9 @@ from runs_by_hand import with_bounds, write_log
 from scipy.stats import binomtest, norm
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
+from smoothcert.records.summary import read_as
 from smoothcert.report.figures import (
     BINS,
-    COLOURS,
     DASHES,
     FEW,
     NAME_LENGTH,
@@ -34,9 +34,9 @@ from smoothcert.report.figures import (
     radii_figure,
     samples_figure,
 )
-from smoothcert.report.reading import read_runs
-from smoothcert.report.sections import sections_of
-from smoothcert.report.summary import read_as
+from smoothcert.report.grouping import sections_of
+from smoothcert.report.load import read_runs
+from smoothcert.report.methods import PAPER_NAMES, method_colour
 from smoothcert.stats import certified_accuracy, largest_radius
 
 IMAGES, LIMIT = 30, 4.0
@@ -114,7 +114,7 @@ class Sweep:
         self.paths.append(log_file(self.folder, rows, **names))
 
     def section(self):
-        [section] = sections_of(read_runs(self.paths).runs, ["objective"])
+        [section] = sections_of(read_runs(self.paths).runs)
         return section
 
 
@@ -196,7 +196,7 @@ def test_the_envelope_is_the_largest_mean_over_seeds_at_every_radius(sigmas):
     section, rows = sigmas
     for method, groups in section.methods.items():
         curve = envelope(groups, LIMIT)
-        runs = [rows[method, group.sigma] for group in groups]
+        runs = [rows[method.lower(), group.sigma] for group in groups]
         for r in radii_to_try([each for pair in runs for each in pair], LIMIT):
             expected = max(accuracy(pair, r) for pair in runs)
             assert height(curve.edges, curve.heights, r) == pytest.approx(expected), r
@@ -205,7 +205,7 @@ def test_the_envelope_is_the_largest_mean_over_seeds_at_every_radius(sigmas):
 
 def test_the_envelope_lies_on_the_highest_curve_of_a_single_sigma(sigmas):
     section, rows = sigmas
-    groups = section.methods["adre"]
+    groups = section.methods["ADRE"]
     curve, singles = envelope(groups, LIMIT), [envelope([group], LIMIT) for group in groups]
     for r in radii_to_try([each for pair in rows.values() for each in pair], LIMIT):
         below = [height(each.edges, each.heights, r) for each in singles]
@@ -236,7 +236,7 @@ def test_one_sigma_has_no_thin_curve_and_is_named(sweep):
 
 def test_the_band_is_the_exact_interval_of_the_rounded_count(sigmas):
     section, _ = sigmas
-    curve = envelope(section.methods["gaussian"], LIMIT)
+    curve = envelope(section.methods["Gaussian"], LIMIT)
     low, high = band(curve, IMAGES)
     for share, lower, upper in zip(curve.heights, low, high, strict=True):
         expected = binomtest(round(share * IMAGES), IMAGES).proportion_ci(0.95, method="exact")
@@ -278,8 +278,8 @@ def looks(figure):
 
 
 def test_ten_methods_differ_in_colour_and_in_dashes(sweep):
-    for number in range(10):
-        sweep.add(f"method {number}")
+    for objective, attack in PAPER_NAMES:
+        sweep.add(objective, attack=attack)
     colours, dashes = zip(*looks(accuracy_figure(sweep.section())), strict=True)
     assert len(set(colours)) == 10
     assert len({str(each) for each in dashes}) == 10
@@ -291,8 +291,7 @@ def test_more_methods_than_colours_still_differ(sweep):
     assert len({str(look) for look in looks(accuracy_figure(sweep.section()))}) == 24
 
 
-def test_colours_and_dashes_are_distinct():
-    assert len(set(COLOURS)) == len(COLOURS)
+def test_dashes_are_distinct():
     assert len(set(DASHES)) == len(DASHES)
 
 
@@ -325,7 +324,7 @@ def test_bounds_are_both_curves_of_the_same_votes_by_sigma(sigmas):
             for r in np.random.default_rng(2).uniform(1e-9, edges[-1], 100):
                 expected = np.mean([each.accuracy([r])[0] for each in cohen])
                 assert height(edges, heights, r) == pytest.approx(expected)
-    assert labels(figure) == ["adre", "gaussian", "T-CERTIFY", "Cohen et al. (2019)"]
+    assert labels(figure) == ["ADRE", "Gaussian", "T-CERTIFY", "Cohen et al. (2019)"]
 
 
 def test_one_bound_makes_no_figure_of_bounds(sweep):
@@ -337,8 +336,8 @@ def test_published_logs_have_no_second_bound(sweep):
     rows = sweep.add()
     sweep.add_log(rows)
     figure = bounds_figure(sweep.section())
-    assert labels(figure) == ["gaussian", "T-CERTIFY", "Cohen et al. (2019)"]
-    assert labels(accuracy_figure(sweep.section()))[:2] == ["gaussian", "published"]
+    assert labels(figure) == ["Gaussian", "T-CERTIFY", "Cohen et al. (2019)"]
+    assert labels(accuracy_figure(sweep.section()))[:2] == ["Gaussian", "published"]
 
 
 # Radii
@@ -379,9 +378,9 @@ def test_methods_share_the_bins_of_a_panel_and_panels_their_height(sigmas):
 def test_the_legend_says_how_many_images_count_0(sigmas):
     section, rows = sigmas
     figure = radii_figure(section)
-    for method, label in zip(("adre", "gaussian"), labels(figure), strict=True):
+    for method, label in zip(("ADRE", "Gaussian"), labels(figure), strict=True):
         zeros = [
-            100 * np.mean([not counts(row) for each in rows[method, sigma] for row in each])
+            100 * np.mean([not counts(row) for each in rows[method.lower(), sigma] for row in each])
             for sigma in (0.25, 0.5, 1.0)
         ]
         assert label == f"{method}: {', '.join(f'{zero:.1f}' for zero in zeros)} %"
@@ -396,7 +395,7 @@ def test_a_method_without_a_sigma_is_missing_there_alone(sweep):
     assert [len(steps(axes)) for axes in panels(figure)] == [1, 1]
     first, second = labels(figure)
     assert first.endswith(", – %")
-    assert second.startswith("gaussian: –, ")
+    assert second.startswith("Gaussian: –, ")
 
 
 # Samples
@@ -418,7 +417,7 @@ def test_samples_are_the_distribution_over_images(sweep):
     assert axes.get_xscale() == "log"
     assert tuple(edges[[0, -1]]) == axes.get_xlim()
     assert 0 < edges[0] < numbers[0] < numbers[-1] < edges[-1]
-    assert labels(figure) == [f"gaussian: {100 * shares[0]:.1f} %"]
+    assert labels(figure) == [f"Gaussian: {100 * shares[0]:.1f} %"]
 
 
 def test_equal_numbers_of_samples_make_no_figure(sigmas):
@@ -434,7 +433,7 @@ def test_images_that_were_given_up_make_one(sweep):
 def test_published_logs_record_no_samples(sweep):
     rows = sweep.add(samples=(10, 1000), certifier="Sequential")
     sweep.add_log(rows)
-    assert labels(samples_figure(sweep.section())) == ["gaussian: 0.0 %"]
+    assert labels(samples_figure(sweep.section())) == ["Gaussian: 0.0 %"]
 
 
 def test_published_logs_alone_have_figures_too(sweep, tmp_path):
@@ -561,10 +560,10 @@ import sys
 from math import floor
 from pathlib import Path
 from smoothcert.report.figures import draw_figures
-from smoothcert.report.reading import read_runs
-from smoothcert.report.sections import sections_of
+from smoothcert.report.load import read_runs
+from smoothcert.report.grouping import sections_of
 *paths, folder = map(Path, sys.argv[1:])
-[section] = sections_of(read_runs(paths).runs, ["objective"])
+[section] = sections_of(read_runs(paths).runs)
 draw_figures(section, folder)
 assert "torch" not in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
@@ -594,4 +593,4 @@ def test_drawing_twice_in_one_process_is_the_same_too(sweep, tmp_path):
 def test_colours_are_those_of_the_palette(sweep):
     sweep.add()
     [axes] = panels(accuracy_figure(sweep.section()))
-    assert to_hex(axes.patches[0].get_edgecolor()).upper() == COLOURS[0]
+    assert to_hex(axes.patches[0].get_edgecolor()) == method_colour("Gaussian").light

@@ -22,7 +22,7 @@ from smoothcert.report.grids import (
     to_latex,
     to_markdown,
 )
-from smoothcert.report.sections import Estimate
+from smoothcert.report.grouping import Estimate
 
 NASTY = [
     "<script>alert(1)</script>", "a|b", "a & b", "under_score", "50%", "$x$", "#1", "{brace}", "}{",

@@ -16,9 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from smoothcert import __version__
 from smoothcert.records import COLUMNS, CertificateFile, CertificateRow
+from smoothcert.report.grouping import sections_of
+from smoothcert.report.load import read_runs
 from smoothcert.report.page import POINTS, thinned, write_page
-from smoothcert.report.reading import read_runs
-from smoothcert.report.sections import sections_of
 
 GROUP_BY = ("objective", "attack")
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028`&amp;"
@@ -178,8 +178,8 @@ def test_tables_hold_what_the_grids_hold(page):
 
 
 def test_the_baseline_is_the_one_that_is_asked_for(root, page, tmp_path):
-    assert "adre − gaussian" in page
-    assert "gaussian − adre" in page_of(root, tmp_path / "page.html", baseline="adre")
+    assert "ADRE − Gaussian" in page
+    assert "Gaussian − ADRE" in page_of(root, tmp_path / "page.html", baseline="adre")
 
 
 def test_notes_of_a_section_stand_once_at_its_head(page):

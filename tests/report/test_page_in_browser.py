@@ -223,7 +223,7 @@ def test_texts_can_be_read_on_their_ground(browser, path, scheme):
         for ground in ("ground", "raised"):
             assert browser.value(f"{ratio}('--{name}', '--{ground}')") >= 4.5, name
     assert browser.value(f"{ratio}('--ink', '--marked')") >= 4.5
-    for name in ("edge", "focus", *(f"series-{number}" for number in range(8))):
+    for name in ("edge", "focus", *(f"series-{number}" for number in range(3))):
         assert browser.value(f"{ratio}('--{name}', '--ground')") >= 3, name
 
 
@@ -231,7 +231,7 @@ def test_curves_are_drawn_and_switched(browser, path):
     browser.open(path)
     browser.scroll("#section-1 .curves")
     assert lines(browser) == 3
-    assert texts(browser, "#section-1 .lines .name") == ["adre", "gaussian", "published"]
+    assert texts(browser, "#section-1 .lines .name") == ["ADRE", "Gaussian", "published"]
     click(browser, "#section-1 .lines input", 0)
     assert lines(browser) == 2
     assert texts(browser, "#section-1 .lines .value")[0] == ""

@@ -180,9 +180,9 @@ def by_joint_test(tally: Tally, alpha: float, sigma: float, stop: str) -> Certif
     """Return the certificate of the joint bound; radius 0 is decided by the sign test."""
     answered = bool(sign_test_p_value(tally.n_a, tally.n_b) <= alpha)
     radius = certified_radius(tally.n_a, tally.n_b, tally.n, sigma, alpha) if answered else 0.0
-    return tally.certificate(bounds_for_the_reader(tally, alpha), float(radius), answered, stop)
+    return tally.certificate(reported_bounds(tally, alpha), float(radius), answered, stop)
 
 
-def bounds_for_the_reader(tally: Tally, alpha: float) -> ProbabilityBounds:
+def reported_bounds(tally: Tally, alpha: float) -> ProbabilityBounds:
     """Return bounds that hold together at alpha, beside a radius that rests on neither."""
     return probability_bounds(tally.n_a, tally.n_b, tally.n, alpha, "rectangle")

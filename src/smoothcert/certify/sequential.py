@@ -10,7 +10,7 @@ from smoothcert.certify.certifiers import (
     Sampling,
     Tally,
     Votes,
-    bounds_for_the_reader,
+    reported_bounds,
 )
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import (
@@ -135,7 +135,7 @@ class SequentialCertifier(GridCertifier):
         radius = 0.0
         if reached:
             radius = max(radii[reached - 1], sigma * test.lower_bound(look, tally.n_a, tally.n_b))
-        bounds = bounds_for_the_reader(tally, test.plan.levels[look])
+        bounds = reported_bounds(tally, test.plan.levels[look])
         return tally.certificate(bounds, radius, reached > 0, _reason(reached, pursued, len(radii)))
 
 
@@ -195,7 +195,7 @@ class AnytimeCertifier(GridCertifier):
         reached = test.reached
         return tally.certificate(
             # Where the votes decide when they are read, bounds hold for all looks or for none.
-            bounds_for_the_reader(tally, self.alpha / ANYTIME_LOOKS),
+            reported_bounds(tally, self.alpha / ANYTIME_LOOKS),
             radii[reached - 1] if reached else 0.0,
             reached > 0,
             _reason(reached, pursued, len(radii)),

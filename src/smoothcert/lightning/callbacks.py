@@ -32,9 +32,9 @@ from smoothcert.errors import (
     require_positive,
 )
 from smoothcert.lightning.loggers import log_certificates, log_noisy_examples
-from smoothcert.lightning.metrics import AbstentionRate, AverageCertifiedRadius, CertifiedAccuracy
 from smoothcert.noise import draw_noise, generator
 from smoothcert.records import CertificateRow, RunFolder
+from smoothcert.records.summary import summarize
 from smoothcert.stats import default_radii, largest_radius
 
 SEEDS_APART = 1_000_003
@@ -214,22 +214,12 @@ class CertificationCallback(pl.Callback):
             trainer.loggers, certified.rows, self.radii, picture, trainer.global_step, thumbnails
         )
 
-    def _figures(self, certified: Certified) -> dict[str, torch.Tensor | float]:
-        rows = certified.rows
-        radius = torch.tensor([row.radius for row in rows], dtype=torch.float64)
-        correct = torch.tensor([bool(row.correct) for row in rows])
-        acr, accuracy = AverageCertifiedRadius(), CertifiedAccuracy(self.radii)
-        abstained = AbstentionRate()
-        acr.update(radius, correct)
-        accuracy.update(radius, correct)
-        # An image that was given up as wrong may have been abstained on or not.
-        tested = [row.predict for row in rows if row.stop != "wrong"] or [0]
-        abstained.update(torch.tensor(tested))
-        shares = accuracy.compute().reshape(-1).float()
-        figures: dict[str, torch.Tensor | float] = {
-            "acr": acr.compute().float(),
-            "abstention_rate": abstained.compute().float(),
-            **{f"accuracy_at_{r:g}": share for r, share in zip(self.radii, shares, strict=True)},
+    def _figures(self, certified: Certified) -> dict[str, float]:
+        summary = summarize(certified.rows, certified.settings, self.radii)
+        figures = {
+            "acr": summary["acr"],
+            "abstention_rate": summary["abstention_rate"],
+            **{f"accuracy_at_{r}": share for r, share in summary["certified_accuracy"].items()},
         }
         if certified.performance is not None:
             figures["images_per_second"] = certified.performance.images_per_second

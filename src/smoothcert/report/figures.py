@@ -1,4 +1,4 @@
-"""Figures of runs that can be compared, drawn without any global state of matplotlib."""
+"""Figures of one run and of runs compared, drawn without any global state of matplotlib."""
 
 import math
 import textwrap
@@ -14,22 +14,32 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from smoothcert.records import CertificateRow
+from smoothcert.records.summary import Reading, readings
+from smoothcert.report.grouping import Group, Section, upper_envelope
 from smoothcert.report.log_paths import TRAINED
-from smoothcert.report.plots import INCHES, LABELS, plain
-from smoothcert.report.sections import Group, Section
-from smoothcert.report.summary import Reading, upper_envelope
+from smoothcert.report.methods import method_colour
 from smoothcert.stats import clopper_pearson_lower, clopper_pearson_upper
 
-# Okabe and Ito's colours without yellow, which is lost on white, and three of Tol's.
-COLOURS = (
-    *("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7"),
-    *("#56B4E9", "#E69F00", "#882255", "#999933", "#777777"),
-)
+INCHES = (4.2, 3.0)
+"""A figure of this size fits one column of a paper without scaling."""
+LABELS = {
+    "tight": "T-CERTIFY",
+    "tight (unproven split)": "T-CERTIFY, unproven split",
+    "cohen": "Cohen et al. (2019)",
+    "sequential": "sequential, radii at least",
+    "anytime": "anytime, radii at least",
+}
+AT_LEAST = ("sequential", "anytime")
+"""Certifiers whose radii, and ACR, more samples would have made larger."""
 # Marks and gaps in line widths, all different: prints in grey keep the methods apart.
 DASHES = (
     *((), (5, 1.5), (1.2, 1.2), (6, 1.5, 1.2, 1.5), (10, 2.5), (1.2, 3)),
     *((2.5, 2.5), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 1.5, 2.5, 1.5), (3, 1.2, 1.2, 1.2)),
 )
+# Okabe and Ito's colours are told apart by colour-blind readers, and the dashes in print.
+PAIR = ({"color": "#0072B2", "linestyle": "-"}, {"color": "#D55E00", "linestyle": "--"})
+"""Styles of two curves of one run."""
 GREY = "#777777"
 BOUND_DASHES = ("-", "--")
 FEW = 4
@@ -58,6 +68,84 @@ class Steps:
 
     edges: np.ndarray
     heights: np.ndarray
+
+
+def plot_certified_accuracy(
+    rows: Sequence[CertificateRow], settings: Mapping[str, Any], path: Path
+) -> None:
+    """Draw certified accuracy against the radius, exactly as the certificates give it.
+
+    The band is the 95 % confidence interval over images (Clopper–Pearson, pointwise). Where the
+    rows were certified with another bound, Cohen's on the same votes is drawn, too.
+
+    Args:
+        rows: at least one certificate.
+        settings: what lies beside their file.
+        path: the PNG to write.
+    """
+    both = readings(rows, settings)
+    limit = _limit(both, settings["sigma"])
+    curves = [_highest([[reading]], limit) for reading in both]
+    figure = Figure(figsize=INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    for curve, reading, style in zip(curves, both, PAIR, strict=False):
+        relation = "ACR ≥" if reading.name in AT_LEAST else "ACR"
+        label = f"{plain(LABELS.get(reading.name, reading.name))}, {relation} {reading.acr:.3f}"
+        _draw(axes, curve, label=label, **style)
+    _fill(axes, curves[0], len(rows), PAIR[0]["color"], label="95 % interval over images")
+    # A curve at 100 % keeps its whole line.
+    axes.set(xlabel=RADIUS, ylabel="certified accuracy", xlim=(0, limit), ylim=(0, 1.02))
+    data = f"{settings['data']}, " if "data" in settings else ""
+    title = plain(f"{data}{len(rows):,} {settings['split']} images") + (
+        f"\n$\\sigma$ = {settings['sigma']:g}, "
+        f"$n$ = {settings['n']:,}, $\\alpha$ = {settings['alpha']:g}"
+    )
+    _save(figure, axes, title, path)
+
+
+def plot_losses(
+    curves: Mapping[str, Sequence[Sequence[float]]], path: Path, method: str, window: int = 10
+) -> None:
+    """Draw training losses by step, one colour per form and one line per seed.
+
+    Args:
+        curves: losses of each step, by form and seed.
+        path: the PNG to write.
+        method: name of the training method.
+        window: steps over which a line is averaged.
+    """
+    figure = Figure(figsize=INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    window = min(window, *(len(losses) for runs in curves.values() for losses in runs))
+    kernel = np.full(window, 1 / window)
+    for (form, runs), style in zip(curves.items(), PAIR, strict=False):
+        for number, losses in enumerate(runs):
+            smooth = np.convolve(losses, kernel, mode="valid")
+            label = form if number == 0 else None
+            axes.plot(np.arange(len(smooth)) + window, smooth, linewidth=1, label=label, **style)
+    axes.set(xlabel="step", ylabel=f"training loss, mean of {window} steps")
+    _save(figure, axes, f"{method}, {len(next(iter(curves.values())))} seeds", path)
+
+
+def _save(figure: Figure, axes: Axes, title: str, path: Path) -> None:
+    axes.set_title(title, fontsize=8)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=300)
+
+
+def plain(text: str) -> str:
+    """Return a text that matplotlib neither reads as a formula nor leaves out of a legend.
+
+    Args:
+        text: any text.
+
+    Example:
+        >>> plain("_cifar10")
+        'cifar10'
+    """
+    return text.replace("$", r"\$").removeprefix("_")
 
 
 def draw_figures(section: Section, folder: Path) -> list[Path]:
@@ -123,9 +211,13 @@ def _backdrop(axes: Axes, groups: Sequence[Group], curve: Steps, colour: str) ->
     for group in groups if len(groups) > 1 else ():
         single = envelope([group], curve.edges[-1])
         _draw(axes, single, color=colour, linewidth=0.5, alpha=0.6)
-    low, high = band(curve, len(groups[0].runs[0].rows))
+    _fill(axes, curve, len(groups[0].runs[0].rows), colour)
+
+
+def _fill(axes: Axes, curve: Steps, images: int, colour: str, **style: Any) -> None:
+    low, high = band(curve, images)
     # Certified accuracy falls just after each radius that an image reaches.
-    area = {"step": "pre", "alpha": 0.13, "linewidth": 0}
+    area = {"step": "pre", "alpha": 0.13, "linewidth": 0, **style}
     axes.fill_between(curve.edges[1:], low, high, color=colour, **area)
 
 
@@ -305,20 +397,22 @@ def _sigmas(panels: Mapping[float | None, Any], word: str = "at") -> str:
     return f" {word} σ = {', '.join(sigmas)}" if len(panels) > 1 else ""
 
 
-def _limit(readings: Sequence[Reading]) -> float:
-    """Return where the axis of radii ends: right of every image's, or at 1 without any."""
-    largest = max(float(each.radius[each.correct].max(initial=0.0)) for each in readings)
-    return largest * 1.05 or 1.0
+def _limit(every: Sequence[Reading], without: float = 1.0) -> float:
+    """Return where the axis of radii ends: right of every image's, or a default without any."""
+    largest = max(float(each.radius[each.correct].max(initial=0.0)) for each in every)
+    return largest * 1.05 or without
 
 
 def _styles(section: Section) -> dict[str, dict[str, Any]]:
     """Return the same colour and dashes for a method in every figure."""
-    styles = {}
+    styles: dict[str, dict[str, Any]] = {}
     for number, method in enumerate(section.methods):
-        # An eleventh method has the first one's colour, and other dashes.
-        dashes = DASHES[(number + number // len(COLOURS)) % len(DASHES)]
-        line = (0, dashes) if dashes else "-"
-        colour = COLOURS[number % len(COLOURS)]
+        colour = method_colour(method).light
+        # Methods of one colour have different dashes, as far as there are any.
+        used = [style["linestyle"] for style in styles.values() if style["color"] == colour]
+        turned = [DASHES[(number + turn) % len(DASHES)] for turn in range(len(DASHES))]
+        lines = [(0, dashes) if dashes else "-" for dashes in turned]
+        line = next((line for line in lines if line not in used), lines[0])
         styles[method] = {"color": colour, "linestyle": line, "linewidth": 1.2}
     return styles
 

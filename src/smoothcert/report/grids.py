@@ -3,11 +3,11 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from smoothcert.report.markdown import escaped
-from smoothcert.report.sections import Estimate
+from smoothcert.report.grouping import Estimate
+from smoothcert.report.markdown import escaped, markdown_table
 
 LATEX = str.maketrans(
     {
@@ -34,6 +34,8 @@ LATEX = str.maketrans(
 
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
 """How a cell begins that a spreadsheet computes."""
+PLAIN = re.compile(r"[\w.,=+/-]+")
+"""Texts that a code span shows as they are."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -47,6 +49,7 @@ class Column:
         percent: whether they are shares, to be shown in per cent.
         best: whether the largest is marked, among rows of equal `Row.rival`.
         sign: whether numbers carry their sign.
+        code: whether Markdown shows its texts as code.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Column:
     percent: bool = False
     best: bool = False
     sign: bool = False
+    code: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,15 +159,23 @@ def shown(cell: Cell, column: Column) -> str:
 
 
 def to_markdown(grid: Grid) -> str:
-    """Return a table as Markdown, its best values bold."""
-    head = [column.name for column in grid.columns]
-    lines = [_line(head), _line(["---"] * len(head))]
-    lines += [
-        _line([f"**{text}**" if cell.best else text for cell, text in _texts(grid, row, escaped)])
-        for row in grid.rows
-    ]
-    notes = [f"\n{escaped(note)}" for note in grid.notes]
-    return "\n".join([f"**{escaped(grid.title)}**", "", *lines, *notes]) + "\n"
+    """Return a table as Markdown, its best values bold; without a title if that is empty."""
+    title = f"**{escaped(grid.title)}**\n\n" if grid.title else ""
+    table = markdown_table(
+        [column.name for column in grid.columns],
+        [
+            [_in_markdown(*pair) for pair in zip(row.cells, grid.columns, strict=True)]
+            for row in grid.rows
+        ],
+    )
+    return title + table + "".join(f"\n{escaped(note)}\n" for note in grid.notes)
+
+
+def _in_markdown(cell: Cell, column: Column) -> str:
+    text = shown(cell, column)
+    if column.code and PLAIN.fullmatch(text):
+        return f"`{text}`"
+    return f"**{escaped(text)}**" if cell.best else escaped(text)
 
 
 def to_csv(grid: Grid) -> str:
@@ -200,10 +212,11 @@ def to_latex(grid: Grid) -> str:
         "\\midrule",
     ]
     for row in grid.rows:
-        texts = [
-            rf"\textbf{{{text}}}" if cell.best else text
-            for cell, text in _texts(grid, row, _in_latex)
+        pairs = [
+            (cell, _in_latex(shown(cell, column)))
+            for cell, column in zip(row.cells, grid.columns, strict=True)
         ]
+        texts = [rf"\textbf{{{text}}}" if cell.best else text for cell, text in pairs]
         line = " & ".join(texts) + r" \\"
         # Right after a line break these would begin an argument of it.
         lines.append("{}" + line if line.startswith(("[", "*")) else line)
@@ -223,11 +236,6 @@ def _inert(value: float | str | None) -> float | str | None:
     # csv leaves these without quotation marks, and others read a new row.
     text = value.replace("\r", " ")
     return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
-
-
-def _texts(grid: Grid, row: Row, escape: Callable[[str], str]) -> list[tuple[Cell, str]]:
-    pairs = zip(row.cells, grid.columns, strict=True)
-    return [(cell, escape(shown(cell, column))) for cell, column in pairs]
 
 
 def _values(cell: Cell) -> dict[str, float | str | None]:
@@ -258,7 +266,3 @@ def _number(value: float | str, column: Column) -> str:
     rounded = round(scaled, column.digits) + 0.0
     text = f"{rounded:{'+' if column.sign else ''},.{column.digits}f}"
     return text.replace("-", "−")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -1,6 +1,7 @@
 """Texts in Markdown pages, and generated parts of them between marks."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from smoothcert.errors import InvalidArgumentError
@@ -19,6 +20,24 @@ def escaped(text: str) -> str:
     """
     marked = re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.splitlines()))
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table.
+
+    Args:
+        names: headings, as Markdown.
+        rows: as many cells as headings each, as Markdown in one line; see `escaped`.
+
+    Example:
+        >>> print(markdown_table(["name", "ACR"], [["ADRE", "0.5"]]))
+        | name | ACR |
+        | --- | --- |
+        | ADRE | 0.5 |
+        <BLANKLINE>
+    """
+    lines = [names, ["---"] * len(names), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def marks(name: str, command: str) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """One page in one file: curves, tables, settings and certificates of many runs."""
 
 import base64
-import html
 import json
 import math
 import re
@@ -16,20 +15,22 @@ from hashlib import sha256
 from importlib import resources
 from io import BytesIO
 from pathlib import Path, PureWindowsPath
-from string import Template
 from typing import Any
 
 import numpy as np
 import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from PIL import Image
 
 from smoothcert import __version__
 from smoothcert.records import CertificateRow, read_bounded, write_atomically
-from smoothcert.report.grids import Cell, Column, Grid, Row, shown
-from smoothcert.report.reading import Run
-from smoothcert.report.results import radii_of, tables_of
-from smoothcert.report.sections import UNRECORDED, Group, Section
-from smoothcert.report.summary import Reading, upper_envelope
+from smoothcert.records.summary import Reading
+from smoothcert.report.grids import Grid, shown
+from smoothcert.report.grouping import UNRECORDED, Group, Section, upper_envelope
+from smoothcert.report.load import Run
+from smoothcert.report.methods import chosen_method, method_colour
+from smoothcert.report.tables import radii_of, tables_of
 
 POINTS = 500
 """Points of a curve, at most; between them it shows up to 1/500 less than is certified."""
@@ -98,19 +99,25 @@ def write_page(
     runs = list({id(run): run for section in sections for run in section.runs}.values())
     methods = list(dict.fromkeys(name for section in sections for name in section.methods))
     pictures = [_thumbnails(run) for run in runs]
-    page = Template(_part("page.html")).substitute(
-        style=_part("page.css"),
-        summary=html.escape(_summary_of(runs, methods, sections)),
-        notes=_listed(notes),
-        contents=_contents(sections),
-        sections="\n".join(
-            _section(section, number, own, baseline)
-            for number, (section, own) in enumerate(zip(sections, chosen, strict=True), 1)
-        ),
-        version=html.escape(__version__),
-        data="\n".join(_data(sections, chosen, runs, methods, pictures)),
-        vega=_vega(),
-        script=_part("page.js"),
+    base = None if baseline is None else chosen_method(baseline, methods)
+    tables = [
+        tables_of(section, own, base if base in section.methods else None)
+        for section, own in zip(sections, chosen, strict=True)
+    ]
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            style=Markup(_part("page.css")),
+            colours=[method_colour(name) for name in methods],
+            summary=_summary_of(runs, methods, sections),
+            notes=notes,
+            sections=list(zip(sections, tables, strict=True)),
+            version=__version__,
+            data=dict(_data(sections, chosen, runs, methods, pictures)),
+            vega=Markup(_vega()),
+            script=Markup(_part("page.js")),
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
@@ -118,6 +125,19 @@ def write_page(
 
 def _part(name: str) -> str:
     return (resources.files("smoothcert.report") / "web" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    """Return the templates, which escape every text unless it is marked as HTML here."""
+    loader = PackageLoader("smoothcert.report", "web")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(
+        json=_json, with_code=_with_code, breakable=_breakable, numeric_columns=_numeric_columns
+    )
+    environment.globals["shown"] = shown
+    return environment
 
 
 @cache
@@ -136,104 +156,33 @@ def _summary_of(runs: Sequence[Run], methods: Sequence[str], sections: Sequence[
     return f"{said[0]} of {said[1]} in {said[2]}; {certificates:,} certificates."
 
 
-# What is written as HTML.
+def _with_code(note: str) -> Markup:
+    """Return a note as HTML; what is in backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(note)))
 
 
-def _listed(notes: Sequence[str]) -> str:
-    """Return notes as a list; what stands in backticks is code."""
-    if not notes:
-        return ""
-    items = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(note)) for note in notes)
-    return f'<ul class="notes">{"".join(f"<li>{item}</li>" for item in items)}</ul>'
+def _breakable(name: str) -> Markup:
+    """Return a name as HTML that may be broken: names of runs are long, and a phone is narrow."""
+    return Markup(re.sub(r"(?<=[_/=,])(?=\w)", "<wbr>", escape(name)))
 
 
-def _contents(sections: Sequence[Section]) -> str:
-    parts = ("curves", "tables", "settings", "certificates")
-    items = []
-    for number, section in enumerate(sections, 1):
-        name = f"section-{number}"
-        links = "".join(f'<a href="#{name}-{part}">{part}</a>' for part in parts)
-        title = html.escape(section.title)
-        items.append(f'<li><a href="#{name}">{title}</a> <span class="parts">{links}</span></li>')
-    return "".join(items)
+def _json(data: Any) -> Markup:
+    """Return data as the content of a script element, which no text of it can end."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.translate(IN_SCRIPT))
 
 
-def _section(section: Section, number: int, radii: Sequence[float], baseline: str | None) -> str:
-    name, place = f"section-{number}", number - 1
-    grids = tables_of(section, radii, baseline if baseline in section.methods else None)
-    tables = "\n".join(_table(grid, section, f"{name}-{grid.name}") for grid in grids)
-    return "\n".join(
-        [
-            f'<section id="{name}" aria-labelledby="{name}-title">',
-            f'<h2 id="{name}-title">{html.escape(section.title)}</h2>',
-            _listed(section.notes),
-            f'<h3 id="{name}-curves">Certified accuracy by radius</h3>',
-            f'<div class="curves" data-build="curves" data-section="{place}"></div>',
-            f'<h3 id="{name}-tables">Tables</h3>',
-            tables,
-            f'<h3 id="{name}-settings">Settings of the runs</h3>',
-            f'<div class="settings" data-build="settings" data-section="{place}"></div>',
-            f'<h3 id="{name}-certificates">Certificates</h3>',
-            f'<div class="gallery" data-build="gallery" data-section="{place}"></div>',
-            "</section>",
-        ]
-    )
-
-
-def _table(grid: Grid, section: Section, name: str) -> str:
-    caption = html.escape(grid.title.removesuffix(f": {section.title}"))
-    right = [_is_right(grid, place) for place in range(len(grid.columns))]
-    pairs = list(zip(grid.columns, right, strict=True))
-    head = "".join(
-        f'<th scope="col"{_class(number=numeric)}>'
-        f'<button type="button">{html.escape(column.name)}</button></th>'
-        for column, numeric in pairs
-    )
-    rows = "\n".join(_row(row, pairs) for row in grid.rows)
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}">'
-        f'<table class="sortable"><caption id="{name}">{caption}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n"
-        # What holds for the whole section stands at its head.
-        + _listed([note for note in grid.notes if note not in section.notes])
-    )
-
-
-def _row(row: Row, columns: Sequence[tuple[Column, bool]]) -> str:
-    cells = [
-        _cell(cell, column, numeric, "td" if place else "th")
-        for place, (cell, (column, numeric)) in enumerate(zip(row.cells, columns, strict=True))
-    ]
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cell(cell: Cell, column: Column, numeric: bool, tag: str) -> str:
-    scope = ' scope="row"' if tag == "th" else ""
-    value = "" if cell.value is None else f' data-value="{html.escape(str(cell.value))}"'
-    text = html.escape(shown(cell, column))
-    text = f"<strong>{text}</strong>" if cell.best else text
-    # Names of runs are long, and a phone is narrow.
-    text = re.sub(r"(?<=[_/=,])(?=\w)", "<wbr>", text) if tag == "th" else text
-    return f"<{tag}{scope}{_class(number=numeric)}{value}>{text}</{tag}>"
-
-
-def _class(**names: bool) -> str:
-    said = " ".join(name for name, holds in names.items() if holds)
-    return f' class="{said}"' if said else ""
-
-
-def _is_right(grid: Grid, place: int) -> bool:
-    """Return whether a column holds numbers, be they written as texts."""
-    values = [row.cells[place].value for row in grid.rows]
-    return all(value in (None, UNRECORDED) or _is_number(value) for value in values)
+def _numeric_columns(grid: Grid) -> list[bool]:
+    """Return which columns hold numbers, be they written as texts."""
+    columns = zip(*(row.cells for row in grid.rows), strict=True)
+    return [all(_is_number(cell.value) for cell in cells) for cells in columns]
 
 
 def _is_number(value: Any) -> bool:
     try:
-        float(value)
+        return value in (None, UNRECORDED) or isinstance(float(value), float)
     except ValueError:
         return False
-    return True
 
 
 # What is written as data, and shown by page.js.
@@ -245,24 +194,19 @@ def _data(
     runs: Sequence[Run],
     methods: Sequence[str],
     pictures: Sequence[Thumbnails | None],
-) -> Iterable[str]:
+) -> Iterable[tuple[str, Any]]:
+    """Return each element's data by its name."""
     numbers = {id(run): number for number, run in enumerate(runs)}
     for place, section in enumerate(sections):
         mine = [numbers[id(run)] for run in section.runs]
         seen = [pictures[number] for number in mine]
-        yield _script(f"curves-{place}", _curves(section, methods, radii[place]))
-        yield _script(f"settings-{place}", _settings(section))
-        yield _script(f"gallery-{place}", _gallery(section, mine, seen))
+        yield f"curves-{place}", _curves(section, methods, radii[place])
+        yield f"settings-{place}", _settings(section)
+        yield f"gallery-{place}", _gallery(section, mine, seen)
     for number, run in enumerate(runs):
-        yield _script(f"certificates-{number}", _certificates(run.rows))
+        yield f"certificates-{number}", _certificates(run.rows)
     for name, picture in {each.name: each for each in pictures if each is not None}.items():
-        yield _script(f"thumbnails-{name}", vars(picture))
-
-
-def _script(name: str, data: Any) -> str:
-    """Return data as an element that no content of it can end."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f'<script type="application/json" id="{name}">{text.translate(IN_SCRIPT)}</script>'
+        yield f"thumbnails-{name}", vars(picture)
 
 
 def _curves(section: Section, methods: Sequence[str], radii: Sequence[float]) -> dict[str, Any]:

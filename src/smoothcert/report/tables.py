@@ -1,414 +1,297 @@
-"""What a person reads in the terminal at the end of a run."""
+"""Tables of runs, methods, their upper envelope over σ, differences, and experiments."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from statistics import median
-from textwrap import fill, indent
-from typing import Any
+import re
+from collections.abc import Sequence
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import numpy as np
 
-from smoothcert.report.grids import Grid, shown
-from smoothcert.report.markdown import escaped
-from smoothcert.stats import is_near_chance
+from smoothcert.report.grids import Cell, Column, Grid, Row, marked
+from smoothcert.report.grouping import UNRECORDED, Estimate, Group, Section
+from smoothcert.report.load import Run
+from smoothcert.report.methods import chosen_method
+from smoothcert.stats import (
+    Difference,
+    abstention_rate,
+    default_radii,
+    difference_of_means,
+    difference_of_shares,
+)
 
-Rows = Sequence[Mapping[str, Any]]
-
-FILE_WIDTH = 120
-GAP = 2
-
-
-def terminal() -> Console:
-    """Return the terminal, or where there is none, what writes lines of `FILE_WIDTH`."""
-    console = Console()
-    if "COLUMNS" not in os.environ and not any(map(os.isatty, range(3))):
-        console.width = FILE_WIDTH
-    return console
+ACR_DIGITS = 3
+MOST_RADII = 20
+"""Columns of a table: a log in other units would fill pages."""
+OTHERS = [Column("clean", 1, True), Column("abstained", 1, True), Column("samples an image")]
 
 
-def print_table(
-    title: str,
-    names: Sequence[str],
-    rows: Sequence[Sequence[str | Text]],
-    notes: Sequence[str] = (),
-    texts: Sequence[int] = (0,),
-    console: Console | None = None,
-) -> None:
-    """Print a table as wide as the terminal: what does not fit follows in further tables below.
+def radii_of(section: Section) -> list[float]:
+    """Return the radii of a section's tables: the usual ones, as far as any image reaches."""
+    largest = max(float(run.radii_that_count.max()) for run in section.runs)
+    sigma = max((group.sigma for group in section.groups if group.sigma), default=0.25)
+    first, second, *_ = default_radii(sigma)
+    step = second - first
+    while largest / step > MOST_RADII:
+        step *= 2
+    count = int(largest / step + 1e-9)
+    return [round(number * step, 2) for number in range(count + 1)]
 
-    Each of them repeats the first column, and those that tell its rows apart. No text is cut: a
-    long one goes on in the next line of its cell.
+
+def tables_of(section: Section, radii: Sequence[float], baseline: str | None = None) -> list[Grid]:
+    """Return a section's tables.
 
     Args:
-        title: what it shows.
-        names: headings of its columns.
-        rows: cells of each row, as many as headings; at least one row.
-        notes: sentences below it.
-        texts: places of the columns that may tell rows apart; the others are aligned right.
-        console: where to print; the terminal unless given.
+        section: runs that can be compared.
+        radii: radii of the certified accuracies.
+        baseline: the method that others are compared with; None: Gaussian training if it is
+            there, else the first one.
+
+    Raises:
+        InvalidArgumentError: if there is no such method.
     """
-    console = console or terminal()
-    cells = [[_in_one_line(cell) for cell in row] for row in rows]
-    needed = [max(cell_len(row[place].plain) for row in cells) for place in range(len(names))]
-    widths = [max(cell_len(name), width) for name, width in zip(names, needed, strict=True)]
-    keys = _telling_apart(cells, texts)
-    blocks = [range(len(names))]
-    room = console.width - 1  # rich pads the last column, too.
-    if sum(widths) + GAP * (len(widths) - 1) > room:
-        # Headings of several words take several lines.
-        words = [max(map(cell_len, name.split()), default=0) for name in names]
-        widths = [max(pair) for pair in zip(words, needed, strict=True)]
-        blocks = _blocks(widths, keys, room) or [keys]
-    console.print(Text(title, style="bold"))
-    for block in blocks:
-        folded = any(cell_len(row[place].plain) > widths[place] for row in cells for place in block)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), show_lines=folded)
-        for place in block:
-            justify = "left" if place in texts else "right"
-            name = Text(names[place])
-            table.add_column(name, width=widths[place], justify=justify, overflow="fold")
-        for row in cells:
-            table.add_row(*(row[place] for place in block))
-        console.print()
-        console.print(table)
-    for note in notes:
-        console.print()
-        console.print(note, highlight=False, markup=False)
-    console.print()
+    several = any(len(groups) > 1 for groups in section.methods.values())
+    tables = [*([envelope(section, radii)] if several else []), methods(section, radii)]
+    compared = differences(section, radii, baseline)
+    return [*tables, *([compared] if compared.rows else []), runs(section, radii)]
 
 
-def print_grid(grid: Grid, console: Console | None = None) -> None:
-    """Print a table of a report, its best values bold; see `print_table`.
+def envelope(section: Section, radii: Sequence[float]) -> Grid:
+    """Return each method's best certified accuracy at each radius over its σ, and its best ACR.
+
+    The table that papers print: at every radius a method may use the σ that suits it.
+    """
+    rows = []
+    for method, groups in section.methods.items():
+        for bound in _bounds(groups):
+            best = [_best(groups, bound, radius) for radius in radii]
+            top = max(groups, key=lambda group: group.acr(bound).value)
+            cells = [Cell(method), Cell(_sigmas(groups)), _seeds(groups), Cell(bound)]
+            rows.append(Row([*cells, Cell.of(top.acr(bound), _at(top, groups)), *best], bound))
+    columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
+    columns += [_acr(), *_accuracies(radii)]
+    title = f"Upper envelope over σ: {section.title}"
+    return marked(Grid("envelope", title, columns, rows, [*_legend(section), *section.notes]))
+
+
+def methods(section: Section, radii: Sequence[float]) -> Grid:
+    """Return the figures of each method at each σ: means over seeds and their standard errors."""
+    rows = []
+    for group in section.groups:
+        for bound in group.bounds:
+            shares = [Cell.of(group.accuracy(bound, radius)) for radius in radii]
+            cells = [Cell(group.method), Cell(_sigma(group)), _seeds([group])]
+            rows.append(
+                Row(
+                    [*cells, Cell(bound), Cell.of(group.acr(bound)), *shares, *_over(group, bound)],
+                    f"{bound} {group.sigma}",
+                )
+            )
+    columns = [Column("method"), Column("σ"), Column("seeds"), Column("bound")]
+    columns += [_acr(), *_accuracies(radii), *OTHERS]
+    title = f"Methods by σ: {section.title}"
+    return marked(Grid("methods", title, columns, rows, [*_legend(section), *section.notes]))
+
+
+def runs(section: Section, radii: Sequence[float]) -> Grid:
+    """Return the figures of each run."""
+    rows = []
+    for group in section.groups:
+        for run in group.runs:
+            cells = [Cell(run.name), Cell(group.method), Cell(_sigma(group)), _seed(run)]
+            shares = [Cell(share) for share in run.certified.accuracy(radii)]
+            rows.append(Row([*cells, Cell(run.certified.acr), *shares, *_of_run(run)]))
+    columns = [Column("run"), Column("method"), Column("σ"), Column("seed")]
+    columns += [Column("ACR", ACR_DIGITS), *_accuracies(radii, best=False), *OTHERS]
+    return Grid("runs", f"Runs: {section.title}", columns, rows, section.notes)
+
+
+def experiments(
+    groups: Sequence[Group], radii: Sequence[float], title: str, data: str = ""
+) -> Grid:
+    """Return the figures of each experiment at each σ, under every bound.
 
     Args:
-        grid: the table.
-        console: where to print; the terminal unless given.
+        groups: what `experiments_of` returns, at least one.
+        radii: radii of the certified accuracies; a run that did not report one has none there.
+        title: what the table shows.
+        data: what to call the data; their name in the summaries unless given.
     """
-    rows = [
-        [
-            Text(shown(cell, column), style="bold" if cell.best else "")
-            for cell, column in zip(row.cells, grid.columns, strict=True)
-        ]
-        for row in grid.rows
+    rows = []
+    for group in groups:
+        summaries = [run.summary for run in group.runs]
+        seeds = ", ".join(map(str, sorted(summary["training_seed"] for summary in summaries)))
+        minutes = Estimate.over([summary["seconds_training"] / 60 for summary in summaries])
+        clean = group.accuracy(group.bounds[0], 0.0)
+        cells = [Cell(group.method), Cell(_sigma(group)), Cell(seeds)]
+        cells += [Cell(str(summaries[0]["epochs"])), Cell.of(minutes), Cell.of(clean)]
+        for bound in group.bounds:
+            shares = [
+                Cell.of(group.accuracy(bound, radius))
+                if all(f"{radius:g}" in summary["certified_accuracy"] for summary in summaries)
+                else Cell(None)
+                for radius in radii
+            ]
+            rows.append(Row([*cells, Cell(bound), *shares, Cell.of(group.acr(bound))]))
+    columns = [Column("experiment", code=True), Column("σ"), Column("seeds"), Column("epochs")]
+    columns += [Column("training, minutes", 1), Column("clean", 1, True), Column("bound")]
+    columns += [*_accuracies(radii, best=False), Column("ACR", ACR_DIGITS)]
+    return Grid("experiments", title, columns, rows, [_shared(groups, data)])
+
+
+def _shared(groups: Sequence[Group], data: str) -> str:
+    """Return what the runs of a table of experiments share."""
+    every = [run for group in groups for run in group.runs]
+    said, first = every[0].conditions, every[0].summary
+    models = ", ".join(sorted({str(run.summary["model"]) for run in every}))
+    both = ", both bounds on the same votes" if len(groups[0].bounds) > 1 else ""
+    parts = [
+        data or str(said["data"]),
+        f"{models}, trained on {first['training_images']:,} images",
+        f"{len(every[0].rows)} {said['split']} images certified at n0 = {said['n0']:,}, "
+        f"n = {said['n']:,}, α = {said['alpha']:g} in {said['precision']}{both}",
+        "mean ± standard error over seeds of the training",
     ]
-    names = [column.name for column in grid.columns]
-    places = range(len(names))
-    texts = [k for k in places if any(isinstance(row.cells[k].value, str) for row in grid.rows)]
-    print_table(grid.title, names, rows, grid.notes, texts, console)
+    return "; ".join(parts) + "."
 
 
-def _in_one_line(cell: str | Text) -> Text:
-    cell = Text(cell) if isinstance(cell, str) else cell
-    return Text(" ".join(cell.plain.splitlines()).replace("\t", " "), style=cell.style)
+def differences(section: Section, radii: Sequence[float], baseline: str | None = None) -> Grid:
+    """Return how methods differ from one of them on the same images, run by run.
 
-
-def _telling_apart(rows: Sequence[Sequence[Text]], texts: Sequence[int]) -> list[int]:
-    """Return the first column, and the further ones without which rows would look alike."""
-    keys: list[int] = []
-    for place in texts:
-        distinct = {tuple(row[key].plain for key in keys) for row in rows}
-        more = {tuple(row[key].plain for key in [*keys, place]) for row in rows}
-        if not keys or len(more) > len(distinct):
-            keys.append(place)
-    return keys
-
-
-def _blocks(widths: list[int], keys: Sequence[int], room: int) -> list[list[int]]:
-    """Divide columns into tables that fit a width, and make wide ones narrower for it."""
-    while sum(widths[key] + GAP for key in keys) > max(room // 2, (GAP + 1) * len(keys)):
-        widest = max(keys, key=lambda key: widths[key])
-        widths[widest] -= 1
-    left = room - sum(widths[key] + GAP for key in keys)
-    blocks: list[list[int]] = []
-    for place in range(len(widths)):
-        if place in keys:
-            continue
-        widths[place] = min(widths[place], left)
-        others = [other for other in blocks[-1] if other not in keys] if blocks else []
-        if not others or sum(widths[k] + GAP for k in others) + widths[place] > left:
-            blocks.append([*keys])
-        blocks[-1].append(place)
-    return blocks
-
-
-def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | None = None) -> None:
-    """Print the certified accuracies of a run, its ACR, and where its files are.
-
-    Args:
-        summary: the contents of `summary.json`.
-        folder: the run folder.
-        console: where to print; the terminal unless given.
+    Runs are paired by σ and seed; the 95 % intervals are over images, for these very networks:
+    how trainings differ by their seeds shows between the rows.
     """
-    console = console or Console()
-    console.print(_accuracies(summary, console.width))
-    console.print(
-        f"  certified          {summary['images']} {summary['split']} images at n0 = "
-        f"{summary['n0']:,}, n = {summary['n']:,}, α = {summary['alpha']:g}",
-        highlight=False,
-        markup=False,
-    )
-    bounds = summary["bounds"]
-    acr = "   ".join(f"{name} {figures['acr']:.4f}" for name, figures in bounds.items())
-    least = "  (at least)"
-    console.print(
-        f"  ACR                {acr}{least if summary.get('radius_is_lower_bound') else ''}",
-        highlight=False,
-        markup=False,
-    )
-    console.print(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}", highlight=False)
-    wrong = summary.get("stops", {}).get("wrong", 0)
-    given_up = f" of those tested; {wrong} were given up as wrong" if wrong else ""
-    console.print(
-        f"  abstained          {summary['abstention_rate']:.1%}{given_up}", highlight=False
-    )
-    console.print(f"  samples            {_samples(summary)}", highlight=False)
-    if "near_chance" in summary:
-        _print_near_chance(summary, console)
-    if "normalization" in summary:
-        console.print(
-            f"  normalization      {summary['normalization']}: a wrong one shows in the accuracy "
-            "alone",
-            markup=False,
-        )
-    left = summary.get("certifier_settings", {}).get("alpha_for_votes")
-    if left is not None:
-        spent = summary["alpha"] - left
-        console.print(f"  noise              discrete: {spent:.1e} of α pays for its own error")
-    if summary.get("target") == "label":
-        console.print("  target             the label itself: certified accuracy, no prediction")
-    console.print(f"  files              {folder}", highlight=False, markup=False, soft_wrap=True)
+    base = _baseline(section, baseline)
+    rows = [
+        Row([Cell(f"{group.method} − {base}"), Cell(_sigma(group)), _against(run, other), *cells])
+        for group in section.groups
+        for run in group.runs
+        if group.method != base and (other := _partner(section, base, group, run)) is not None
+        for cells in [_differences(other, run, radii)]
+    ]
+    columns = [Column("difference"), Column("σ"), Column("seed")]
+    columns += [Column("ACR", ACR_DIGITS, sign=True)]
+    columns += [Column(f"{radius:g}", 1, True, sign=True) for radius in radii]
+    notes = [
+        "Paired over the same images; 95 % intervals over images, each by itself. One that holds 0 "
+        "is no evidence of a difference; bold ones lie above 0. They say nothing of other "
+        "trainings.",
+    ]
+    title = f"Paired differences: {section.title}"
+    return Grid("differences", title, columns, rows, [*notes, *section.notes])
 
 
-def _print_near_chance(summary: Mapping[str, Any], console: Console) -> None:
-    """Say that the classifier guesses, what its base classifier does, and the usual causes."""
-    found, images = summary["near_chance"], summary["images"]
-    chance, plain, noisy = (
-        found[name] for name in ("chance", "base_accuracy", "base_accuracy_noisy")
-    )
-    if is_near_chance(round(plain * images), images, chance):
-        causes = "wrong without noise, too: other weights, normalization, order of the classes"
-    elif is_near_chance(round(noisy * images), images, chance):
-        causes = (
-            "wrong under noise alone: not trained with this noise; sigma in units of 0-255, to "
-            "be divided by 255; normalization"
-        )
-    else:
-        causes = "right under one draw: too few samples (n) to settle the votes"
-    lines = (
-        f"near chance        guessing gets {chance:.1%}: the smoothed classifier is no better",
-        f"base classifier    {plain:.1%} without noise, {noisy:.1%} under one noise draw",
-        f"usual causes       {causes}",
-    )
-    for line in lines:
-        text = fill(line, 78, subsequent_indent=" " * 19)
-        console.print(indent(text, "  "), highlight=False, markup=False, soft_wrap=True)
+def _baseline(section: Section, asked: str | None) -> str:
+    names = list(section.methods)
+    if asked is not None:
+        return chosen_method(asked, names)
+    gaussian = [name for name in names if re.match(r"gaussian\b(?! \+)", name, re.IGNORECASE)]
+    return next(iter([*gaussian, *names]))
 
 
-def _samples(summary: Mapping[str, Any]) -> str:
-    mean = f"{summary['mean_samples_per_image']:,.0f} an image"
-    rate = summary.get("samples_per_second")
-    precision = summary.get("precision", "float32")
-    several = summary.get("processes") or 1
-    by = f", by {several} processes" if several > 1 else ""
-    return f"{mean}, {rate:,.0f} a second in {precision}{by}" if rate else mean
+def _differences(base: Run, run: Run, radii: Sequence[float]) -> list[Cell]:
+    first, second = _by_image(base), _by_image(run)
+    right, other = _by_image(base, correct=True), _by_image(run, correct=True)
+    cells = [
+        _cell(difference_of_shares(right & (first >= radius), other & (second >= radius)))
+        for radius in radii
+    ]
+    acr = [_cell(difference_of_means(first, second))] if len(first) > 1 else [Cell(None)]
+    return [*acr, *cells]
 
 
-def _subject(summary: Mapping[str, Any]) -> str:
-    if "ckpt" in summary:
-        return f"{summary['model']} of {Path(summary['ckpt']).name}"
-    return " + ".join(summary[part] for part in ("objective", "attack") if summary[part] != "none")
+def _by_image(run: Run, correct: bool = False) -> np.ndarray:
+    order = np.argsort([row.idx for row in run.rows])
+    return (run.certified.correct if correct else run.radii_that_count)[order]
 
 
-def _accuracies(summary: Mapping[str, Any], width: int) -> Table:
-    bounds = summary["bounds"]
-    title = f"{_subject(summary)} on {summary['data']}, σ = {summary['sigma']:g}"
-    table = Table(
-        # Names of files and of classes are no markup.
-        title=Text(title),
-        title_style="bold",
-        min_width=min(60, width),
-    )
-    table.add_column("ℓ2 radius", justify="right")
-    for number, name in enumerate(bounds):
-        said = name if number == 0 else f"{name}, same votes"
-        table.add_column(Text(said), justify="right")
-    for radius in summary["certified_accuracy"]:
-        shares = [f"{bounds[name]['certified_accuracy'][radius]:.1%}" for name in bounds]
-        table.add_row(radius, *shares)
-    return table
+def _partner(section: Section, base: str, group: Group, run: Run) -> Run | None:
+    """Return the baseline's run at the same σ, of the same seed where there is one."""
+    others = [
+        other
+        for each in section.groups
+        if each.method == base and each.sigma == group.sigma
+        for other in each.runs
+    ]
+    return next((other for other in others if other.seed == run.seed), next(iter(others), None))
 
 
-def print_measurements(
-    task: str,
-    results: Rows | Mapping[str, Rows],
-    machine: Mapping[str, Any],
-    folder: Path,
-    console: Console | None = None,
-) -> None:
-    """Print what `python -m src.benchmark` measured.
-
-    Args:
-        task: what was measured.
-        results: one entry a row; numbers, texts, or lists and mappings of them. Or several tables
-            by their names.
-        machine: where it was measured.
-        folder: where `benchmark.json` is.
-        console: where to print; the terminal unless given.
-    """
-    console = console or terminal()
-    # Tables of several measurements say themselves how many threads there were.
-    threads = "" if isinstance(results, Mapping) else f", {machine['threads']} threads"
-    for name, cells in _tables(task, results).items():
-        print_table(
-            f"{name}, {machine['name']}{threads}",
-            list(cells[0]),
-            [[_cell(value) for value in row.values()] for row in cells],
-            [NOTES[name]] if name in NOTES else [],
-            [place for place, value in enumerate(cells[0].values()) if isinstance(value, str)],
-            console,
-        )
-    console.print(f"  files  {folder}", highlight=False, markup=False, soft_wrap=True)
+def _cell(difference: Difference) -> Cell:
+    ends = (difference.lower, difference.upper)
+    return Cell(difference.value, interval=ends, best=difference.is_clear and difference.value > 0)
 
 
-def measurements_as_markdown(task: str, results: Rows | Mapping[str, Rows]) -> str:
-    r"""Return the tables that `print_measurements` prints as Markdown, without notes.
-
-    Args:
-        task: what was measured.
-        results: one entry a row, or several tables by their names.
-
-    Example:
-        >>> print(measurements_as_markdown("task", [{"name": "a|b", "rate": 1234.5}]))
-        | name | rate |
-        |---|---|
-        | a\|b | 1,234 |
-        <BLANKLINE>
-    """
-    tables = []
-    for cells in _tables(task, results).values():
-        lines = [list(cells[0]), *(map(_cell, row.values()) for row in cells)]
-        head, *body = ["| " + " | ".join(map(escaped, line)) + " |" for line in lines]
-        tables.append("\n".join([head, "|" + "---|" * len(cells[0]), *body]) + "\n")
-    return "\n".join(tables)
+def _best(groups: Sequence[Group], bound: str, radius: float) -> Cell:
+    top = max(groups, key=lambda group: group.accuracy(bound, radius).value)
+    estimate = top.accuracy(bound, radius)
+    return Cell.of(estimate, _at(top, groups) if estimate.value > 0 else "")
 
 
-def _tables(task: str, results: Rows | Mapping[str, Rows]) -> dict[str, list[dict[str, Any]]]:
-    """Return the cells of each table, by its name: what a person reads of each entry."""
-    tables = results if isinstance(results, Mapping) else {task: results}
-    return {name: [ROWS.get(name, dict)(entry) for entry in rows] for name, rows in tables.items()}
+def _at(group: Group, groups: Sequence[Group]) -> str:
+    return f"({_sigma(group)})" if len(groups) > 1 else ""
 
 
-def _throughput_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "": entry["name"],
-        "samples/s": median(entry["samples_per_second"]),
-        "× samples": _spread(entry["samples_ratio"]),
-        "samples/image": entry["samples_per_image"],
-        "images/h": median(entry["images_per_hour"]),
-        "× images": _spread(entry["images_ratio"]),
-        "peak MB": entry["peak_memory_bytes"] / 1e6,
-    }
+def _bounds(groups: Sequence[Group]) -> list[str]:
+    first, *others = groups
+    return [bound for bound in first.bounds if all(bound in other.bounds for other in others)]
 
 
-def _designs_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "design": entry["design"],
-        "mean": entry["samples_mean"],
-        "median": entry["samples_median"],
-        "95 %": entry["samples_p95"],
-        "certified %": " ".join(f"{100 * share:.1f}" for share in entry["certified_accuracy"]),
-        "change": " ".join(f"{change:+.1f}" for change in entry["change_in_points"]),
-        "ACR": f"{entry['acr']:.4f}",
-    }
+def _sigma(group: Group) -> str:
+    return UNRECORDED if group.sigma is None else f"{group.sigma:g}"
 
 
-def _methods_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "method": entry["method"],
-        "override": entry["override"],
-        "extra forward": entry["extra_forward"],
-        "extra backward": entry["extra_backward"],
-    }
+def _sigmas(groups: Sequence[Group]) -> str:
+    return ", ".join(_sigma(group) for group in groups)
 
 
-def _train_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "method": entry["method"],
-        "form": entry["form"],
-        "images/s": median(entry["images_per_second"]),
-        "× plain": _spread(entry["ratio"]),
-        "peak MB": entry["peak_memory_bytes"] / 1e6,
-    }
+def _seed(run: Run) -> Cell:
+    return Cell(None if run.seed is None else str(run.seed))
 
 
-def _scaling_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "network": f"{entry['model']} on {entry['data']}",
-        "processes": entry["processes"],
-        "samples/s": median(entry["samples_per_second"]),
-        "images/s": median(entry["images_per_second"]),
-        "efficiency": _spread(entry["efficiency"], 2),
-        "samples/image": entry["samples_per_image"]["mean"],
-        "median": entry["samples_per_image"]["median"],
-        "95 %": entry["samples_per_image"]["p95"],
-    }
+def _seeds(groups: Sequence[Group]) -> Cell:
+    """Return how many trainings stand behind a row."""
+    counts = sorted({len(group.runs) for group in groups})
+    return Cell("–".join(str(count) for count in (counts[0], counts[-1])[: len(counts)]))
 
 
-def _sizing_row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "test set": entry["test_set"],
-        "images": entry["images"],
-        "samples/image": _figure(entry["samples_per_image"]),
-        "samples/s of a device": _figure(entry["samples_per_second"]),
-        "devices": entry["devices"],
-        "efficiency": _figure(entry["efficiency"]),
-        "hours": entry["hours"],
-        "device-hours": entry["device_hours"],
-    }
+def _against(run: Run, other: Run) -> Cell:
+    if other.seed == run.seed:
+        return _seed(run)
+    own, others = (UNRECORDED if each.seed is None else each.seed for each in (run, other))
+    return Cell(f"{own} against seed {others}")
 
 
-ROWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    "throughput": _throughput_row,
-    "designs": _designs_row,
-    "methods": _methods_row,
-    "train": _train_row,
-    "scaling": _scaling_row,
-    "sizing": _sizing_row,
-}
+def _over(group: Group, bound: str) -> list[Cell]:
+    """Return clean accuracy, abstentions and samples over a group's runs, as it was certified."""
+    if bound != group.bounds[0]:
+        return [Cell(None)] * len(OTHERS)
+    columns = zip(*(_of_run(run) for run in group.runs), strict=True)
+    return [_mean([cell.value for cell in cells]) for cells in columns]
 
 
-NOTES = {
-    "train": "×: ratio to the plain form, median (smallest–largest) over turns; memory beyond what "
-    "was in use before the first step.",
-    "methods": "Passes of each image in a step at sigma .25, .5 and 1, beyond the one of Gaussian "
-    "training.",
-    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the time "
-    "that compiling takes is not part of the rates.",
-    "scaling": "Efficiency: rate divided by as many times that of one process, median "
-    "(smallest–largest) over turns. On a CPU a process has one thread.",
-    "sizing": "Measured: on the network and images of the table above. Hours: images × "
-    "samples/image / (devices × samples/s × efficiency), and the longest image there can be, which "
-    "others may wait for at the end. Where the efficiency is assumed, they are an estimate.",
-}
+def _mean(values: Sequence[float | str | None]) -> Cell:
+    numbers = [float(value) for value in values if value is not None]
+    return Cell.of(Estimate.over(numbers)) if len(numbers) == len(values) else Cell(None)
 
 
-def _spread(ratio: Mapping[str, float], digits: int = 1) -> str:
-    middle, least, most = (f"{ratio[name]:.{digits}f}" for name in ("median", "min", "max"))
-    return f"{middle} ({least}–{most})"
+def _of_run(run: Run) -> list[Cell]:
+    tested = [row.predict for row in run.rows if row.stop != "wrong"]
+    samples = run.summary.get("mean_samples_per_image")
+    abstained = abstention_rate(tested) if tested else 0.0
+    return [Cell(run.certified.accuracy([0.0])[0]), Cell(abstained), Cell(samples)]
 
 
-def _figure(figure: Mapping[str, Any]) -> str:
-    return f"{_cell(figure['value'])} ({figure['source']})"
+def _accuracies(radii: Sequence[float], best: bool = True) -> list[Column]:
+    return [Column(f"{radius:g}", 1, percent=True, best=best) for radius in radii]
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(_cell(each) for each in value)
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _acr() -> Column:
+    return Column("ACR", ACR_DIGITS, best=True)
+
+
+def _legend(section: Section) -> list[str]:
+    several = any(len(group.runs) > 1 for group in section.groups)
+    over = "; mean ± standard error over seeds" if several else ""
+    ours = any(len(group.bounds) > 1 for group in section.groups)
+    same = " cohen reads the same votes under Cohen's bound." if ours else ""
+    compared = len(section.methods) > 1
+    chance = " The paired differences say which are more than chance." if compared else ""
+    best = "The best under each bound is bold."
+    return [f"Certified accuracy in % by ℓ2 radius{over}. {best}{chance}{same}"]

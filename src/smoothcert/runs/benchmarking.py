@@ -39,7 +39,7 @@ from smoothcert.noise import generator
 from smoothcert.records import RunFolder, write_atomically
 from smoothcert.report import plot_losses, print_measurements
 from smoothcert.report.markdown import marks, replace_part
-from smoothcert.report.tables import measurements_as_markdown
+from smoothcert.report.terminal import measurements_as_markdown
 from smoothcert.runs.build import build_data, build_model, device_of, load_model, precision_of
 from smoothcert.runs.certification import trained_configuration
 from smoothcert.runs.commandline import checked_radii

@@ -32,6 +32,7 @@ from smoothcert.models import (
     read_checkpoint,
     with_normalization,
 )
+from smoothcert.report.methods import method_name
 from smoothcert.runs.checkpoints import check_callbacks
 from smoothcert.runs.fitting import fitting_model, shortcut_of
 from smoothcert.runs.security import REQUIRED, TARGET, leaves
@@ -422,11 +423,7 @@ def log_configuration(cfg: DictConfig, names: Mapping[str, str], trainer: Any) -
         each.log_hyperparams(
             {
                 **names,
-                "method": " + ".join(
-                    names[part]
-                    for part in ("objective", "attack")
-                    if names.get(part, "none") != "none"
-                ),
+                "method": method_name(names.get("objective"), names.get("attack")),
                 "sigma": cfg.sigma,
                 "seed": cfg.seed,
                 "cfg": configuration,

@@ -27,7 +27,8 @@ from smoothcert.errors import (
 )
 from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.records import RunFolder, Shard
-from smoothcert.report import plot_certified_accuracy, summarize
+from smoothcert.records.summary import summarize
+from smoothcert.report import plot_certified_accuracy
 from smoothcert.runs.build import (
     CHOICES,
     build_data,

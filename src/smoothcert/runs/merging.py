@@ -18,7 +18,8 @@ from smoothcert.records import (
     read_bounded,
     write_atomically,
 )
-from smoothcert.report import plot_certified_accuracy, print_summary, summarize
+from smoothcert.records.summary import summarize
+from smoothcert.report import plot_certified_accuracy, print_summary
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from smoothcert.benchmarks import count_passes
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.report.markdown import marks
+from smoothcert.report.markdown import markdown_table, marks
 
 SIGMAS = (0.25, 0.5, 1.0)
 """The σ for which papers publish settings."""
@@ -20,9 +20,9 @@ FAMILY, FAST = "cifar_", "cifar_fast_"
 METHOD = re.compile(r"^# (?P<method>[^(\n]+) \((?P<source>[^)\n]+\d{4})\)", re.MULTILINE)
 """How an experiment's comment names its method and its source."""
 MARKS = marks("methods", "python -m src.benchmark task=methods")
-HEADER = (
-    "| method | source | `experiment=` | override | settings at σ = .25 / .5 / 1 "
-    "| extra forward / backward |"
+NAMES = (
+    *("method", "source", "`experiment=`", "override", "settings at σ = .25 / .5 / 1"),
+    "extra forward / backward",
 )
 
 
@@ -43,12 +43,12 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     Args:
         table: what `methods_table` returns.
     """
-    lines = [HEADER, re.sub(r"[^|]+", "---", HEADER)]
+    rows = []
     for row in table:
         passes = f"+{_joined(row['extra_forward'])} / +{_joined(row['extra_backward'])}"
         cells = (row["method"], row["source"], f"`{row['experiment']}`", f"`{row['override']}`")
-        lines.append("| " + " | ".join((*cells, row["settings"], passes)) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([*cells, row["settings"], passes])
+    return markdown_table(NAMES, rows)
 
 
 def _entry(experiment: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,21 @@ from rich.console import Console
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import FIELD_COLUMNS, paths_matching, write_atomically
-from smoothcert.report.comparison import (
-    comparison_markdown,
-    comparison_rows,
-    conditions,
-    grouped,
-    read_summaries,
-)
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
+from smoothcert.report.grouping import (
+    check_experiment,
+    experiments_of,
+    flat_settings,
+    sections_of,
+    some,
+)
+from smoothcert.report.load import CERTIFICATES, Run, read_runs
 from smoothcert.report.markdown import marks, replace_part
+from smoothcert.report.methods import chosen_method
 from smoothcert.report.page import write_page
-from smoothcert.report.reading import CERTIFICATES, Run, read_runs
-from smoothcert.report.results import radii_of, tables_of
-from smoothcert.report.sections import Section, flat_settings, sections_of, some
-from smoothcert.report.tables import print_grid, print_table
+from smoothcert.report.tables import experiments, radii_of, tables_of
+from smoothcert.report.terminal import print_grid
 from smoothcert.runs.commandline import checked_radii
 
 GENERATOR = '<meta name="generator" content="smoothcert">'
@@ -57,17 +58,18 @@ def _report_all(cfg: DictConfig) -> None:
         )
     sections = sections_of(found.runs, _keys(cfg.group_by, found.runs))
     radii = None if cfg.radii is None else checked_radii(cfg.radii)
-    _check_baseline(cfg.baseline, sections)
+    methods = list(dict.fromkeys(name for section in sections for name in section.methods))
+    baseline = None if cfg.baseline is None else chosen_method(str(cfg.baseline), methods)
     folder = Path(cfg.paths.run)
     _clear(folder)
     folders = [folder] if len(sections) == 1 else _numbered(folder, len(sections))
     for section, place in zip(sections, folders, strict=True):
-        base = cfg.baseline if cfg.baseline in section.methods else None
+        base = baseline if baseline in section.methods else None
         tables = tables_of(section, radii or radii_of(section), base)
         _write_tables(tables, place / "tables")
         draw_figures(section, place / "figures")
         print_grid(tables[0])
-    write_page(sections, notes, folder / "index.html", cfg.baseline, radii)
+    write_page(sections, notes, folder / "index.html", baseline, radii)
     for note in notes:
         _say(f"  note   {note}")
     parts = "one part" if len(sections) == 1 else f"{len(sections)} parts, each comparable"
@@ -119,12 +121,6 @@ def _known(unknown: str, runs: Sequence[Run]) -> str:
     return "; ".join(parts)
 
 
-def _check_baseline(asked: str | None, sections: Sequence[Section]) -> None:
-    names = list(dict.fromkeys(name for section in sections for name in section.methods))
-    if asked is not None and asked not in names:
-        raise InvalidArgumentError(f"Expected `baseline` one of {', '.join(names)}; got {asked!r}")
-
-
 def _clear(folder: Path) -> None:
     """Remove an earlier report: what this one does not have would stand beside it."""
     page = folder / "index.html"
@@ -148,24 +144,27 @@ def _numbered(folder: Path, count: int) -> list[Path]:
 
 def _report_one_table(cfg: DictConfig) -> None:
     folders, name = matching(cfg.runs), str(cfg.table)
-    summaries = [s for s in read_summaries(folders) if str(s["name"]).startswith(name)]
-    if not summaries:
+    found = read_runs(folders, named=folders)
+    for run in found.runs:
+        check_experiment(run)
+    chosen = [run for run in found.runs if str(run.summary["name"]).startswith(name)]
+    if not chosen:
         raise InvalidArgumentError(
             f"Expected runs of experiments {name}… among the {len(folders)} folders that "
             f"{cfg.runs} matches, got none"
         )
     radii = RADII if cfg.radii is None else checked_radii(cfg.radii)
-    groups, title = grouped(summaries), str(cfg.title or "")
-    table = comparison_markdown(groups, radii, title)
+    title = f"Experiments {name}…" if name else "Experiments"
+    grid = experiments(experiments_of(chosen), radii, title, str(cfg.title or ""))
+    table = to_markdown(replace(grid, title=""))
     path = Path(cfg.paths.run) / f"{name or 'table'}.md"
     write_atomically(path, table)
     if cfg.readme is not None:
         command = f"python -m src.report runs=… table={name}"
         replace_part(Path(str(cfg.readme)), marks(name, command), table)
-    head, *rows = comparison_rows(groups, radii)
-    said = conditions(groups, title)
-    # An experiment is told apart by its σ and bound.
-    print_table(f"Experiments {name}…" if name else "Experiments", head, rows, [said], (0, 1, 6))
+    print_grid(grid)
+    for note in found.notes:
+        _say(f"  note   {note}")
     _say(f"  files  {path}")
 
 

@@ -80,7 +80,7 @@ PLACES: Mapping[str, Sequence[Allowed]] = {
     # What these write is looked at by `check_places`, and nothing else that writes is allowed.
     "callbacks.*": [Allowed(["pytorch_lightning.callbacks", "smoothcert.lightning"])],
     "callbacks.*.**": [Allowed(["pytorch_lightning.callbacks"]), CERTIFYING, NETWORKS, LEARNING],
-    "callbacks.*.plot": [Allowed([], ["smoothcert.report.plots.plot_certified_accuracy"])],
+    "callbacks.*.plot": [Allowed([], ["smoothcert.report.figures.plot_certified_accuracy"])],
     "logger.*": [
         Allowed(_of_lightning("loggers"), ["smoothcert.lightning.loggers.wandb_logger"]),
         Allowed(["smoothcert.lightning.loggers"]),

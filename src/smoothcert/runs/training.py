@@ -26,7 +26,7 @@ from smoothcert.lightning.loggers import log_summary
 from smoothcert.lightning.module import VALIDATED
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.records import RunFolder
-from smoothcert.report import summarize
+from smoothcert.records.summary import summarize
 from smoothcert.runs.build import (
     build_data,
     build_module,

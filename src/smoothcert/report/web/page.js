@@ -2,8 +2,7 @@
 (() => {
   // What files say reaches the page as text nodes and attributes only, never as HTML.
   const SVG = "http://www.w3.org/2000/svg";
-  const COLOURS = 8;
-  // Seven shapes beside eight colours: 56 methods are told apart, by colour-blind readers too.
+  // Shapes follow the order of the methods: colour-blind readers tell them apart, too.
   const SHAPES = [
     "M0,-1A1,1,0,1,1,0,1A1,1,0,1,1,0,-1Z", "M-.9,-.9H.9V.9H-.9Z", "M0,-1.1L1,.8H-1Z",
     "M0,-1.2L.9,0L0,1.2L-.9,0Z", "M0,1.1L1,-.8H-1Z",
@@ -140,7 +139,7 @@
       const kind = line.run !== undefined ? "runs" : line.sigma !== undefined ? "groups" : "methods";
       return {
         ...line, number, kind,
-        colour: `var(--series-${method % COLOURS})`,
+        colour: `var(--series-${method})`,
         shape: SHAPES[method % SHAPES.length],
         dash: line.sigma === undefined ? [] : DASHES[line.sigma % DASHES.length],
       };

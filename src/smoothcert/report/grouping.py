@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from smoothcert.report.reading import Run
-from smoothcert.report.summary import Reading, certifier_name
+import numpy as np
+
+from smoothcert.errors import RecordsError
+from smoothcert.records.summary import Reading, certifier_name
+from smoothcert.report.load import Run, check_values
+from smoothcert.report.methods import method_name
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
 """Settings of a training that do not make it another method."""
@@ -21,6 +25,11 @@ FOLLOW_EPOCHS = ("scheduler.max_epochs", "scheduler.T_max", "scheduler.total_ste
 UNRECORDED = "not recorded"
 USUAL = ("objective", "attack")
 """What makes a method of our runs unless something else is asked for."""
+
+
+OF_AN_EXPERIMENT = ("name", "model", "training_seed", "epochs", "training_images")
+"""What a table of experiments needs of a summary, beside its numbers."""
+NUMBERS_OF_AN_EXPERIMENT = ("training_images", "seconds_training")
 
 
 @dataclass(frozen=True)
@@ -145,16 +154,84 @@ def sections_of(runs: Sequence[Run], group_by: Sequence[str] = ()) -> list[Secti
     ]
 
 
+def experiments_of(runs: Sequence[Run]) -> list[Group]:
+    """Return the runs by σ and the name of their experiment, for one table.
+
+    Args:
+        runs: certifications of experiments.
+
+    Raises:
+        RecordsError: if a summary lacks a value, if they were certified under different
+            conditions, or if two trainings of an experiment differ by more than their seed.
+    """
+    _check_certified_alike(runs)
+    keys = sorted({(run.sigma or 0.0, str(run.summary["name"])) for run in runs})
+    groups = [
+        Group(name, sigma, [r for r in runs if (r.sigma, str(r.summary["name"])) == (sigma, name)])
+        for sigma, name in keys
+    ]
+    for group in groups:
+        which = f"{group.method} at sigma={group.sigma}"
+        if apart := _differing(group.runs):
+            values = (f"{name} {' and '.join(map(str, each))}" for name, each in apart.items())
+            raise RecordsError(
+                f"Expected trainings of {which} that differ by their seeds alone, got "
+                f"{', '.join(values)}"
+            )
+        seeds = [run.seed for run in group.runs]
+        if len(set(seeds)) < len(seeds):
+            raise RecordsError(
+                f"Expected one run per seed of {which}, got seeds {', '.join(map(str, seeds))} in "
+                f"{', '.join(str(run.path.parent) for run in group.runs)}"
+            )
+    return groups
+
+
+def check_experiment(run: Run) -> None:
+    """Refuse a run whose summary lacks what a table of experiments shows.
+
+    Raises:
+        RecordsError: with the file and what it lacks.
+    """
+    path, summary = run.path.with_name("summary.json"), run.summary
+    needed = *OF_AN_EXPERIMENT, *NUMBERS_OF_AN_EXPERIMENT, "certified_accuracy"
+    if lacking := [name for name in dict.fromkeys(needed) if name not in summary]:
+        raise RecordsError(f"{path} lacks {', '.join(lacking)}; was it made by a newer version?")
+    check_values(summary, path, NUMBERS_OF_AN_EXPERIMENT)
+    if not isinstance(summary["certified_accuracy"], Mapping):
+        raise RecordsError(f"{path} is damaged: expected certified accuracies by radius")
+
+
+def _check_certified_alike(runs: Sequence[Run]) -> None:
+    """Refuse different images or settings of the certifier; the grid of radii may follow σ."""
+    every = [
+        (run.sigma, {"images": f"{len(run.rows)} ({run.images})", **run.conditions}) for run in runs
+    ]
+    for name in dict.fromkeys(name for _, conditions in every for name in conditions):
+        found: dict[float | None, set[str]] = {}
+        for sigma, conditions in every:
+            key = sigma if name == "radii" else None
+            found.setdefault(key, set()).add(str(conditions.get(name)))
+        for values in found.values():
+            if len(values) > 1:
+                raise RecordsError(
+                    f"Expected runs that were certified alike, got {name} "
+                    f"{', '.join(sorted(values))}"
+                )
+
+
 def method_of(run: Run, group_by: Sequence[str] = ()) -> str:
     """Return the name of a run's method.
 
     Args:
         run: the run.
         group_by: keys of `Run.value`; `none` and what is not known are left out. Without any a run
-            is named after its objective and attack, and a published log after its path without
-            its σ.
+            has the name of its objective and attack, and a published log that of its path
+            without its σ.
     """
-    keys = group_by or (() if run.is_foreign else USUAL)
+    keys = tuple(group_by) or (() if run.is_foreign else USUAL)
+    if keys == USUAL and not run.is_foreign:
+        return method_name(*(run.value(key) for key in keys)) or run.name
     values = [run.value(key) for key in keys]
     said = " + ".join(_text(value) for value in values if value not in (None, "none"))
     if not run.is_foreign:
@@ -193,7 +270,9 @@ def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
         Group(method, sigma, [run for other, run in keyed if other == (foreign, method, sigma)])
         for foreign, method, sigma in dict.fromkeys(key for key, _ in keyed)
     ]
-    return sorted(groups, key=lambda group: (group.is_foreign, group.method, group.sigma or 0.0))
+    return sorted(
+        groups, key=lambda each: (each.is_foreign, each.method.casefold(), each.sigma or 0.0)
+    )
 
 
 def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
@@ -204,10 +283,11 @@ def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
     for name, run in zip(names, runs, strict=True):
         if not run.is_foreign:
             ours.setdefault(name, []).append(run)
+    taken = {name.casefold() for name in ours}
     return [
         _told_apart(run, name, ours[name])
         if not run.is_foreign
-        else name + (" (log)" if name in ours else "")
+        else name + (" (log)" if name.casefold() in taken else "")
         for name, run in zip(names, runs, strict=True)
     ]
 
@@ -335,6 +415,25 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             "those of the runs that they stand beside."
         )
     return notes
+
+
+def upper_envelope(
+    groups: Sequence[Sequence[Reading]], radii: Sequence[float] | np.ndarray = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest of the groups' mean certified accuracies, at every radius of a step.
+
+    Args:
+        groups: of each group the readings that are averaged, on as many images each.
+        radii: radii that are of interest beside 0 and those that images reach.
+
+    Returns:
+        Radii in order, and the certified accuracy at each: it holds from the radius before, which
+        does not belong to it, up to its own, which does.
+    """
+    reached = [each.radius[each.correct] for readings in groups for each in readings]
+    steps = np.unique(np.concatenate([[0.0], radii, *reached]))
+    means = [np.mean([each.accuracy(steps) for each in readings], axis=0) for readings in groups]
+    return steps, np.max(means, axis=0)
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

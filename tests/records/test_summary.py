@@ -11,7 +11,7 @@ from scipy.stats import binomtest, norm
 
 from smoothcert.errors import RecordsError, SmoothCertError
 from smoothcert.records import CertificateRow
-from smoothcert.report import read_as, summarize
+from smoothcert.records.summary import read_as, summarize
 
 SETTINGS = {
     "certifier": "TightCertifier",

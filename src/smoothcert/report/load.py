@@ -26,8 +26,8 @@ from smoothcert.records import (
     run_left_by,
     settings_path,
 )
+from smoothcert.records.summary import Reading, readings
 from smoothcert.report.log_paths import LogPath
-from smoothcert.report.summary import Reading, readings
 
 CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
 OF_A_RUN = re.compile(r"/certificates(/epoch_\d+_\w+|\.part\d+)\.tsv$")

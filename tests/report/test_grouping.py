@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand
 from scipy.stats import sem
 
-from smoothcert.report.sections import Estimate, method_of, sections_of, settings_apart
+from smoothcert.report.grouping import Estimate, method_of, sections_of, settings_apart
 
 KEYS = ("objective", "attack")
 OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75]
@@ -92,9 +92,9 @@ def test_sigma_seed_and_method_do_not_keep_runs_apart():
         run_by_hand(OUTCOMES, "d", objective="adre", attack="pgd"),
     )
     assert groups(section) == {
-        ("adre + pgd", 0.5): 1,
-        ("gaussian", 0.25): 1,
-        ("gaussian", 0.5): 2,
+        ("ADREADV", 0.5): 1,
+        ("Gaussian", 0.25): 1,
+        ("Gaussian", 0.5): 2,
     }
     assert not section.notes
 
@@ -176,7 +176,7 @@ def test_a_log_is_named_after_its_path_without_its_sigma(name, method):
 def test_a_run_is_named_after_what_makes_it_a_method():
     training = {"objective": {"weight": 0.30000000000000004}}
     run = run_by_hand([0.5], "folder", objective="adre", attack="pgd", training=training)
-    assert method_of(run, KEYS) == "adre + pgd"
+    assert method_of(run, KEYS) == "ADREADV"
     assert method_of(run, ["objective", "objective.weight"]) == "adre + 0.3"
     assert method_of(run, ["attack"]) == "pgd"
     assert method_of(run_by_hand([0.5], "folder"), ["attack", "nothing"]) == "folder"
@@ -194,8 +194,8 @@ def test_runs_of_one_seed_are_told_apart_by_the_settings_in_which_they_differ():
         *(trained(f"{w}{seed}", seed, weight=w, draws=2) for w in (0.1, 0.3) for seed in (0, 1)),
     )
     assert groups(section) == {
-        ("gaussian, objective.weight=0.1", 0.5): 2,
-        ("gaussian, objective.weight=0.3", 0.5): 2,
+        ("Gaussian, objective.weight=0.1", 0.5): 2,
+        ("Gaussian, objective.weight=0.3", 0.5): 2,
     }
     assert not section.notes
 
@@ -204,17 +204,17 @@ def test_seeds_and_sigmas_alone_make_no_other_method():
     [section] = sections(
         *(trained(f"{sigma}{k}", k, sigma, weight=1) for sigma in (0.25, 1.0) for k in range(3))
     )
-    assert groups(section) == {("gaussian", 0.25): 3, ("gaussian", 1.0): 3}
+    assert groups(section) == {("Gaussian", 0.25): 3, ("Gaussian", 1.0): 3}
 
 
 def test_a_setting_that_only_one_run_has_tells_it_apart():
     [section] = sections(trained("a", weight=0.1), trained("b", weight=0.1, floor=0.05))
-    assert groups(section) == {("gaussian", 0.5): 1, ("gaussian, objective.floor=0.05", 0.5): 1}
+    assert groups(section) == {("Gaussian", 0.5): 1, ("Gaussian, objective.floor=0.05", 0.5): 1}
 
 
 def test_runs_of_one_seed_that_nothing_tells_apart_are_not_averaged():
     [section] = sections(run_by_hand(OUTCOMES, "a"), run_by_hand(OUTCOMES, "b"))
-    assert groups(section) == {("gaussian, a", 0.5): 1, ("gaussian, b", 0.5): 1}
+    assert groups(section) == {("Gaussian, a", 0.5): 1, ("Gaussian, b", 0.5): 1}
 
 
 def test_settings_apart_have_a_value_a_run():
@@ -335,7 +335,7 @@ def test_networks_that_differ_across_sigma_are_no_one_method():
         run_by_hand(OUTCOMES, "b", sigma=0.5, training=large),
     ]
     [section] = sections(*made)
-    assert set(section.methods) == {"gaussian, model.depth=20", "gaussian, model.depth=110"}
+    assert set(section.methods) == {"Gaussian, model.depth=20", "Gaussian, model.depth=110"}
 
 
 def test_what_papers_let_follow_sigma_is_one_method():
@@ -344,7 +344,7 @@ def test_what_papers_let_follow_sigma_is_one_method():
         for sigma, weight in ((0.25, 20.0), (0.5, 10.0))
     ]
     [section] = sections(*made)
-    assert list(section.methods) == ["gaussian"]
+    assert list(section.methods) == ["Gaussian"]
 
 
 def test_summaries_alone_tell_trainings_apart():
@@ -374,10 +374,10 @@ def test_what_follows_from_the_epochs_is_not_said_beside_them():
         for epochs in (5, 9)
     ]  # fmt: skip
     [section] = sections(*runs)
-    assert groups(section) == {("gaussian, epochs=5", 0.5): 1, ("gaussian, epochs=9", 0.5): 1}
+    assert groups(section) == {("Gaussian, epochs=5", 0.5): 1, ("Gaussian, epochs=9", 0.5): 1}
 
 
 def test_an_average_of_the_weights_is_another_method():
     with_it = run_by_hand(OUTCOMES, "b", seed=1, training={"ema": 0.99, "seed": 1})
     [section] = sections(run_by_hand(OUTCOMES, "a", training={"seed": 0}), with_it)
-    assert groups(section) == {("gaussian", 0.5): 1, ("gaussian, ema=0.99", 0.5): 1}
+    assert groups(section) == {("Gaussian", 0.5): 1, ("Gaussian, ema=0.99", 0.5): 1}

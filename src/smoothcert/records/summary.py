@@ -1,4 +1,4 @@
-"""The figures of a list of certificates."""
+"""The figures of one run: what its `summary.json` says of its certificates."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from smoothcert.errors import RecordsError
-from smoothcert.records import CertificateRow
+from smoothcert.records.rows import CertificateRow
 from smoothcert.stats import (
     abstention_rate,
     average_certified_radius,
@@ -44,25 +44,6 @@ class Reading:
     def acr(self) -> float:
         """Average certified radius."""
         return average_certified_radius(self.radius, self.correct)
-
-
-def upper_envelope(
-    groups: Sequence[Sequence[Reading]], radii: Sequence[float] | np.ndarray = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest of the groups' mean certified accuracies, at every radius of a step.
-
-    Args:
-        groups: of each group the readings that are averaged, on as many images each.
-        radii: radii that are of interest beside 0 and those that images reach.
-
-    Returns:
-        Radii in order, and the certified accuracy at each: it holds from the radius before, which
-        does not belong to it, up to its own, which does.
-    """
-    reached = [each.radius[each.correct] for readings in groups for each in readings]
-    steps = np.unique(np.concatenate([[0.0], radii, *reached]))
-    means = [np.mean([each.accuracy(steps) for each in readings], axis=0) for readings in groups]
-    return steps, np.max(means, axis=0)
 
 
 def readings(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> list[Reading]:

@@ -12,7 +12,7 @@ from runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand, wr
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import CertificateFile, settings_path
-from smoothcert.report.reading import Run, read_runs
+from smoothcert.report.load import Run, read_runs
 
 OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75, 0.0]
 
