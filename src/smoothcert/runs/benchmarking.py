@@ -297,7 +297,7 @@ def _subject(cfg: DictConfig) -> _Subject:
         model = load_model(cfg.model, facts, Path(cfg.ckpt))
     source = generator("cpu", cfg.seed)
     images = torch.rand((cfg.images, *shape), generator=source)
-    examples = [Example(image, index) for index, image in enumerate(images)]
+    examples = [Example(image, None, index) for index, image in enumerate(images)]
     return _Subject(model.to(device_of(cfg.device)), examples, cfg.sigma, cfg.num_classes)
 
 
@@ -308,5 +308,5 @@ def _trained_subject(cfg: DictConfig) -> _Subject:
     model = load_model(trained.model, data, run / "checkpoints" / "best.ckpt")
     images = data.images("test")
     chosen = Subset("test", max_images=cfg.images).positions(len(images))
-    examples = [Example(image, index, label) for image, label, index in map(images.example, chosen)]
+    examples = [images.example(position) for position in chosen]
     return _Subject(model.to(device_of(cfg.device)), examples, trained.sigma, data.num_classes)
