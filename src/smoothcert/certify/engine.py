@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoothcert.certify.certifiers import Certifier
-from smoothcert.certify.dealing import Deal, Ledger
 from smoothcert.certify.execution import weights_digest
 from smoothcert.certify.scheduling import Plan
 from smoothcert.certify.smoothed import SmoothedClassifier
+from smoothcert.certify.work_queue import Deal, Ledger
 from smoothcert.errors import InvalidArgumentError, ProcessError, require_count, require_positive
 from smoothcert.processes import processes
 from smoothcert.records import CertificateRow, Images, Shard

@@ -18,7 +18,7 @@ from smoothcert.certify import (
     TightCertifier,
     certify_examples,
 )
-from smoothcert.certify.dealing import Deal
+from smoothcert.certify.work_queue import Deal
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import ProcessError, RecordsError, SmoothCertError
 from smoothcert.noise import generator
