@@ -10,7 +10,7 @@ from smoothcert.records.files import CertificateFile
 from smoothcert.records.limits import Images
 from smoothcert.records.locks import FolderLock, working_in
 from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, log_columns, read_field_log
-from smoothcert.records.parts import absorb_parts, part_path
+from smoothcert.records.partial_files import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import COLUMNS, CertificateRow
 from smoothcert.records.safe_files import (

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records.files import CertificateFile
-from smoothcert.records.parts import absorb_parts
+from smoothcert.records.partial_files import absorb_parts
 from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import CertificateRow, new_rows
 
