@@ -21,7 +21,7 @@ from smoothcert.records.safe_files import (
     require_regular,
     run_left_by,
 )
-from smoothcert.records.shards import Shard, Whole, gather_shards
+from smoothcert.records.shards import MergedCertificates, Shard, gather_shards
 
 __all__ = [
     "COLUMNS",
@@ -30,8 +30,8 @@ __all__ = [
     "CertificateRow",
     "FolderLock",
     "Images",
+    "MergedCertificates",
     "Shard",
-    "Whole",
     "absorb_parts",
     "check_links",
     "gather_shards",

@@ -14,7 +14,7 @@ import torch
 
 from smoothcert.certify import Certified, Performance
 from smoothcert.errors import RecordsError, SmoothCertWarning
-from smoothcert.records import Whole, read_settings, write_atomically
+from smoothcert.records import MergedCertificates, read_settings, write_atomically
 from smoothcert.report import print_summary
 
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
@@ -27,7 +27,7 @@ def write_summary(summary: dict[str, Any], folder: Path, certified: Certified) -
         RecordsError: if the certificates are not in their file any more, nor can be written anew.
     """
     # Pictures and loggers took their time: what is reported is in the folder that is named.
-    Whole(certified.settings, certified.rows).write(folder / "certificates.tsv")
+    MergedCertificates(certified.settings, certified.rows).write(folder / "certificates.tsv")
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     print_summary(summary, folder)
 
