@@ -5,7 +5,7 @@ from smoothcert.benchmarks.passes import Passes, count_passes
 from smoothcert.benchmarks.precision import compare_precisions
 from smoothcert.benchmarks.sizing import (
     GIVEN,
-    Figure,
+    Estimate,
     Pace,
     Workload,
     certification_hours,
@@ -28,7 +28,7 @@ from smoothcert.benchmarks.training import (
 __all__ = [
     "GIVEN",
     "PLAIN",
-    "Figure",
+    "Estimate",
     "Form",
     "Pace",
     "Passes",
