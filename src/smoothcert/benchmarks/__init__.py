@@ -18,8 +18,8 @@ from smoothcert.benchmarks.throughput import Throughput, measure_throughput, sum
 from smoothcert.benchmarks.tightness import coverage_table, tightness_table
 from smoothcert.benchmarks.training import (
     PLAIN,
-    Form,
     StepTimes,
+    StepVariant,
     Training,
     measure_steps,
     summarize_steps,
@@ -29,10 +29,10 @@ __all__ = [
     "GIVEN",
     "PLAIN",
     "Estimate",
-    "Form",
     "Pace",
     "Passes",
     "StepTimes",
+    "StepVariant",
     "Throughput",
     "Training",
     "VoteLog",

@@ -17,7 +17,7 @@ from torch import nn
 
 from smoothcert.benchmarks import (
     PLAIN,
-    Form,
+    StepVariant,
     Training,
     VoteLog,
     compare_designs,
@@ -188,9 +188,9 @@ def _benchmark_train(cfg: DictConfig) -> list[dict[str, Any]]:
     network = build_model(cfg.model, facts)
     on_gpu = device.type == "cuda"
     native = precision_of("auto", "gpu" if on_gpu else "cpu") == "bf16-mixed"
-    ours = Form("ours", "bfloat16" if native else "float32", True, on_gpu, True)
+    ours = StepVariant("ours", "bfloat16" if native else "float32", True, on_gpu, True)
 
-    def training(form: Form, method: str, seed: int) -> Training:
+    def training(form: StepVariant, method: str, seed: int) -> Training:
         parts = _method(cfg, method)
         return Training(form, network, images, *parts, cfg.sigma, cfg.batch_size, seed, device)
 
