@@ -13,6 +13,20 @@ ABSTAIN = -1
 """The label of a certificate that promises nothing."""
 
 
+class Example(NamedTuple):
+    """One image of a data set, without augmentation.
+
+    Attributes:
+        image: pixels in [0, 1], shape (C, H, W).
+        label: the true class; None where it is not known.
+        index: its index in its data set before any split, which selects its noise.
+    """
+
+    image: Tensor
+    label: int | None
+    index: int
+
+
 class ImageBatch(NamedTuple):
     """Images with their labels and their places in the data set.
 

@@ -396,9 +396,9 @@ class FromBlack(PGD):
     """Starts from black images."""
 
     def start(self, batch, epsilon, source):
-        path = super().start(batch, epsilon, source)
-        path.images = torch.zeros_like(batch.images)
-        return path
+        state = super().start(batch, epsilon, source)
+        state.images = torch.zeros_like(batch.images)
+        return state
 
 
 class Defending(PGD):
@@ -411,23 +411,23 @@ class Defending(PGD):
 class SignSteps(PGD):
     """Moves every pixel by the same."""
 
-    def step(self, path, gradient, logits):
-        return path.images + 0.001 * gradient.sign()
+    def step(self, state, gradient, logits):
+        return state.images + 0.001 * gradient.sign()
 
 
 class FirstRow(PGD):
     """Moves only the first row."""
 
-    def project(self, path, images):
-        images = super().project(path, images)
-        return torch.cat([images[:, :, :1], path.batch.images[:, :, 1:]], dim=2)
+    def project(self, state, images):
+        images = super().project(state, images)
+        return torch.cat([images[:, :, :1], state.batch.images[:, :, 1:]], dim=2)
 
 
 class Halfway(PGD):
     """Returns the middle between the original and the last images."""
 
-    def end(self, path):
-        return (path.batch.images + path.images) / 2
+    def end(self, state):
+        return (state.batch.images + state.images) / 2
 
 
 def test_another_start_is_where_the_classifier_is_asked_first(network, batch):
@@ -470,10 +470,10 @@ class Counting(GradientAttack):
         assert targets.shape == (5, 3)
         return (logits.mean(0) * targets).sum(1)
 
-    def step(self, path, gradient, logits):
+    def step(self, state, gradient, logits):
         assert logits.shape == (4, 5, 3)
-        self.seen.append((path.number, path.epsilon, path.radius.tolist()))
-        return super().step(path, gradient, logits)
+        self.seen.append((state.number, state.epsilon, state.radius.tolist()))
+        return super().step(state, gradient, logits)
 
 
 def test_the_bare_loop_attacks_whatever_a_loss_compares_with(network, batch):

@@ -62,8 +62,8 @@ def starts(shape, epsilon, seed=2):
     images = torch.full(shape, 0.5)
     labels = torch.zeros(shape[0], dtype=torch.int64)
     batch = NoisyBatch(images, labels, draw_noise(images, 0.25, 1, generator("cpu", 1)), 0.25)
-    path = PGD(epsilon, random_start=True).start(batch, epsilon, generator("cpu", seed))
-    return ((path.images - images) / epsilon).flatten(1).double()
+    state = PGD(epsilon, random_start=True).start(batch, epsilon, generator("cpu", seed))
+    return ((state.images - images) / epsilon).flatten(1).double()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2), (1, 6, 6), (3, 8, 8)])

@@ -15,7 +15,7 @@ RADII = [0.0, 0.25, 0.5, 0.75]
 def examples():
     source = torch.Generator().manual_seed(0)
     images = torch.rand((3, 1, 6, 6), generator=source)
-    return [Example(image, index, index % 3) for index, image in enumerate(images)]
+    return [Example(image, index % 3, index) for index, image in enumerate(images)]
 
 
 def simulated(images=12, draws=4100, seed=0):

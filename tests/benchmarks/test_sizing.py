@@ -14,7 +14,7 @@ from support import ROOT, TINY, composed
 
 from smoothcert import runs
 from smoothcert.benchmarks import (
-    Figure,
+    Estimate,
     Pace,
     Workload,
     certification_hours,
@@ -104,8 +104,8 @@ def test_no_efficiency_is_above_one_or_below_zero(efficiency):
 
 @pytest.mark.parametrize("wrong", ["images", "samples", "rate"])
 def test_no_test_set_is_empty_or_takes_nothing(wrong):
-    numbers = {"images": 10, "samples": Figure(5.0), "rate": Figure(1.0)}
-    numbers[wrong] = 0 if wrong == "images" else Figure(0.0)
+    numbers = {"images": 10, "samples": Estimate(5.0), "rate": Estimate(1.0)}
+    numbers[wrong] = 0 if wrong == "images" else Estimate(0.0)
     with pytest.raises(InvalidArgumentError, match=f"Expected `{wrong}`"):
         Workload("mine", **numbers)
 
@@ -115,10 +115,10 @@ def test_no_test_set_is_empty_or_takes_nothing(wrong):
 
 def test_each_figure_says_where_it_is_from():
     workloads = [
-        Workload("small", 3600, Figure(100.0), Figure(100.0)),
-        Workload("large", 7200, Figure(100.0), Figure(10.0, "given")),
+        Workload("small", 3600, Estimate(100.0), Estimate(100.0)),
+        Workload("large", 7200, Estimate(100.0), Estimate(10.0, "given")),
     ]
-    table = sizing_table(workloads, Figure(0.9), [1, 2, 8], most=36_000)
+    table = sizing_table(workloads, Estimate(0.9), [1, 2, 8], most=36_000)
     assert [(row["test_set"], row["devices"]) for row in table] == [
         (name, devices) for name in ("small", "large") for devices in (1, 2, 8)
     ]
@@ -132,8 +132,8 @@ def test_each_figure_says_where_it_is_from():
 
 
 def test_an_efficiency_that_is_given_is_so_for_any_number_of_devices():
-    one = Workload("mine", 10, Figure(1.0), Figure(1.0))
-    table = sizing_table([one], Figure(0.9, "given"), [2, 8], most=0)
+    one = Workload("mine", 10, Estimate(1.0), Estimate(1.0))
+    table = sizing_table([one], Estimate(0.9, "given"), [2, 8], most=0)
     assert [row["efficiency"]["source"] for row in table] == ["given", "given"]
 
 

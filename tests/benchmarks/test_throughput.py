@@ -17,7 +17,7 @@ def measured(network, monkeypatch):
     images = torch.rand((2, 1, 6, 6), generator=source)
     return measure_throughput(
         network,
-        [Example(image, index) for index, image in enumerate(images)],
+        [Example(image, None, index) for index, image in enumerate(images)],
         SequentialCertifier(n0=50, n=2000, radii=(0.0, 0.25)),
         sigma=0.25,
         num_classes=3,

@@ -13,8 +13,8 @@ from torch import nn
 from smoothcert.attacks import PGD, NoAttack
 from smoothcert.benchmarks import (
     PLAIN,
-    Form,
     StepTimes,
+    StepVariant,
     Training,
     measure_steps,
     summarize_steps,
@@ -27,7 +27,7 @@ from smoothcert.models import fast_resnet
 from smoothcert.objectives import ADRE, Gaussian
 
 CPU = torch.device("cpu")
-OURS = Form("ours", "float32", channels_last=True, compiled=False, batched=True)
+OURS = StepVariant("ours", "float32", channels_last=True, compiled=False, batched=True)
 # The plain form with our loader: the same batches in another memory format.
 FIRST = replace(OURS, name="plain", channels_last=False)
 MB = 10**6

@@ -9,9 +9,10 @@ from driving import Log
 
 from smoothcert.certify import Execution, scheduling
 from smoothcert.certify.execution import Runner
-from smoothcert.certify.scheduling import Example, Job, run_jobs
-from smoothcert.certify.voting import Poll
+from smoothcert.certify.scheduling import Plan, run_jobs
+from smoothcert.certify.voting import Job, Poll
 from smoothcert.noise import GaussianCopies, generator
+from smoothcert.types import Example
 
 CPU = torch.device("cpu")
 IMAGE = torch.rand(1, 6, 6, generator=generator("cpu", 0))
@@ -38,7 +39,7 @@ def start(asked=ASKED, started=None):
 
 
 def examples(count):
-    return (Example(IMAGE, index) for index in range(count))
+    return (Example(IMAGE, None, index) for index in range(count))
 
 
 def runner_of(network, batch_size):
@@ -46,7 +47,7 @@ def runner_of(network, batch_size):
 
 
 def results(runner, count=30, **options):
-    jobs = run_jobs(runner, examples(count), start(), num_classes=3, **options)
+    jobs = run_jobs(runner, examples(count), start(), 3, Plan(**options))
     return {job.example.index: (job.value, job.samples) for job in jobs}
 
 
@@ -110,19 +111,19 @@ def test_on_a_cpu_one_poll_is_read_before_the_next(network, monkeypatch):
 def test_votes_do_not_depend_on_which_images_are_beside(network, whole):
     runner = runner_of(network, 16)
     for index in (0, 3, 5):
-        [job] = run_jobs(runner, [Example(IMAGE, index)], start(), 3)
+        [job] = run_jobs(runner, [Example(IMAGE, None, index)], start(), 3, Plan())
         assert (job.value, job.samples) == whole[index]
 
 
 def test_images_that_ask_alike_end_in_their_order(network):
-    jobs = run_jobs(runner_of(network, 8), examples(40), start([(100,)]), 3)
+    jobs = run_jobs(runner_of(network, 8), examples(40), start([(100,)]), 3, Plan())
     assert [job.example.index for job in jobs] == list(range(40))
 
 
 def test_the_oldest_image_is_served_first(network):
     """A long image goes first all the same, and later ones fill what it leaves."""
     asked = [(1000,), *[(100,)] * 20]
-    jobs = run_jobs(runner_of(network, 8), examples(21), start(asked), 3)
+    jobs = run_jobs(runner_of(network, 8), examples(21), start(asked), 3, Plan())
     assert [job.example.index for job in jobs] == list(range(21))
 
 
@@ -130,8 +131,8 @@ def test_the_oldest_image_is_served_first(network):
 def test_images_are_started_as_there_is_room(network, batch_size):
     """An endless source is no problem, and few more are started than have ended."""
     started = []
-    endless = (Example(IMAGE, index) for index in itertools.count())
-    jobs = run_jobs(runner_of(network, batch_size), endless, start(started=started), 3)
+    endless = (Example(IMAGE, None, index) for index in itertools.count())
+    jobs = run_jobs(runner_of(network, batch_size), endless, start(started=started), 3, Plan())
     assert started == []
     most = max(scheduling.FEWEST_IN_FLIGHT, batch_size // scheduling.PLACES_PER_IMAGE)
     for ended, _ in enumerate(itertools.islice(jobs, 40)):
@@ -141,7 +142,7 @@ def test_images_are_started_as_there_is_room(network, batch_size):
 
 def test_many_samples_an_image_need_few_images_in_flight(network):
     started = []
-    jobs = run_jobs(runner_of(network, 64), examples(100), start([(5000,)], started), 3)
+    jobs = run_jobs(runner_of(network, 64), examples(100), start([(5000,)], started), 3, Plan())
     next(jobs)
     assert len(started) <= 3
 
@@ -152,7 +153,9 @@ def test_nothing_to_do_ends_at_once(network):
 
 def test_a_deadline_that_has_passed_ends_it_before_the_first_image(network):
     started = []
-    jobs = run_jobs(runner_of(network, 8), examples(5), start(started=started), 3, deadline=0.0)
+    jobs = run_jobs(
+        runner_of(network, 8), examples(5), start(started=started), 3, Plan(deadline=0.0)
+    )
     assert list(jobs) == []
     assert started == []
 
@@ -171,7 +174,7 @@ def test_a_deadline_leaves_finished_images_as_they_are(network, whole, monkeypat
 def test_each_image_gets_its_share_of_the_time_by_votes(network, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(scheduling, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    jobs = list(run_jobs(runner_of(network, 8), examples(30), start(), 3))
+    jobs = list(run_jobs(runner_of(network, 8), examples(30), start(), 3, Plan()))
     assert all(job.seconds > 0 for job in jobs)
     # One tick between two polls: all together took as many as there were polls.
     assert sum(job.seconds for job in jobs) == pytest.approx(next(ticks) - 1)
@@ -205,7 +208,7 @@ def test_compiling_is_considered_once_where_the_work_is_known(
     network, expected, times_asked, compiled
 ):
     runner = Compiling(runner_of(network, 8))
-    results(runner, expected_votes=expected)
+    results(runner, expected=expected)
     assert (len(runner.asked), runner.compiled) == (times_asked, compiled)
 
 
@@ -218,4 +221,4 @@ def test_a_sampling_that_fails_fails_at_once(network):
         return Job(example, GaussianCopies(IMAGE, 0.5, 0, example.index), refusing())
 
     with pytest.raises(ValueError, match="no label"):
-        list(run_jobs(runner_of(network, 8), examples(2), broken, 3))
+        list(run_jobs(runner_of(network, 8), examples(2), broken, 3, Plan()))

@@ -252,7 +252,7 @@ def test_images_that_are_no_floating_point_tensor_are_refused(network, images, f
     for ask in (
         lambda: smoothed.certify(images, QUICK),
         lambda: smoothed.predict(images),
-        lambda: list(smoothed.stream([Example(images, 0)], QUICK)),
+        lambda: list(smoothed.stream([Example(images, None, 0)], QUICK)),
     ):
         with pytest.raises(InvalidArgumentError, match=found):
             ask()
@@ -307,7 +307,7 @@ def test_indices_are_whole_numbers_from_zero_of_any_library(network):
 
 
 def test_a_stream_draws_images_as_there_is_room():
-    endless = (Example(torch.full((1, 4, 4), 0.9), index) for index in itertools.count())
+    endless = (Example(torch.full((1, 4, 4), 0.9), None, index) for index in itertools.count())
     smoothed = SmoothedClassifier(half_space(), 0.25, 2, Execution(batch_size=64))
     results = list(itertools.islice(smoothed.stream(endless, SequentialCertifier(n=1000)), 20))
     assert all(result.certificate.label == 1 for result in results)
@@ -467,7 +467,9 @@ def test_what_is_no_batch_of_images_is_refused(network, shape):
 
 
 def test_images_of_two_shapes_are_refused(network):
-    examples = [Example(torch.full((1, side, 6), 0.5), index) for index, side in ((7, 6), (9, 5))]
+    examples = [
+        Example(torch.full((1, side, 6), 0.5), None, index) for index, side in ((7, 6), (9, 5))
+    ]
     with pytest.raises(MismatchError, match=r"\(1, 6, 6\) at first, got \(1, 5, 6\) at image 9"):
         list(SmoothedClassifier(network, 0.5, 3).stream(examples, QUICK))
 

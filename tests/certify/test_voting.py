@@ -10,9 +10,10 @@ from torch import nn
 
 from smoothcert.certify import Execution
 from smoothcert.certify.execution import Runner
-from smoothcert.certify.voting import Poll, Request
+from smoothcert.certify.voting import Job, Poll, Request
 from smoothcert.errors import MismatchError, NonFiniteError
 from smoothcert.noise import GaussianCopies, generator
+from smoothcert.types import Example
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(6, 1, 6, 6, generator=generator("cpu", 0))
@@ -22,8 +23,15 @@ def copies_of(index):
     return GaussianCopies(IMAGES[index % len(IMAGES)], 0.5, seed=3, index=index)
 
 
+def request(copies, draws, index):
+    def sampling():
+        yield draws
+
+    return Request(Job(Example(IMAGES[0], None, index), copies, sampling()), draws)
+
+
 def requests(draws):
-    return [Request(copies_of(index), count, index) for index, count in enumerate(draws)]
+    return [request(copies_of(index), count, index) for index, count in enumerate(draws)]
 
 
 def runner_of(network, batch_size):
@@ -51,8 +59,8 @@ def test_votes_are_those_of_a_plain_loop_over_images(network, draws, batch_size)
 
 def test_a_second_poll_counts_the_copies_that_come_next(network):
     copies, runner = copies_of(4), runner_of(network, 16)
-    parts = [Poll(runner, [Request(copies, n, 4)], 3).votes() for n in (5, 40, 1)]
-    whole = Poll(runner, [Request(copies_of(4), 46, 4)], 3).votes()
+    parts = [Poll(runner, [request(copies, n, 4)], 3).votes() for n in (5, 40, 1)]
+    whole = Poll(runner, [request(copies_of(4), 46, 4)], 3).votes()
     assert (sum(parts) == whole).all()
 
 
@@ -85,7 +93,7 @@ class Spoiled(nn.Module):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_logits_that_are_not_finite_name_their_image(value):
     asked = requests([5, 6, 7, 8])
-    asked[2] = Request(GaussianCopies(IMAGES[0] - 10, 0.5, 3, 2), 7, 1234)
+    asked[2] = request(GaussianCopies(IMAGES[0] - 10, 0.5, 3, 2), 7, 1234)
     poll = Poll(runner_of(Spoiled(value), 16), asked, 3)
     with pytest.raises(NonFiniteError, match="NaN or infinite logits at image 1234"):
         poll.votes()

@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from smoothcert.data import decoding
+from smoothcert.data.class_folders import read_class_folders
 from smoothcert.data.decoding import (
     decode,
     decode_all,
@@ -22,7 +23,6 @@ from smoothcert.data.decoding import (
     require_corrupt,
     warn_of_unreadable,
 )
-from smoothcert.data.folders import read_class_folders
 from smoothcert.errors import DataError, InvalidArgumentError, SmoothCertWarning
 
 

@@ -7,7 +7,13 @@
 | `ddn` | `DDN` | Rony et al., 2019; Salman et al., 2019 |
 """
 
-from smoothcert.attacks.base import Attack, AttackResult, GradientAttack, Path, SmoothedAttack
+from smoothcert.attacks.base import (
+    Attack,
+    AttackResult,
+    AttackState,
+    GradientAttack,
+    SmoothedAttack,
+)
 from smoothcert.attacks.ddn import DDN
 from smoothcert.attacks.none import NoAttack
 from smoothcert.attacks.pgd import PGD
@@ -17,8 +23,8 @@ __all__ = [
     "PGD",
     "Attack",
     "AttackResult",
+    "AttackState",
     "GradientAttack",
     "NoAttack",
-    "Path",
     "SmoothedAttack",
 ]

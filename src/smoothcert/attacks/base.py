@@ -52,7 +52,7 @@ class Attack(ABC):
 
 
 @dataclass
-class Path:
+class AttackState:
     """Where a gradient attack stands; an attack that remembers more extends it.
 
     Attributes:
@@ -88,10 +88,10 @@ class GradientAttack:
         require_count("steps", steps)
         self.steps = steps
 
-    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> Path:
+    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> AttackState:
         """Return where to start from: the originals."""
         radius = torch.full_like(batch.images[:, 0, 0, 0], epsilon)
-        return Path(batch, epsilon, batch.images, radius, source)
+        return AttackState(batch, epsilon, batch.images, radius, source)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return what the attack raises, shape (B,), for logits (m, B, K): log (1 − F̂_y)/F̂_y.
@@ -104,27 +104,27 @@ class GradientAttack:
         margin = own - logits.masked_fill(~others, -math.inf).logsumexp(-1)
         return _log_odds(margin)
 
-    def step(self, path: Path, gradient: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
+    def step(self, state: AttackState, gradient: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
         """Return the images one step further: 2ε/T along the gradient scaled to length 1.
 
         Args:
-            path: where the attack stands.
-            gradient: gradient of the loss at `path.images`, the same shape.
+            state: where the attack stands.
+            gradient: gradient of the loss at `state.images`, the same shape.
             logits: logits there, shape (m, B, K).
         """
-        return path.images + 2 * path.epsilon / self.steps * direction(gradient, path.source)
+        return state.images + 2 * state.epsilon / self.steps * direction(gradient, state.source)
 
-    def project(self, path: Path, images: Tensor) -> Tensor:
+    def project(self, state: AttackState, images: Tensor) -> Tensor:
         """Return images in [0, 1] and in each image's ball.
 
         Clamped, then drawn towards the original, which keeps them in [0, 1] (Salman et al., 2019).
         """
-        move = into_ball(images.clamp(0, 1) - path.batch.images, path.radius)
-        return (path.batch.images + move).clamp(0, 1)
+        move = into_ball(images.clamp(0, 1) - state.batch.images, state.radius)
+        return (state.batch.images + move).clamp(0, 1)
 
-    def end(self, path: Path) -> Tensor:
+    def end(self, state: AttackState) -> Tensor:
         """Return the adversarial images: the last ones."""
-        return path.images
+        return state.images
 
     def ascend(
         self, classifier: nn.Module, batch: NoisyBatch, epsilon: float, source: torch.Generator
@@ -150,15 +150,15 @@ class GradientAttack:
     def _ascend(
         self, classifier: nn.Module, batch: NoisyBatch, epsilon: float, source: torch.Generator
     ) -> Tensor:
-        path = self.start(batch, epsilon, source)
+        state = self.start(batch, epsilon, source)
         for number in range(self.steps):
-            path.number = number
-            images = path.images.detach().requires_grad_(True)
+            state.number = number
+            images = state.images.detach().requires_grad_(True)
             logits = noisy_logits(classifier, batch.with_images(images))
             gradient = _gradient(self.loss(logits, batch.labels).sum(), images)
             with torch.no_grad():
-                path.images = self.project(path, self.step(path, gradient, logits))
-        return self.end(path).detach()
+                state.images = self.project(state, self.step(state, gradient, logits))
+        return self.end(state).detach()
 
 
 class SmoothedAttack(GradientAttack, Attack):

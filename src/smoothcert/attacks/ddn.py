@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoothcert.attacks.base import Path, SmoothedAttack, direction, within
+from smoothcert.attacks.base import AttackState, SmoothedAttack, direction, within
 from smoothcert.errors import require_positive, require_probability
 from smoothcert.noise import smoothed_log_probabilities
 from smoothcert.types import NoisyBatch
@@ -14,8 +14,8 @@ from smoothcert.warmup import Warmup
 
 
 @dataclass
-class SmallestFlip(Path):
-    """A path that remembers the nearest flipped image.
+class SmallestFlip(AttackState):
+    """A state that remembers the nearest flipped image.
 
     Attributes:
         best: nearest images so far whose smoothed prediction is wrong.
@@ -76,34 +76,34 @@ class DDN(SmoothedAttack):
         self.gamma = gamma
         self.initial_radius = initial_radius
 
-    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> Path:
+    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> AttackState:
         """Return the images, on spheres of the initial radius."""
         first = epsilon if self.initial_radius is None else min(self.initial_radius, epsilon)
         radius = torch.full_like(batch.images[:, 0, 0, 0], first)
         infinite = torch.full_like(radius, math.inf)
         return SmallestFlip(batch, epsilon, batch.images, radius, source, batch.images, infinite)
 
-    def step(self, path: Path, gradient: Tensor, logits: Tensor) -> Tensor:
+    def step(self, state: AttackState, gradient: Tensor, logits: Tensor) -> Tensor:
         """Keep what is flipped, adapt the radii, and follow the gradient."""
-        assert isinstance(path, SmallestFlip)
-        flipped = smoothed_log_probabilities(logits).argmax(1) != path.batch.labels
-        distance = (path.images - path.batch.images).flatten(1).norm(dim=1)
-        nearer = flipped & (distance < path.distance)
-        path.distance = torch.where(nearer, distance, path.distance)
-        path.best = torch.where(nearer.view(-1, 1, 1, 1), path.images, path.best)
+        assert isinstance(state, SmallestFlip)
+        flipped = smoothed_log_probabilities(logits).argmax(1) != state.batch.labels
+        distance = (state.images - state.batch.images).flatten(1).norm(dim=1)
+        nearer = flipped & (distance < state.distance)
+        state.distance = torch.where(nearer, distance, state.distance)
+        state.best = torch.where(nearer.view(-1, 1, 1, 1), state.images, state.best)
         factor = torch.where(flipped, 1 - self.gamma, 1 + self.gamma)
-        path.radius = (path.radius * factor.to(path.radius.dtype)).clamp(max=path.epsilon)
-        length = 0.01 + 0.99 * (1 + math.cos(math.pi * path.number / self.steps)) / 2
-        return path.images + length * direction(gradient, path.source)
+        state.radius = (state.radius * factor.to(state.radius.dtype)).clamp(max=state.epsilon)
+        length = 0.01 + 0.99 * (1 + math.cos(math.pi * state.number / self.steps)) / 2
+        return state.images + length * direction(gradient, state.source)
 
-    def project(self, path: Path, images: Tensor) -> Tensor:
+    def project(self, state: AttackState, images: Tensor) -> Tensor:
         """Put each move on its sphere, then clamp to [0, 1], which only shortens it."""
-        move = images - path.batch.images
+        move = images - state.batch.images
         length = move.flatten(1).norm(dim=1).clamp(min=1e-12)
-        scaled = move * (within(move, path.radius) / length).view(-1, 1, 1, 1)
-        return (path.batch.images + scaled).clamp(0, 1)
+        scaled = move * (within(move, state.radius) / length).view(-1, 1, 1, 1)
+        return (state.batch.images + scaled).clamp(0, 1)
 
-    def end(self, path: Path) -> Tensor:
+    def end(self, state: AttackState) -> Tensor:
         """Return the nearest flipped images, and the last ones where none was flipped."""
-        assert isinstance(path, SmallestFlip)
-        return torch.where(path.distance.isfinite().view(-1, 1, 1, 1), path.best, path.images)
+        assert isinstance(state, SmallestFlip)
+        return torch.where(state.distance.isfinite().view(-1, 1, 1, 1), state.best, state.images)

@@ -2,7 +2,7 @@
 
 import torch
 
-from smoothcert.attacks.base import Path, SmoothedAttack, unit
+from smoothcert.attacks.base import AttackState, SmoothedAttack, unit
 from smoothcert.noise import draw_noise
 from smoothcert.types import NoisyBatch
 from smoothcert.warmup import Warmup
@@ -47,13 +47,13 @@ class PGD(SmoothedAttack):
         super().__init__(epsilon, steps, warmup, noise_draws, reuse_noise)
         self.random_start = random_start
 
-    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> Path:
+    def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> AttackState:
         """Return the images, or a random point of the ball around each that is an image too."""
-        path = super().start(batch, epsilon, source)
+        state = super().start(batch, epsilon, source)
         if self.random_start:
-            move = unit(draw_noise(path.images, 1.0, 1, source)[0])
-            share = torch.empty_like(path.radius).uniform_(generator=source)
+            move = unit(draw_noise(state.images, 1.0, 1, source)[0])
+            share = torch.empty_like(state.radius).uniform_(generator=source)
             # Uniform in volume: radii below r take up r^d of it.
-            length = path.radius * share ** (1 / move[0].numel())
-            path.images = self.project(path, path.images + move * length.view(-1, 1, 1, 1))
-        return path
+            length = state.radius * share ** (1 / move[0].numel())
+            state.images = self.project(state, state.images + move * length.view(-1, 1, 1, 1))
+        return state

@@ -5,7 +5,7 @@ from smoothcert.benchmarks.passes import Passes, count_passes
 from smoothcert.benchmarks.precision import compare_precisions
 from smoothcert.benchmarks.sizing import (
     GIVEN,
-    Figure,
+    Estimate,
     Pace,
     Workload,
     certification_hours,
@@ -18,8 +18,8 @@ from smoothcert.benchmarks.throughput import Throughput, measure_throughput, sum
 from smoothcert.benchmarks.tightness import coverage_table, tightness_table
 from smoothcert.benchmarks.training import (
     PLAIN,
-    Form,
     StepTimes,
+    StepVariant,
     Training,
     measure_steps,
     summarize_steps,
@@ -28,11 +28,11 @@ from smoothcert.benchmarks.training import (
 __all__ = [
     "GIVEN",
     "PLAIN",
-    "Figure",
-    "Form",
+    "Estimate",
     "Pace",
     "Passes",
     "StepTimes",
+    "StepVariant",
     "Throughput",
     "Training",
     "VoteLog",

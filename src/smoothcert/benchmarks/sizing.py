@@ -15,7 +15,7 @@ ASSUMED, ONE = "assumed", "one device"
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A number, and where it is from.
 
     Attributes:
@@ -24,8 +24,8 @@ class Figure:
             devices, or `one device`, which shares with nobody.
 
     Example:
-        >>> Figure(12.3, "given")
-        Figure(value=12.3, source='given')
+        >>> Estimate(12.3, "given")
+        Estimate(value=12.3, source='given')
     """
 
     value: float
@@ -48,8 +48,8 @@ class Workload:
 
     name: str
     images: int
-    samples: Figure
-    rate: Figure
+    samples: Estimate
+    rate: Estimate
 
     def __post_init__(self) -> None:
         require_count("images", self.images)
@@ -102,7 +102,7 @@ def certification_hours(
 
 def sizing_table(
     workloads: Sequence[Workload],
-    efficiency: Figure,
+    efficiency: Estimate,
     devices: Sequence[int],
     most: int,
     processes: int = 2,
@@ -123,8 +123,8 @@ def sizing_table(
         InvalidArgumentError: if a number is out of range.
 
     Example:
-        >>> one = Workload("mine", 3600, Figure(500.0), Figure(250.0, "given"))
-        >>> [row["hours"] for row in sizing_table([one], Figure(0.5), [1, 8], most=0)]
+        >>> one = Workload("mine", 3600, Estimate(500.0), Estimate(250.0, "given"))
+        >>> [row["hours"] for row in sizing_table([one], Estimate(0.5), [1, 8], most=0)]
         [2.0, 0.5]
     """
     return [
@@ -134,7 +134,7 @@ def sizing_table(
     ]
 
 
-def _entry(workload: Workload, efficiency: Figure, devices: int, most: int) -> dict[str, Any]:
+def _entry(workload: Workload, efficiency: Estimate, devices: int, most: int) -> dict[str, Any]:
     samples, rate = workload.samples, workload.rate
     hours = certification_hours(
         workload.images, samples.value, rate.value, efficiency.value, devices, most
@@ -152,9 +152,9 @@ def _entry(workload: Workload, efficiency: Figure, devices: int, most: int) -> d
     }
 
 
-def _efficiency_at(devices: int, measured: Figure, processes: int) -> Figure:
+def _efficiency_at(devices: int, measured: Estimate, processes: int) -> Estimate:
     if devices == 1:
-        return Figure(1.0, ONE)
+        return Estimate(1.0, ONE)
     is_other = measured.source == MEASURED and devices != processes
     return replace(measured, source=ASSUMED) if is_other else measured
 
@@ -200,7 +200,7 @@ def _efficiencies(turns: Sequence[Mapping[int, Pace]], count: int) -> dict[str, 
     return {"median": median(each), "min": min(each), "max": max(each)}
 
 
-def measured_figures(scaling: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure, Figure]:
+def measured_figures(scaling: Sequence[Mapping[str, Any]]) -> tuple[Estimate, Estimate, Estimate]:
     """Return samples an image, samples a second of one device, and the efficiency of the most.
 
     Args:
@@ -216,9 +216,9 @@ def measured_figures(scaling: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figu
     """
     alone, together = scaling[0], scaling[-1]
     return (
-        Figure(alone["samples_per_image"]["mean"]),
-        Figure(median(alone["samples_per_second"])),
-        Figure(min(1.0, together["efficiency"]["median"])),
+        Estimate(alone["samples_per_image"]["mean"]),
+        Estimate(median(alone["samples_per_second"])),
+        Estimate(min(1.0, together["efficiency"]["median"])),
     )
 
 

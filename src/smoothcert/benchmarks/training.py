@@ -35,7 +35,7 @@ SAMPLING = 0.005
 
 
 @dataclass(frozen=True)
-class Form:
+class StepVariant:
     """A way to take training steps.
 
     Attributes:
@@ -54,7 +54,7 @@ class Form:
     batched: bool
 
 
-PLAIN = Form("plain", "float32", False, False, False)
+PLAIN = StepVariant("plain", "float32", False, False, False)
 
 
 class Training:
@@ -78,7 +78,7 @@ class Training:
 
     def __init__(
         self,
-        form: Form,
+        form: StepVariant,
         network: nn.Module,
         images: InMemoryImages,
         objective: Objective,
@@ -278,7 +278,7 @@ class _OneByOne(Dataset[tuple[Tensor, int]]):
 
 
 def _batches(
-    form: Form, images: InMemoryImages, batch_size: int, seed: int, device: torch.device
+    form: StepVariant, images: InMemoryImages, batch_size: int, seed: int, device: torch.device
 ) -> Iterator[ImageBatch]:
     return (_ours if form.batched else _theirs)(images, batch_size, seed, device)
 

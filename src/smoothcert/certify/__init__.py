@@ -12,9 +12,10 @@ from smoothcert.certify.engine import (
 from smoothcert.certify.execution import Execution, weights_digest
 from smoothcert.certify.fixed import CohenCertifier, FixedCertifier, TightCertifier
 from smoothcert.certify.precision import PrecisionCertifier
-from smoothcert.certify.scheduling import Example
+from smoothcert.certify.scheduling import Plan
 from smoothcert.certify.sequential import AnytimeCertifier, SequentialCertifier
 from smoothcert.certify.smoothed import Result, SmoothedClassifier
+from smoothcert.types import Example
 
 __all__ = [
     "AnytimeCertifier",
@@ -26,6 +27,7 @@ __all__ = [
     "Execution",
     "FixedCertifier",
     "Performance",
+    "Plan",
     "PrecisionCertifier",
     "Result",
     "SequentialCertifier",

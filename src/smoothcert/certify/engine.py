@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from smoothcert.certify.certifiers import Certifier
-from smoothcert.certify.dealing import Deal, Ledger
 from smoothcert.certify.execution import weights_digest
-from smoothcert.certify.scheduling import Example
-from smoothcert.certify.smoothed import Result, SmoothedClassifier
-from smoothcert.distributed.group import Processes, processes
+from smoothcert.certify.scheduling import Plan
+from smoothcert.certify.smoothed import SmoothedClassifier
+from smoothcert.certify.work_queue import Deal, Ledger
+from smoothcert.distributed.group import processes
 from smoothcert.errors import InvalidArgumentError, ProcessError, require_count, require_positive
 from smoothcert.records import CertificateRow, Images, Shard
+from smoothcert.types import Example
 
 
 class Examples(Protocol):
@@ -42,7 +43,7 @@ class Examples(Protocol):
         """Return a short digest that changes with the chosen images."""
         ...
 
-    def example(self, position: int) -> tuple[Tensor, int, int]:
+    def example(self, position: int) -> Example:
         """Return an image (C, H, W) in [0, 1], its label and its index in the data set."""
         ...
 
@@ -198,21 +199,39 @@ def certify_examples(
         # The clock starts when all have come.
         ledger.team.barrier("ready")
         start = time.perf_counter()
-        results = smoothed.stream(
-            (_example(examples, position) for position in deal),
-            certifier,
-            seed,
-            expected=len(left) // ledger.team.size,
+        plan = Plan(
+            expected=len(left) // ledger.team.size * certifier.typical_samples,
             deadline=None if max_hours is None else start + 3600 * max_hours,
             in_flight=deal.room,
         )
-        meter = _Meter(smoothed, ledger, start)
-        with _Bar(subset, ledger.team, len(order) - len(left), len(order)) as bar:
+        results = smoothed.stream(map(examples.example, deal), certifier, seed, plan)
+        if smoothed.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(smoothed.device)
+        before = len(order) - len(left)
+        with tqdm(
+            disable=not ledger.team.first,
+            desc=f"certify {subset.split}",
+            initial=before,
+            total=len(order),
+            unit="image",
+            dynamic_ncols=True,
+            # A log file gets a line a minute, a terminal a moving bar.
+            mininterval=0.2 if sys.stderr.isatty() else 60,
+        ) as bar:
+
+            def show(done: int) -> None:
+                bar.update(before + done - bar.n)
+
             for result in results:
-                ledger.append(_row(result), result.samples)
-                bar.show(ledger.done)
-            ledger.wait_for_others(bar.show)
-        performance = meter.performance()
+                (_, label, index), proof = result.example, result.certificate
+                assert label is not None, "examples of a data set have labels"
+                row = CertificateRow.from_certificate(
+                    proof, idx=index, label=label, seconds=result.seconds
+                )
+                ledger.append(row, result.samples)
+                show(ledger.done)
+            ledger.wait_for_others(show)
+        performance = _performance(smoothed, ledger, start)
         rows = ledger.gathered()
     leading = _leading(rows, order)
     if len(leading) < len(order):
@@ -244,15 +263,22 @@ def _settings(
     seed: int,
     positions: list[int],
 ) -> dict[str, Any]:
+    noise: dict[str, Any] = {"noise": smoothed.noise}
+    if smoothed.noise != "gaussian":
+        # What the noise's own error leaves to the votes.
+        shape = tuple(examples.example(positions[0]).image.shape)
+        noise["alpha_for_votes"] = smoothed.remaining_alpha(shape, certifier.n, certifier.alpha)
+    facts = torch.stack([examples.indices[positions], examples.labels[positions]]).tolist()
+    chosen = f"{facts}{examples.digest(positions)}"
     return {
         **certifier.settings,
         "sigma": smoothed.sigma,
         "seed": seed,
         **asdict(subset),
-        **_noise_settings(smoothed, certifier, examples, positions),
+        **noise,
         "precision": smoothed.execution.precision,
         "device": smoothed.device.type,
-        "examples": _examples_digest(examples, positions),
+        "examples": hashlib.sha256(chosen.encode()).hexdigest()[:16],
         "weights": weights_digest(smoothed.classifier),
     }
 
@@ -266,35 +292,26 @@ def _leading(rows: list[CertificateRow], order: list[int]) -> list[CertificateRo
     return [by_index[index] for index in takewhile(by_index.__contains__, order)]
 
 
-class _Meter:
-    """Says what one call took, over all processes."""
-
-    def __init__(self, smoothed: SmoothedClassifier, ledger: Ledger, start: float) -> None:
-        self._smoothed = smoothed
-        self._ledger = ledger
-        self._start = start
-        if smoothed.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(smoothed.device)
-
-    def performance(self) -> Performance | None:
-        seconds = time.perf_counter() - self._start
-        runner, team = self._smoothed.runner, self._ledger.team
-        own = None if runner is None else (runner.batch_size, runner.compiled, str(runner.device))
-        told = team.all_gather_object("ran", [own, peak_memory(self._smoothed.device)])
-        # A process that came too late for any image has run nothing.
-        ran = [each for each, _ in told if each is not None]
-        if not self._ledger.done or not ran:
-            return None
-        batch_size, compiled, device = ran[0]
-        return Performance(
-            images_per_second=self._ledger.done / seconds,
-            samples_per_second=self._ledger.samples / seconds,
-            peak_memory_bytes=max(peak for _, peak in told),
-            batch_size=batch_size,
-            compiled=compiled,
-            device=device,
-            processes=team.size,
-        )
+def _performance(smoothed: SmoothedClassifier, ledger: Ledger, start: float) -> Performance | None:
+    """Return what this call took, over all processes; None if it finished no image."""
+    seconds = time.perf_counter() - start
+    runner, team = smoothed.runner, ledger.team
+    own = None if runner is None else (runner.batch_size, runner.compiled, str(runner.device))
+    told = team.all_gather_object("ran", [own, peak_memory(smoothed.device)])
+    # A process that came too late for any image has run nothing.
+    ran = [each for each, _ in told if each is not None]
+    if not ledger.done or not ran:
+        return None
+    batch_size, compiled, device = ran[0]
+    return Performance(
+        images_per_second=ledger.done / seconds,
+        samples_per_second=ledger.samples / seconds,
+        peak_memory_bytes=max(peak for _, peak in told),
+        batch_size=batch_size,
+        compiled=compiled,
+        device=device,
+        processes=team.size,
+    )
 
 
 def peak_memory(device: torch.device) -> int:
@@ -316,60 +333,3 @@ def peak_memory(device: torch.device) -> int:
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-class _Bar:
-    """The progress of all processes, which the first one shows."""
-
-    def __init__(self, subset: Subset, team: Processes, initial: int, total: int) -> None:
-        self._shown = 0
-        self._bar = tqdm(
-            disable=not team.first,
-            desc=f"certify {subset.split}",
-            initial=initial,
-            total=total,
-            unit="image",
-            dynamic_ncols=True,
-            # A log file gets a line a minute, a terminal a moving bar.
-            mininterval=0.2 if sys.stderr.isatty() else 60,
-        )
-
-    def show(self, done: int) -> None:
-        self._bar.update(done - self._shown)
-        self._shown = done
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-
-def _noise_settings(
-    smoothed: SmoothedClassifier, certifier: Certifier, examples: Examples, positions: list[int]
-) -> dict[str, Any]:
-    """Return the law of the noise, and what alpha its own error leaves to the votes."""
-    if smoothed.noise == "gaussian":
-        return {"noise": smoothed.noise}
-    shape = tuple(examples.example(positions[0])[0].shape)
-    left = smoothed.remaining_alpha(shape, certifier.n, certifier.alpha)
-    return {"noise": smoothed.noise, "alpha_for_votes": left}
-
-
-def _examples_digest(examples: Examples, positions: list[int]) -> str:
-    facts = torch.stack([examples.indices[positions], examples.labels[positions]]).tolist()
-    text = f"{facts}{examples.digest(positions)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _example(examples: Examples, position: int) -> Example:
-    image, label, index = examples.example(position)
-    return Example(image, index, label)
-
-
-def _row(result: Result) -> CertificateRow:
-    example = result.example
-    assert example.label is not None, "examples of a data set have labels"
-    return CertificateRow.from_certificate(
-        result.certificate, idx=example.index, label=example.label, seconds=result.seconds
-    )

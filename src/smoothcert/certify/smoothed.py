@@ -2,9 +2,9 @@
 
 import operator
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from smoothcert.certify.certifiers import Certifier, Sampling
 from smoothcert.certify.execution import Execution, Runner, weights_digest
 from smoothcert.certify.fixed import TightCertifier
-from smoothcert.certify.scheduling import Example, Job, run_jobs
+from smoothcert.certify.scheduling import Plan, run_jobs
+from smoothcert.certify.voting import Job
 from smoothcert.errors import (
     InvalidArgumentError,
     MismatchError,
@@ -23,24 +24,26 @@ from smoothcert.errors import (
 )
 from smoothcert.noise import NOISES, discrete_loss
 from smoothcert.stats import ModeTest, prediction_sizes
-from smoothcert.types import ABSTAIN, Certificate
+from smoothcert.types import ABSTAIN, Certificate, Example
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished image.
+class Result(Protocol):
+    """A finished image: what is public of its `Job`.
 
     Attributes:
         example: the image.
-        certificate: what is proved of it.
         samples: votes that were counted, selection included.
         seconds: its share of the time spent, by votes.
     """
 
     example: Example
-    certificate: Certificate
     samples: int
     seconds: float
+
+    @property
+    def certificate(self) -> Certificate:
+        """What is proved of the image."""
+        ...
 
 
 class SmoothedClassifier:
@@ -173,9 +176,7 @@ class SmoothedClassifier:
         require_probability("alpha", alpha)
         examples = self._examples(images, indices, None)
         alpha = self.remaining_alpha(tuple(examples[0].image.shape), n, alpha)
-        jobs = self._run(
-            examples, seed, lambda _: _predicting(self.num_classes, n, alpha), expected=None
-        )
+        jobs = self._run(examples, seed, lambda _: _predicting(self.num_classes, n, alpha), Plan())
         answers = {id(job.example): job.value for job in jobs}
         return torch.tensor([answers[id(example)] for example in examples], device=images.device)
 
@@ -184,9 +185,7 @@ class SmoothedClassifier:
         examples: Iterable[Example],
         certifier: Certifier,
         seed: int = 0,
-        expected: int | None = None,
-        deadline: float | None = None,
-        in_flight: Callable[[], int] | None = None,
+        plan: Plan | None = None,
     ) -> Iterator[Result]:
         """Certify images as they come, many at a time so that each forward pass is full.
 
@@ -194,10 +193,7 @@ class SmoothedClassifier:
             examples: the images, all of one shape; drawn from as there is room for them.
             certifier: samples and bounds.
             seed: seed of the noise, >= 0.
-            expected: how many images there will be, to judge whether compiling pays.
-            deadline: end when `time.perf_counter()` has passed it, images in flight dropped.
-            in_flight: says how many images may be in flight at present; None: as many as fill
-                batches.
+            plan: when to end and how many images run at once; `Plan()` unless given.
 
         Yields:
             Each image as soon as it is finished, the first ones first as a rule.
@@ -214,9 +210,7 @@ class SmoothedClassifier:
             exact = replace(certifier, alpha=alpha)
             return exact.sampling(self.sigma, self.num_classes, example.label)
 
-        votes = None if expected is None else expected * certifier.typical_samples
-        for job in self._run(examples, seed, sampling, votes, deadline, in_flight):
-            yield Result(job.example, job.value, job.samples, job.seconds)
+        yield from self._run(examples, seed, sampling, plan or Plan())
 
     def remaining_alpha(self, shape: tuple[int, ...], n: int, alpha: float) -> float:
         """Return what is left of alpha for the votes once the noise's own error is paid.
@@ -249,9 +243,7 @@ class SmoothedClassifier:
         examples: Iterable[Example],
         seed: int,
         sampling: Callable[[Example], Generator[int, Any, Any]],
-        expected: int | None,
-        deadline: float | None = None,
-        in_flight: Callable[[], int] | None = None,
+        plan: Plan,
     ) -> Iterator[Job]:
         source = iter(examples)
         first = next(source, None)
@@ -267,8 +259,7 @@ class SmoothedClassifier:
             noisy = copies(image, self.sigma, seed, example.index)
             return Job(example, noisy, sampling(example))
 
-        everything = chain([first], source)
-        return run_jobs(runner, everything, start, self.num_classes, expected, deadline, in_flight)
+        return run_jobs(runner, chain([first], source), start, self.num_classes, plan)
 
     def _ready(self, shape: tuple[int, ...]) -> Runner:
         """Return a runner of the classifier as it is now; one that is ready is used again."""
@@ -303,8 +294,8 @@ class SmoothedClassifier:
                 )
         known = [None] * len(images) if labels is None else _whole("labels", labels)
         return [
-            Example(image, index, label)
-            for image, index, label in zip(images, _whole("indices", indices), known, strict=True)
+            Example(image, label, index)
+            for image, label, index in zip(images, known, _whole("indices", indices), strict=True)
         ]
 
 

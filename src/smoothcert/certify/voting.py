@@ -1,7 +1,7 @@
 """Counting votes: many images' noisy copies packed into full batches."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,21 +11,71 @@ from torch import Tensor
 from smoothcert.certify.execution import Runner
 from smoothcert.errors import MismatchError, NonFiniteError
 from smoothcert.noise import NoisyCopies
+from smoothcert.types import Example
 
 
-@dataclass(frozen=True)
-class Request:
+class Job:
+    """An image in flight.
+
+    Args:
+        example: the image.
+        copies: its noisy copies.
+        sampling: yields how many votes it wants, is sent them, returns the image's result.
+
+    Attributes:
+        left: votes that the sampling waits for; 0 once it has returned.
+        samples: votes counted so far.
+        seconds: the image's share, by votes, of the time spent.
+        value: what the sampling returned; None before.
+        busy: whether votes are being counted.
+    """
+
+    def __init__(
+        self, example: Example, copies: NoisyCopies, sampling: Generator[int, Any, Any]
+    ) -> None:
+        self.example = example
+        self.copies = copies
+        self.samples = 0
+        self.seconds = 0.0
+        self.value: Any = None
+        self.busy = False
+        self._sampling = sampling
+        self._votes: Any = 0
+        self.left = next(sampling)
+
+    @property
+    def certificate(self) -> Any:
+        """What is proved of the image, where the sampling is a certifier's."""
+        return self.value
+
+    def receive(self, votes: NDArray[np.int64], seconds: float) -> None:
+        """Take votes, shape (C,), and pass them on once all that were wanted are there."""
+        self.busy = False
+        self.samples += int(votes.sum())
+        self.seconds += seconds
+        self.left -= int(votes.sum())
+        self._votes = self._votes + votes
+        if self.left:
+            return
+        votes, self._votes = self._votes, 0
+        try:
+            self.left = self._sampling.send(votes)
+        except StopIteration as stop:
+            self.value = stop.value
+            # A result that is kept must not hold the image's copy on the GPU.
+            del self.copies
+
+
+class Request(NamedTuple):
     """How many votes of one image are wanted.
 
     Attributes:
-        copies: the image's noisy copies, the next ones first.
-        draws: how many of them are to vote.
-        index: the image's index, for messages.
+        job: the image.
+        draws: how many of its next noisy copies are to vote.
     """
 
-    copies: NoisyCopies
+    job: Job
     draws: int
-    index: int
 
 
 class Poll:
@@ -72,9 +122,8 @@ class Poll:
         votes = self._counts.view(len(self.requests), -1).cpu().numpy()
         for request, bad in zip(self.requests, votes[:, self._classes], strict=True):
             if bad:
-                raise NonFiniteError(
-                    f"The classifier gave NaN or infinite logits at image {request.index}"
-                )
+                index = request.job.example.index
+                raise NonFiniteError(f"The classifier gave NaN or infinite logits at image {index}")
         return votes[:, : self._classes]
 
     def _count(self, logits: Tensor, rows: Tensor) -> None:
@@ -97,7 +146,7 @@ def _batches(runner: Runner, requests: Sequence[Request]) -> Iterator[Tensor]:
         left = request.draws
         while left:
             part = min(left, len(buffer) - filled)
-            request.copies.fill(buffer[filled : filled + part])
+            request.job.copies.fill(buffer[filled : filled + part])
             filled, left = filled + part, left - part
             if filled == len(buffer):
                 yield buffer

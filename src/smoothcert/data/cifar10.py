@@ -12,6 +12,7 @@ from torchvision.datasets import CIFAR10
 
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule, Split
+from smoothcert.data.class_folders import LAYOUT, ClassFolders, listing, readable
 from smoothcert.data.datasets import ImageSet, InMemoryImages
 from smoothcert.data.decoding import (
     decode_all,
@@ -19,7 +20,6 @@ from smoothcert.data.decoding import (
     require_corrupt,
     warn_of_unreadable,
 )
-from smoothcert.data.folders import LAYOUT, ClassFolders, listing, readable
 from smoothcert.data.photographs import DividedFolders
 from smoothcert.data.sampling import held_out
 from smoothcert.errors import DataError

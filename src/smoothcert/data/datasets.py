@@ -16,7 +16,7 @@ from smoothcert.data.augmentation import BatchAugmentation
 from smoothcert.data.decoding import decode
 from smoothcert.data.sampling import BatchKey
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.types import ImageBatch
+from smoothcert.types import Example, ImageBatch
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -31,7 +31,7 @@ class ImageSet(Protocol):
 
     def __getitem__(self, key: BatchKey) -> ImageBatch: ...
 
-    def example(self, position: int) -> tuple[Tensor, int, int]:
+    def example(self, position: int) -> Example:
         """Return an image without augmentation, its label and its index in the data set."""
         ...
 
@@ -82,10 +82,10 @@ class InMemoryImages(Dataset[ImageBatch]):
             images = self.augmentation(images, torch.Generator().manual_seed(key.seed))
         return ImageBatch(to_unit(images), self.labels[positions], self.indices[positions])
 
-    def example(self, position: int) -> tuple[Tensor, int, int]:
+    def example(self, position: int) -> Example:
         """Return an image without augmentation, its label and its index in the data set."""
         image = to_unit(self.images[position])
-        return image, int(self.labels[position]), int(self.indices[position])
+        return Example(image, int(self.labels[position]), int(self.indices[position]))
 
     def digest(self, positions: Sequence[int]) -> str:
         """Return a short digest of the chosen images' pixels."""
@@ -151,10 +151,10 @@ class FileImages(Dataset[ImageBatch]):
         # is full, the main process would wait for ever.
         return ImageBatch(*(each.share_memory_() for each in batch))
 
-    def example(self, position: int) -> tuple[Tensor, int, int]:
+    def example(self, position: int) -> Example:
         """Return an image without augmentation, its label and its index in the data set."""
         image = self.transform(decode(self.paths[position]))
-        return image, int(self.labels[position]), int(self.indices[position])
+        return Example(image, int(self.labels[position]), int(self.indices[position]))
 
     def digest(self, positions: Sequence[int]) -> str:
         """Return a short digest of the chosen files' names and sizes: reading them takes long."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule, Split
+from smoothcert.data.class_folders import ClassFolders, readable
 from smoothcert.data.datasets import FileImages, ImageSet, InMemoryImages
 from smoothcert.data.decoding import (
     decode_all,
@@ -19,7 +20,6 @@ from smoothcert.data.decoding import (
     require_corrupt,
     warn_of_unreadable,
 )
-from smoothcert.data.folders import ClassFolders, readable
 from smoothcert.data.photographs import (
     IMAGENET_MEAN,
     IMAGENET_STD,

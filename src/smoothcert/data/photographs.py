@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from smoothcert.data.base import SPLITS, Split
-from smoothcert.data.folders import (
+from smoothcert.data.class_folders import (
     LAYOUT,
     ClassFolders,
     Splits,

@@ -6,10 +6,10 @@ from smoothcert.models.folding import Folding, folded
 from smoothcert.models.matching import Match, match_names
 from smoothcert.models.modes import evaluating, frozen
 from smoothcert.models.normalization import Normalize, normalized, with_normalization
-from smoothcert.models.parts import parts_of
 from smoothcert.models.resnet_cifar import CifarResNet, cifar_resnet
 from smoothcert.models.resnet_imagenet import resnet50
 from smoothcert.models.small_cnn import SmallCNN, small_cnn
+from smoothcert.models.submodules import parts_of
 from smoothcert.models.timm_models import timm_model
 from smoothcert.models.wide_resnet import WideResNet, wide_resnet
 

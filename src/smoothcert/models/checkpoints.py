@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from smoothcert.errors import CheckpointError, MismatchError
 from smoothcert.models.matching import Match, match_names
-from smoothcert.models.parts import names_below
+from smoothcert.models.submodules import names_below
 
 logger = logging.getLogger(__name__)
 

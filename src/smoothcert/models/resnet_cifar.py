@@ -12,13 +12,25 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.models.initialization import initialize_convolution
 from smoothcert.models.normalization import normalized
 
 SHORTCUTS = ("A", "B")
 """Options of He et al. (2016), section 3.3, where the shape changes: zeros for the channels that
 are missing, or a 1×1 convolution."""
 DEFAULT_SHORTCUT = "B"
+
+
+def initialize_convolution(part: nn.Module) -> None:
+    """Draw a convolution's weights as He et al. (2015) do; leave every other part alone.
+
+    Args:
+        part: passed by `nn.Module.apply`.
+
+    Example:
+        >>> _ = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).apply(initialize_convolution)
+    """
+    if isinstance(part, nn.Conv2d):
+        nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
 class ZeroPadding(nn.Module):

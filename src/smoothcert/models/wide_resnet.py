@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.models.initialization import initialize_convolution
 from smoothcert.models.normalization import normalized
+from smoothcert.models.resnet_cifar import initialize_convolution
 
 
 class PreActivationBlock(nn.Module):

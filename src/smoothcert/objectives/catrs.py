@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from smoothcert.attacks import GradientAttack, Path
+from smoothcert.attacks import AttackState, GradientAttack
 from smoothcert.attacks.base import into_ball
 from smoothcert.errors import require_positive
 from smoothcert.noise import noisy_logits, smoothed_log_probabilities
@@ -29,9 +29,9 @@ class WorstNoise(GradientAttack):
         """
         return divergence(labels.double(), logits[0].double())
 
-    def project(self, path: Path, images: Tensor) -> Tensor:
+    def project(self, state: AttackState, images: Tensor) -> Tensor:
         """Return the nearest copies in the ball around each copy's own start."""
-        return path.batch.images + into_ball(images - path.batch.images, path.radius)
+        return state.batch.images + into_ball(images - state.batch.images, state.radius)
 
 
 def bottom_k(losses: Tensor, counts: Tensor) -> Tensor:

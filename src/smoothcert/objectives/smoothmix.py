@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from smoothcert.attacks import GradientAttack, Path
+from smoothcert.attacks import AttackState, GradientAttack
 from smoothcert.attacks.base import direction
 from smoothcert.errors import require_positive
 from smoothcert.noise import noisy_logits, smoothed_log_probabilities
@@ -34,11 +34,11 @@ class FreeAscent(GradientAttack):
         require_positive("step_size", step_size)
         self.step_size = step_size
 
-    def step(self, path: Path, gradient: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
+    def step(self, state: AttackState, gradient: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
         """Return the images one step further."""
-        return path.images + self.step_size * direction(gradient, path.source)
+        return state.images + self.step_size * direction(gradient, state.source)
 
-    def project(self, path: Path, images: Tensor) -> Tensor:  # noqa: ARG002
+    def project(self, state: AttackState, images: Tensor) -> Tensor:  # noqa: ARG002
         """Return the nearest images in [0, 1]."""
         return images.clamp(0, 1)
 

@@ -10,7 +10,7 @@ from smoothcert.records.files import CertificateFile
 from smoothcert.records.limits import Images
 from smoothcert.records.locks import FolderLock, working_in
 from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, log_columns, read_field_log
-from smoothcert.records.parts import absorb_parts, part_path
+from smoothcert.records.partial_files import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import COLUMNS, CertificateRow
 from smoothcert.records.run_folder import RunFolder
@@ -22,7 +22,7 @@ from smoothcert.records.safe_files import (
     require_regular,
     run_left_by,
 )
-from smoothcert.records.shards import Shard, Whole, gather_shards
+from smoothcert.records.shards import MergedCertificates, Shard, gather_shards
 
 __all__ = [
     "COLUMNS",
@@ -31,9 +31,9 @@ __all__ = [
     "CertificateRow",
     "FolderLock",
     "Images",
+    "MergedCertificates",
     "RunFolder",
     "Shard",
-    "Whole",
     "absorb_parts",
     "check_links",
     "gather_shards",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records.files import CertificateFile
-from smoothcert.records.parts import absorb_parts
+from smoothcert.records.partial_files import absorb_parts
 from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import CertificateRow, new_rows
 
@@ -148,7 +148,7 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class Whole:
+class MergedCertificates:
     """The certification that shards are one of.
 
     Attributes:
@@ -176,8 +176,8 @@ class Whole:
         return file
 
 
-def gather_shards(paths: Iterable[Path]) -> Whole:
-    """Read all shards of a certification; nothing is written before `Whole.write`.
+def gather_shards(paths: Iterable[Path]) -> MergedCertificates:
+    """Read all shards of a certification; nothing is written before `MergedCertificates.write`.
 
     Args:
         paths: the shards' certificate files, each beside its settings.
@@ -198,7 +198,7 @@ def gather_shards(paths: Iterable[Path]) -> Whole:
     faults = [*_twice(pieces), *_gaps(pieces)]
     if faults:
         raise RecordsError(f"The shards are not one whole: {'; '.join(faults)}")
-    return Whole(pieces[0].settings, [row for piece in pieces for row in piece.rows])
+    return MergedCertificates(pieces[0].settings, [row for piece in pieces for row in piece.rows])
 
 
 def _read(path: Path) -> _Piece:

@@ -17,7 +17,7 @@ from torch import nn
 
 from smoothcert.benchmarks import (
     PLAIN,
-    Form,
+    StepVariant,
     Training,
     VoteLog,
     compare_designs,
@@ -188,9 +188,9 @@ def _benchmark_train(cfg: DictConfig) -> list[dict[str, Any]]:
     network = build_model(cfg.model, facts)
     on_gpu = device.type == "cuda"
     native = precision_of("auto", "gpu" if on_gpu else "cpu") == "bf16-mixed"
-    ours = Form("ours", "bfloat16" if native else "float32", True, on_gpu, True)
+    ours = StepVariant("ours", "bfloat16" if native else "float32", True, on_gpu, True)
 
-    def training(form: Form, method: str, seed: int) -> Training:
+    def training(form: StepVariant, method: str, seed: int) -> Training:
         parts = _method(cfg, method)
         return Training(form, network, images, *parts, cfg.sigma, cfg.batch_size, seed, device)
 
@@ -297,7 +297,7 @@ def _subject(cfg: DictConfig) -> _Subject:
         model = load_model(cfg.model, facts, Path(cfg.ckpt))
     source = generator("cpu", cfg.seed)
     images = torch.rand((cfg.images, *shape), generator=source)
-    examples = [Example(image, index) for index, image in enumerate(images)]
+    examples = [Example(image, None, index) for index, image in enumerate(images)]
     return _Subject(model.to(device_of(cfg.device)), examples, cfg.sigma, cfg.num_classes)
 
 
@@ -308,5 +308,5 @@ def _trained_subject(cfg: DictConfig) -> _Subject:
     model = load_model(trained.model, data, run.checkpoint("best"))
     images = data.images("test")
     chosen = Subset("test", max_images=cfg.images).positions(len(images))
-    examples = [Example(image, index, label) for image, label, index in map(images.example, chosen)]
+    examples = [images.example(position) for position in chosen]
     return _Subject(model.to(device_of(cfg.device)), examples, trained.sigma, data.num_classes)

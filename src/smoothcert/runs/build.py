@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from smoothcert.data import ImageDataModule
-from smoothcert.data.folders import LAYOUT
+from smoothcert.data.class_folders import LAYOUT
 from smoothcert.distributed.group import is_group, processes
 from smoothcert.errors import (
     CheckpointError,

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from smoothcert.benchmarks import (
     GIVEN,
-    Figure,
+    Estimate,
     Pace,
     Workload,
     measured_figures,
@@ -58,7 +58,7 @@ def sizing(cfg: DictConfig) -> dict[str, list[dict[str, Any]]]:
     """
     counts = _process_counts(cfg)
     # What is wrong with the test sets shows before hours of measuring.
-    _estimates(cfg, (Figure(1.0), Figure(1.0), Figure(1.0)))
+    _estimates(cfg, (Estimate(1.0), Estimate(1.0), Estimate(1.0)))
     turns = _certified_in_turns(cfg, counts)
     first = turns[0][1]
     paces = [{count: each.pace for count, each in turn.items()} for turn in turns]
@@ -83,7 +83,9 @@ def _process_counts(cfg: DictConfig) -> list[int]:
     return counts
 
 
-def _estimates(cfg: DictConfig, measured: tuple[Figure, Figure, Figure]) -> list[dict[str, Any]]:
+def _estimates(
+    cfg: DictConfig, measured: tuple[Estimate, Estimate, Estimate]
+) -> list[dict[str, Any]]:
     samples, rate, efficiency = measured
     workloads = [
         Workload(str(name), test.images, _given(test.samples, samples), _given(test.rate, rate))
@@ -94,8 +96,8 @@ def _estimates(cfg: DictConfig, measured: tuple[Figure, Figure, Figure]) -> list
     return sizing_table(workloads, efficiency, cfg.devices, most, max(cfg.processes))
 
 
-def _given(value: float | None, measured: Figure) -> Figure:
-    return measured if value is None else Figure(value, GIVEN)
+def _given(value: float | None, measured: Estimate) -> Estimate:
+    return measured if value is None else Estimate(value, GIVEN)
 
 
 @dataclass(frozen=True)

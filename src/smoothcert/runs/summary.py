@@ -13,7 +13,7 @@ import torch
 
 from smoothcert.certify import Certified, Performance
 from smoothcert.errors import RecordsError, SmoothCertWarning
-from smoothcert.records import RunFolder, Whole
+from smoothcert.records import MergedCertificates, RunFolder
 from smoothcert.report import print_summary
 
 PACKAGES = ("smoothcert", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
@@ -31,7 +31,7 @@ def write_summary(summary: dict[str, Any], run: RunFolder, certified: Certified)
         RecordsError: if the certificates are not in their file any more, nor can be written anew.
     """
     # Pictures and loggers took their time: what is reported is in the folder that is named.
-    Whole(certified.settings, certified.rows).write(run.certificates)
+    MergedCertificates(certified.settings, certified.rows).write(run.certificates)
     run.write_summary(summary)
     print_summary(summary, run.path)
 

@@ -21,14 +21,6 @@ from smoothcert.stats.joint import (
     joint_test,
     require_joint_size,
 )
-from smoothcert.stats.looks import (
-    LookPlan,
-    SequentialTest,
-    futile,
-    look_plan,
-    planned_size,
-    signed_root,
-)
 from smoothcert.stats.paired import Difference, difference_of_means, difference_of_shares
 from smoothcert.stats.prediction import ModeTest, prediction_sizes
 from smoothcert.stats.radius import (
@@ -37,6 +29,14 @@ from smoothcert.stats.radius import (
     largest_radius,
     probability_bounds,
     split_from_selection,
+)
+from smoothcert.stats.sequential_plan import (
+    LookPlan,
+    SequentialTest,
+    futile,
+    look_plan,
+    planned_size,
+    signed_root,
 )
 
 __all__ = [

@@ -18,7 +18,7 @@ from smoothcert.certify import (
     TightCertifier,
     certify_examples,
 )
-from smoothcert.certify.dealing import Deal
+from smoothcert.certify.work_queue import Deal
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.distributed.group import Processes, is_group
 from smoothcert.errors import ProcessError, RecordsError, SmoothCertError

@@ -5,7 +5,7 @@ from torch import nn
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import Normalize, parts_of, small_cnn
-from smoothcert.models.parts import names_below, network_of
+from smoothcert.models.submodules import names_below, network_of
 
 
 def network():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from smoothcert.data.folders import find_splits, read_class_folders, readable
+from smoothcert.data.class_folders import find_splits, read_class_folders, readable
 from smoothcert.errors import DataError
 
 # Folders of class folders -> training, validation, test; "." holds the classes itself.
