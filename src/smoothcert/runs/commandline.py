@@ -272,8 +272,8 @@ def typed(key: str, value: str) -> str:
         value: the value, a text.
 
     Example:
-        >>> print(typed("run", "outputs/a b"), typed("runs", "outputs/**"))
-        "run='outputs/a b'" 'runs=outputs/**'
+        >>> print(typed("run", "outputs/a=b"), typed("runs", "outputs/**"))
+        "run='outputs/a=b'" 'runs=outputs/**'
     """
     override = quoted(key, value)
     if "'" in override and not set('"$`\\!') & set(override):

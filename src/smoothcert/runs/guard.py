@@ -211,7 +211,7 @@ def _resume(config: DictConfig, given: Sequence[str]) -> None:
         config.update(own)
 
 
-def choices_of(folder: Path) -> dict[str, str | None]:
+def choices_of(folder: Path) -> dict[str, str]:
     """Return the options that a run has of the groups of `conf/`.
 
     Args:

@@ -55,6 +55,7 @@ NETWORKS = Allowed(
 OF_A_LOSS = Allowed([f"smoothcert.{part}" for part in ("objectives", "attacks", "warmup")])
 CERTIFYING = Allowed(["smoothcert.certify"])
 LEARNING = Allowed(["torch.optim", "timm.optim"])
+# Attack: `os.system`, or an allowed class in a place where its arguments are not checked.
 PLACES: Mapping[str, Sequence[Allowed]] = {
     "data": [Allowed(["smoothcert.data"])],
     "data.**": [NETWORKS],
@@ -372,13 +373,14 @@ def _is_trusted(target: Any, allowed: Allowed, run: Path) -> bool:
     parts = target.split(".") if isinstance(target, str) else []
     if len(parts) < 2 or not all(part.isidentifier() and part[0] != "_" for part in parts):
         return False
+    # Attack: a module whose import alone does something.
     if not _may_be_imported(target, allowed, run):
         return False
     found = _located(parts)
-    # Methods are called on what a configuration gives them.
+    # Attack: a method, which is called on what a configuration gives it.
     if not (isclass(found) or isfunction(found)) or found.__qualname__ != found.__name__:
         return False
-    # A name may lead through a module to whatever that has imported.
+    # Attack: a name through an allowed module to what it has imported.
     module = found.__module__
     if module.partition(".")[0] not in LIBRARIES:
         return _is_own(module, run)
@@ -460,7 +462,7 @@ def _lies_with_the_user(spec: ModuleSpec, run: Path) -> bool:
     # Folders of modules, with an __init__.py or without; those of Python itself have none.
     folders = [Path(place) for place in spec.submodule_search_locations or ()]
     files = [Path(spec.origin)] if spec.has_location and spec.origin is not None else []
-    # Such as `outputs`, where run folders are and whatever came with them.
+    # Attack: a package that came with the run folder, in `outputs`.
     if any(_holds(folder, run) for folder in folders):
         return False
     places = [*folders, *files]
@@ -494,6 +496,7 @@ def _installed() -> list[Path]:
 
 # Where a training writes.
 
+# Attack: a callback, logger or trainer that overwrites files outside of the run folder.
 FOLDERS = (
     "dirpath",
     "path",
@@ -508,8 +511,10 @@ FOLDERS = (
 """Settings of callbacks, loggers and trainers that name a folder to write to."""
 WRITING = ("callbacks", "logger", "trainer")
 """Parts that write, in places that their settings name."""
+# Attack: a writer as a part of the model, where no folder is checked.
 WRITERS = ("pytorch_lightning", "lightning_fabric", "smoothcert.lightning", "smoothcert.report")
 """Beginnings of what may be called in these parts alone."""
+# Attack: a name such as `../../x`, which leaves its folder.
 NAMES = ("filename", "name", "version", "sub_dir")
 """Settings that name a file or a folder in such a one."""
 
@@ -593,6 +598,7 @@ def resolved(value: Any) -> Any:
 
 # Secrets.
 
+# Attack: read the API key from a run folder that somebody has published, or from a log.
 SECRET = re.compile(
     r"(^|_)(api_?keys?|access_?key|private_?key|client_?secret|secret(_?key)?|passw(or)?d|"
     r"passphrase|credentials?|token)$",
