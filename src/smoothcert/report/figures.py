@@ -38,7 +38,10 @@ DASHES = (
     *((2.5, 2.5), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 1.5, 2.5, 1.5), (3, 1.2, 1.2, 1.2)),
 )
 # Okabe and Ito's colours are told apart by colour-blind readers, and the dashes in print.
-PAIR = ({"color": "#0072B2", "linestyle": "-"}, {"color": "#D55E00", "linestyle": "--"})
+PAIR: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "linestyle": "-"},
+    {"color": "#D55E00", "linestyle": "--"},
+)
 """Styles of two curves of one run."""
 GREY = "#777777"
 BOUND_DASHES = ("-", "--")
