@@ -1,12 +1,16 @@
-"""Tightness and coverage of the bounds, as `python -m src.benchmark` measures them."""
+"""Tightness and coverage of the bounds, as the scripts of `benchmarks/` measure them."""
+
+import json
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from smoothcert.benchmarks import coverage_table, tightness_table
-from smoothcert.benchmarks.tightness import CLASSES
+import coverage_of_bounds
+import tightness
+from coverage_of_bounds import coverage_table
 from smoothcert.stats import clopper_pearson_lower
+from tightness import CLASSES, tightness_table
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +63,18 @@ def test_no_bound_errs_more_often_than_alpha():
 
 
 def test_a_bound_that_errs_is_found_out(monkeypatch):
-    from smoothcert.benchmarks import tightness
-
-    honest = tightness._bound
-    monkeypatch.setattr(tightness, "_bound", lambda *a: honest(*a) + 0.2)
+    honest = coverage_of_bounds.lower_bound
+    monkeypatch.setattr(coverage_of_bounds, "lower_bound", lambda *a: honest(*a) + 0.2)
     assert max(entry["error_over_alpha"] for entry in coverage_table(24, [0.05], steps=5)) > 1
+
+
+def test_the_scripts_write_what_they_measure_and_print_it(tmp_path, capsys):
+    tightness.main(["--draws", "2", "--folder", str(tmp_path / "tightness")])
+    coverage_of_bounds.main(["--sizes", "5", "--folder", str(tmp_path / "coverage")])
+    printed = capsys.readouterr().out
+    for task, rows in (("tightness", tightness_table(draws=2)), ("coverage", coverage_table(5))):
+        written = json.loads((tmp_path / task / "benchmark.json").read_text())
+        assert (written["task"], written["results"]) == (task, rows)
+        assert written["machine"]
+        assert "torch" in written["versions"]
+        assert rows[0]["bound"] in printed

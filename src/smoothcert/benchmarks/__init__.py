@@ -1,4 +1,4 @@
-"""Measurements: speed and tightness of certification, what designs, test sets and steps cost."""
+"""Measurements: speed of certification, and what designs, test sets and training steps cost."""
 
 from smoothcert.benchmarks.designs import VoteLog, compare_designs, draw_votes
 from smoothcert.benchmarks.passes import Passes, count_passes
@@ -15,7 +15,6 @@ from smoothcert.benchmarks.sizing import (
     unlike,
 )
 from smoothcert.benchmarks.throughput import Throughput, measure_throughput, summarize_throughput
-from smoothcert.benchmarks.tightness import coverage_table, tightness_table
 from smoothcert.benchmarks.training import (
     PLAIN,
     StepTimes,
@@ -41,7 +40,6 @@ __all__ = [
     "compare_designs",
     "compare_precisions",
     "count_passes",
-    "coverage_table",
     "draw_votes",
     "measure_steps",
     "measure_throughput",
@@ -50,6 +48,5 @@ __all__ = [
     "sizing_table",
     "summarize_steps",
     "summarize_throughput",
-    "tightness_table",
     "unlike",
 ]

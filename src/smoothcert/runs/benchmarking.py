@@ -1,8 +1,10 @@
 """What `python -m src.benchmark` does."""
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +24,11 @@ from smoothcert.benchmarks import (
     VoteLog,
     compare_designs,
     compare_precisions,
-    coverage_table,
     draw_votes,
     measure_steps,
     measure_throughput,
     summarize_steps,
     summarize_throughput,
-    tightness_table,
 )
 from smoothcert.benchmarks.designs import usual_designs
 from smoothcert.certify import Example, Subset
@@ -57,18 +57,43 @@ def benchmark(cfg: DictConfig) -> None:
     device = device_of(cfg.device)
     _check_kinds(cfg)
     table = BENCHMARKS[cfg.task](cfg)
-    folder = Path(cfg.paths.run)
+    configuration = OmegaConf.to_container(cfg, resolve=True)
+    record(cfg.task, configuration, table, Path(cfg.paths.run), device)
+    if cfg.task in PAGES:
+        _write_page(cfg, table)
+
+
+def record(task: str, configuration: Any, table: Any, folder: Path, device: str = "cpu") -> None:
+    """Write what was measured to `benchmark.json`, and print it.
+
+    Args:
+        task: what was measured.
+        configuration: the settings, JSON values.
+        table: rows of a table, or of several by their names; JSON values.
+        folder: where the file is written.
+        device: where it was measured.
+    """
     measured = {
-        "task": cfg.task,
-        "configuration": OmegaConf.to_container(cfg, resolve=True),
+        "task": task,
+        "configuration": configuration,
         "results": table,
         "machine": machine(device),
         **provenance(),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "benchmark.json", json.dumps(measured, indent=2) + "\n")
-    print_measurements(cfg.task, table, measured["machine"], folder)
-    if cfg.task in PAGES:
-        _write_page(cfg, table)
+    print_measurements(task, table, measured["machine"], folder)
+
+
+def add_folder(parser: ArgumentParser) -> None:
+    """Add the option `--folder` of the scripts in `benchmarks/`: where a study is written.
+
+    Args:
+        parser: of the script's command line.
+    """
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    default = Path("outputs", "benchmark", now)
+    parser.add_argument("--folder", type=Path, default=default, help="where results are written")
 
 
 def _check_kinds(cfg: DictConfig) -> None:
@@ -123,14 +148,6 @@ def _benchmark_throughput(cfg: DictConfig) -> list[dict[str, Any]]:
             cfg.seed,
         )
     )
-
-
-def _benchmark_tightness(cfg: DictConfig) -> list[dict[str, Any]]:
-    return tightness_table(alpha=cfg.alpha, draws=cfg.draws, seed=cfg.seed)
-
-
-def _benchmark_coverage(cfg: DictConfig) -> list[dict[str, Any]]:  # noqa: ARG001
-    return [entry for n in (20, 60, 150) for entry in coverage_table(n)]
 
 
 def _benchmark_designs(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -239,8 +256,6 @@ def _training_images(cfg: DictConfig) -> InMemoryImages:
 
 BENCHMARKS: dict[str, Callable[[DictConfig], Any]] = {
     "throughput": _benchmark_throughput,
-    "tightness": _benchmark_tightness,
-    "coverage": _benchmark_coverage,
     "designs": _benchmark_designs,
     "precisions": _benchmark_precisions,
     "methods": _benchmark_methods,

@@ -236,7 +236,7 @@ RANGES: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(
         (
             *("n0", "n", "skip", "max_images", "num_nodes", "passes", "validation_draws"),
-            *("images", "repeats", "reference_batches", "art_samples", "draws"),
+            *("images", "repeats", "reference_batches", "art_samples"),
             *("noise_draws", "batch_size", "turns", "steps"),
         ),
         require_count,

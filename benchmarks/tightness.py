@@ -1,12 +1,18 @@
-"""How much of the radius each bound gives away, and how often it errs, on known probabilities."""
+"""How much of the radius each bound gives away, on known class probabilities.
 
+    python benchmarks/tightness.py [--alpha 0.001] [--draws 1000] [--seed 0] [--folder <new folder>]
+
+Simulates votes, prints the table of docs/certification.md and writes it to `benchmark.json`.
+"""
+
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln as log_gamma
-from scipy.special import ndtri, xlogy
+from scipy.special import ndtri
 
+from smoothcert.runs.benchmarking import add_folder, record
 from smoothcert.stats import joint_lower_bound, probability_bounds
 
 BOUNDS = ("cohen", "rectangle", "joint")
@@ -66,85 +72,21 @@ def tightness_table(
     return table
 
 
-def coverage_table(
-    n: int = 60, alphas: Sequence[float] = (0.05, 0.001), steps: int = 12
-) -> list[dict[str, object]]:
-    """Compute each bound's error divided by alpha, by exact sums over all votes of n samples.
-
-    Over a grid of class probabilities with one and with two tied runners-up, on and off the
-    boundary R = 0.
-
-    Args:
-        n: number of votes.
-        alphas: levels.
-        steps: probabilities of the selected class, and of the runner-up, that are tried.
-
-    Returns:
-        One entry for each bound and alpha: the largest error divided by alpha, and where.
-
-    Example:
-        >>> all(entry["error_over_alpha"] <= 1 for entry in coverage_table(12, [0.05], steps=4))
-        True
-    """
-    x, y = (each.ravel() for each in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
-    inside = x + y <= n
-    x, y = x[inside], y[inside]
-    largest = np.maximum(y, n - x - y)
-    cases = _cases(steps)
-    table = []
-    for alpha in alphas:
-        for bound in BOUNDS:
-            values = _bound(bound, x, largest, n, alpha)
-            error, at = max((_error(values, x, y, n, case), case) for case in cases)
-            table.append(
-                {
-                    "bound": bound,
-                    "alpha": alpha,
-                    "n": n,
-                    "error_over_alpha": error / alpha,
-                    "at": [float(p) for p in at],
-                }
-            )
-    return table
-
-
-def _cases(steps: int) -> list[tuple[float, float, float]]:
-    cases = []
-    for a in np.linspace(0.02, 0.995, 2 * steps):
-        for share in np.linspace(0.02, 1, steps):
-            b = min(a, 1 - a) * share
-            cases.append((a, b, max(1 - a - b, 0.0)))
-        # Two tied runners-up, and one that has all the rest.
-        cases += [(a, (1 - a) / 2, (1 - a) / 2), (a, 1 - a, 0.0)]
-    # The rest is one class too: it must not be the more probable one.
-    return [(a, max(b, c), min(b, c)) for a, b, c in cases]
-
-
-def _error(
-    bound: NDArray[np.float64],
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
-    n: int,
-    p: tuple[float, float, float],
-) -> float:
-    a, b, c = p
-    log_mass = (
-        log_gamma(n + 1)
-        - log_gamma(x + 1)
-        - log_gamma(y + 1)
-        - log_gamma(n - x - y + 1)
-        + xlogy(x, a)
-        + xlogy(y, b)
-        + xlogy(n - x - y, c)
-    )
-    radius = (ndtri(a) - ndtri(b)) / 2
-    false = bound > radius
-    return float(np.exp(log_mass[false]).sum())
-
-
-def _bound(
+def lower_bound(
     bound: str, x: NDArray[np.int64], m: NDArray[np.int64], n: int, alpha: float
 ) -> NDArray[np.float64]:
+    """Return lower bounds on R/σ.
+
+    Args:
+        bound: one of `BOUNDS`.
+        x: votes for the selected class, shape (K,).
+        m: the largest other count, shape (K,).
+        n: all votes.
+        alpha: level of the bounds.
+
+    Returns:
+        float64, shape (K,).
+    """
     if bound == "joint":
         pairs, place = np.unique(np.stack([x, m]), axis=1, return_inverse=True)
         usable = pairs.sum(0) <= n
@@ -168,10 +110,30 @@ def _slack(
         a * (1 - a) * slope_a**2 + b * (1 - b) * slope_b**2 + 2 * a * b * slope_a * slope_b
     ) / (4 * n)
     scale = -ndtri(alpha) * np.sqrt(variance)
-    values = _bound(bound, votes[:, 0], votes[:, 1:].max(1), n, alpha)
+    values = lower_bound(bound, votes[:, 0], votes[:, 1:].max(1), n, alpha)
     slack = (radius - values + linear) / scale
     return float(slack.mean()), float(slack.std(ddof=1) / np.sqrt(len(slack)))
 
 
 def _density(p: float) -> float:
     return float(np.exp(-(ndtri(p) ** 2) / 2) / np.sqrt(2 * np.pi))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and write.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+    """
+    parser = ArgumentParser(description="How much of the radius each bound gives away.")
+    parser.add_argument("--alpha", type=float, default=0.001, help="level of the bounds")
+    parser.add_argument("--draws", type=int, default=1000, help="simulated images for each entry")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the votes")
+    add_folder(parser)
+    given = vars(parser.parse_args(arguments))
+    folder = given.pop("folder")
+    record("tightness", given, tightness_table(**given), folder)
+
+
+if __name__ == "__main__":
+    main()
