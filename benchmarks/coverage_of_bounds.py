@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln as log_gamma
 from scipy.special import ndtri, xlogy
 
-from smoothcert.runs.benchmarking import add_folder, record
+from smoothcert.commands.benchmarking import add_folder, record
 from tightness import BOUNDS, lower_bound
 
 

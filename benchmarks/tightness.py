@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from smoothcert.runs.benchmarking import add_folder, record
+from smoothcert.commands.benchmarking import add_folder, record
 from smoothcert.stats import joint_lower_bound, probability_bounds
 
 BOUNDS = ("cohen", "rectangle", "joint")

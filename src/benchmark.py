@@ -5,15 +5,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from smoothcert import runs
+from smoothcert import commands
 
 
 @hydra.main(config_path="../conf", config_name="benchmark", version_base="1.3")
 def benchmark(cfg: DictConfig) -> None:
     """Run one measurement."""
-    runs.benchmark(cfg)
+    commands.benchmark(cfg)
 
 
 if __name__ == "__main__":
-    runs.check_command_line(sys.argv)
+    commands.check_command_line(sys.argv)
     benchmark()

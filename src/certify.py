@@ -9,17 +9,17 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from smoothcert import runs
+from smoothcert import commands
 
-CONFIG = "certify_checkpoint" if runs.names_checkpoint(sys.argv) else "certify"
+CONFIG = "certify_checkpoint" if commands.names_checkpoint(sys.argv) else "certify"
 
 
 @hydra.main(config_path="../conf", config_name=CONFIG, version_base="1.3")
 def certify(cfg: DictConfig) -> float:
     """Certify one split, of one run's data or of a data set."""
-    return runs.certify(cfg)
+    return commands.certify(cfg)
 
 
 if __name__ == "__main__":
-    runs.check_command_line(sys.argv)
+    commands.check_command_line(sys.argv)
     certify()

@@ -5,15 +5,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from smoothcert import runs
+from smoothcert import commands
 
 
 @hydra.main(config_path="../conf", config_name="report", version_base="1.3")
 def report(cfg: DictConfig) -> None:
     """Make one report."""
-    runs.report(cfg)
+    commands.report(cfg)
 
 
 if __name__ == "__main__":
-    runs.check_command_line(sys.argv)
+    commands.check_command_line(sys.argv)
     report()

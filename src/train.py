@@ -8,15 +8,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from smoothcert import runs
+from smoothcert import commands
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
 def train(cfg: DictConfig) -> float | None:
     """Train one run."""
-    return runs.train(cfg)
+    return commands.train(cfg)
 
 
 if __name__ == "__main__":
-    runs.check_command_line(sys.argv)
+    commands.check_command_line(sys.argv)
     train()

@@ -10,14 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from smoothcert import runs  # registers the resolvers
-from smoothcert.runs.guard import Guard
+from smoothcert import commands  # registers the resolvers
+from smoothcert.commands.guard import Guard
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TINY = ["trainer=cpu", "n0=10", "n=100", "callbacks.certification.max_images=4"]
 
-assert callable(runs.for_sigma)
+assert callable(commands.for_sigma)
 
 
 @contextmanager

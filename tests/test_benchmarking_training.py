@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support import composed
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.report import figures, plot_losses
 
 # Python 3.12 warns of every fork beside threads; the loader's workers are forks.
@@ -31,7 +31,7 @@ def measured(own, *overrides):
     """Benchmark in this process and return what was written."""
     own.mkdir(exist_ok=True)
     with composed(own, [*SMALL, *overrides], "benchmark") as cfg:
-        runs.benchmark(cfg)
+        commands.benchmark(cfg)
     return json.loads((own / "benchmark.json").read_text())
 
 

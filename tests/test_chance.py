@@ -6,8 +6,8 @@ from runs_by_hand import rows_of
 from torch import nn
 
 from smoothcert.certify import SmoothedClassifier
+from smoothcert.commands.chance import near_chance
 from smoothcert.data.datasets import InMemoryImages
-from smoothcert.runs.chance import near_chance
 
 IMAGES = 150
 SEED = 3

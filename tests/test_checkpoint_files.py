@@ -19,7 +19,7 @@ from support import CONF, ROOT, composed, guarded
 from torch import nn
 
 import smoothcert
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.certify import weights_digest
 from smoothcert.data import (
     CIFAR10DataModule,
@@ -43,7 +43,7 @@ CERTIFY = [*FILE, "max_images=6"]
 def trained(folder, *overrides):
     """Train in this process, leaving Hydra's files as the command does."""
     with composed(folder, overrides) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
         (folder / ".hydra").mkdir(exist_ok=True)
         OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
         OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
@@ -53,7 +53,7 @@ def trained(folder, *overrides):
 def certified(own, *overrides, name="certify_checkpoint"):
     """Certify in this process and return the summary."""
     with composed(own, overrides, name) as cfg:
-        runs.certify(cfg)
+        commands.certify(cfg)
     return json.loads((own / "summary.json").read_text())
 
 
@@ -1028,7 +1028,7 @@ def test_a_refusal_leaves_every_byte_of_a_finished_run(
         composed(tmp_path / "run", [*asked, *overrides]) as cfg,
         pytest.raises(SystemExit, match=message),
     ):
-        runs.train(cfg)
+        commands.train(cfg)
     after = contents(tmp_path / "run")
     # TensorBoard's is begun by a training that passes all checks that need no network.
     assert {path for path in after if "tensorboard" not in str(path)} == before.keys()

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 from support import CONF, ROOT, composed
 
 from smoothcert.certify import Execution
+from smoothcert.commands import benchmarking
+from smoothcert.commands.build import OF_ANY_MODEL, device_of
+from smoothcert.commands.commandline import RANGES, check, check_given
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.runs import benchmarking
-from smoothcert.runs.build import OF_ANY_MODEL, device_of
-from smoothcert.runs.commandline import RANGES, check, check_given
 
 GROUPS = (
     "data",
@@ -27,7 +27,7 @@ GROUPS = (
     "warmup@attack.warmup",
 )
 ADDED_GROUPS = ("callbacks", "logger", "debug", "experiment")
-# What smoothcert.runs adds to a configuration when it builds the part.
+# What smoothcert.commands adds to a configuration when it builds the part.
 ADDED = {
     "model": {"num_classes", "input_shape", "mean", "std"},
     "optimizer": {"params"},

@@ -12,11 +12,11 @@ from test_preemption import last_of, metrics_of, states_of
 from together import together
 from torch import nn
 
+from smoothcert.commands import shell, training
 from smoothcert.distributed.group import is_group
 from smoothcert.errors import InvalidArgumentError, Stopped
 from smoothcert.lightning import SmoothedTraining
 from smoothcert.records import read_certificates
-from smoothcert.runs import shell, training
 
 QUICK = [
     *("experiment=digits_gaussian", *TINY, "objective.noise_draws=1", "trainer.devices=2"),

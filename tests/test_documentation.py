@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from support import CONF, ROOT, composed
 from test_checkpoint_files import UNCERTIFIED, trained
 
-from smoothcert import runs
+from smoothcert import commands
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^\$ python -m src\.(\w+) (.*)$", re.MULTILINE)
@@ -26,7 +26,7 @@ def blocks(language):
     ]
 
 
-def commands():
+def composable():
     """Yield the commands that can be composed: without placeholders, runs and files to be."""
     for block in blocks("console"):
         text = block.values[0].replace("\\\n", " ")
@@ -45,7 +45,7 @@ def test_examples_run(block, tmp_path, monkeypatch):
     exec(compile(block, "README.md", "exec"), {"__name__": "example"})
 
 
-@pytest.mark.parametrize(("name", "overrides"), list(commands()))
+@pytest.mark.parametrize(("name", "overrides"), list(composable()))
 def test_commands_compose(name, overrides, tmp_path):
     compose_first_job(name, overrides, tmp_path)
 
@@ -96,7 +96,7 @@ def test_examples_of_help_compose(command, tmp_path):
     for line in sections["Examples"]:
         program, flag, *arguments = shlex.split(re.sub("<.*?>", str(run), line))
         assert (program, flag, arguments[0]) == ("python", "-m", f"src.{command}")
-        name = "certify_checkpoint" if runs.names_checkpoint(arguments) else command
+        name = "certify_checkpoint" if commands.names_checkpoint(arguments) else command
         compose_first_job(name, arguments[1:], run)
 
 

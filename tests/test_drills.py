@@ -13,7 +13,7 @@ from test_entry_points import by_index, start, succeeded
 from test_preemption import last_of, metrics_of, states_of
 from together import ending, started
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.records import read_certificates
 
 pytestmark = pytest.mark.slow
@@ -28,12 +28,12 @@ CERTIFYING = ["split=val", "n=20000", "certifier=tight", "max_images=150"]
 
 def train(folder):
     with composed(folder, TRAINING) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
 
 
 def certify(folder, own):
     with composed(own, [f"run={folder}", *CERTIFYING], "certify") as cfg:
-        runs.certify(cfg)
+        commands.certify(cfg)
 
 
 def killed(rng, longest, function, *arguments):
@@ -61,7 +61,7 @@ def finished(function, *arguments):
 def whole(tmp_path_factory):
     """A run that nobody disturbs."""
     with composed(folder := tmp_path_factory.mktemp("whole") / "run", TRAINING) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
         (folder / ".hydra").mkdir()
         keep(cfg, folder)
     return folder

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from support import ROOT, TINY, composed, guarded
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.certify import engine, scheduling
 from smoothcert.records import COLUMNS, read_certificates
 
@@ -134,7 +134,7 @@ def test_the_first_columns_are_the_fields_own(finished):
 def certified(folder, own, *overrides):
     """Certify in this process and return the summary."""
     with composed(own, [f"run={folder}", *overrides], "certify") as cfg:
-        runs.certify(cfg)
+        commands.certify(cfg)
     return json.loads((own / "summary.json").read_text())
 
 
@@ -375,7 +375,7 @@ def test_class_folders_of_other_names_are_refused(tmp_path):
     data = class_folders(tmp_path / "a", ("cat", "dog"))
     class_folders(tmp_path / "b", ("ant", "cat"))
     with composed(run_folder, [*data, *TINY, "trainer.max_epochs=1"]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
         (run_folder / ".hydra").mkdir()
         OmegaConf.save(cfg, run_folder / ".hydra" / "config.yaml")
         OmegaConf.save({"hydra": HydraConfig.get()}, run_folder / ".hydra" / "hydra.yaml")
@@ -445,7 +445,7 @@ def test_bad_input_is_named_before_any_training(tmp_path, overrides, message):
         composed(tmp_path, ["trainer=cpu", *overrides]) as cfg,
         pytest.raises(SystemExit, match=message),
     ):
-        runs.train(cfg)
+        commands.train(cfg)
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -457,9 +457,9 @@ def test_certify_refuses_what_its_certifier_cannot_do_before_it_reads_images(fin
 
 @pytest.mark.parametrize("command", ["train", "certify"])
 def test_null_as_the_option_of_a_group_is_answered_with_its_options(command):
-    runs.check_command_line([f"{ROOT}/src/{command}.py", "logger=csv", "seed=null"])
+    commands.check_command_line([f"{ROOT}/src/{command}.py", "logger=csv", "seed=null"])
     with pytest.raises(SystemExit, match=r"Expected data= one of cifar10, .* '~data'$"):
-        runs.check_command_line([f"{ROOT}/src/{command}.py", "data=null"])
+        commands.check_command_line([f"{ROOT}/src/{command}.py", "data=null"])
 
 
 @pytest.mark.parametrize(
@@ -473,11 +473,11 @@ def test_null_as_the_option_of_a_group_is_answered_with_its_options(command):
 )
 def test_a_value_that_hydra_cannot_parse_is_answered_with_its_quotes(argument, quoted):
     with pytest.raises(SystemExit) as caught:
-        runs.check_command_line([f"{ROOT}/src/report.py", argument])
+        commands.check_command_line([f"{ROOT}/src/report.py", argument])
     assert str(caught.value).startswith("Expected quotes around the value of ")
     [typed] = shlex.split(str(caught.value).partition("cannot parse: ")[2])
     assert typed == quoted
-    runs.check_command_line([f"{ROOT}/src/report.py", typed])
+    commands.check_command_line([f"{ROOT}/src/report.py", typed])
 
 
 class Offline(Exception):  # noqa: N818
@@ -493,7 +493,7 @@ def test_a_dashboard_out_of_reach_is_answered_with_the_mode_that_needs_none(tmp_
     monkeypatch.setattr("smoothcert.lightning.ResumingCSVLogger.log_hyperparams", log_hyperparams)
     expected = "W&B: Failed to get .* exceeded. Without a network: WANDB_MODE=offline"
     with composed(tmp_path, QUICK) as cfg, pytest.raises(SystemExit, match=expected):
-        runs.train(cfg)
+        commands.train(cfg)
 
 
 def test_a_training_without_certification_ends_with_what_it_reached_and_where(tmp_path, caplog):
@@ -501,7 +501,7 @@ def test_a_training_without_certification_ends_with_what_it_reached_and_where(tm
     alone = [each for each in QUICK if "certification" not in each]
     asked = [*alone, "callbacks.certification=null", "callbacks.best.monitor=val/cross_entropy"]
     with composed(tmp_path, [*asked, "callbacks.best.mode=min", "trainer.max_epochs=3"]) as cfg:
-        assert runs.train(cfg) is None
+        assert commands.train(cfg) is None
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["val/cross_entropy"]) for row in rows if row["val/cross_entropy"]]
@@ -515,7 +515,7 @@ def test_a_training_without_certification_ends_with_what_it_reached_and_where(tm
 def test_overfitting_logs_the_loss_of_every_step(tmp_path):
     asked = ["experiment=digits_gaussian", "debug=overfit", "trainer=cpu", "trainer.max_epochs=3"]
     with composed(tmp_path, asked) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len([row for row in rows if row["train/loss"]]) == 6
@@ -549,7 +549,7 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(finished, tmp_path):
     with pytest.raises(SystemExit, match=r"best\.ckpt is damaged"):
         certified(copy, tmp_path / "own")
     with composed(copy, QUICK) as cfg, pytest.raises(SystemExit, match=r"last\.ckpt is damaged"):
-        runs.train(cfg)
+        commands.train(cfg)
     assert (copy / "checkpoints" / "best.ckpt").read_bytes() == damaged
 
 
@@ -568,7 +568,7 @@ def measured(own, *overrides):
     """Benchmark in this process and return what was written."""
     own.mkdir(exist_ok=True)
     with composed(own, overrides, "benchmark") as cfg:
-        runs.benchmark(cfg)
+        commands.benchmark(cfg)
     return json.loads((own / "benchmark.json").read_text())
 
 

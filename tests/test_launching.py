@@ -15,6 +15,8 @@ import torch.distributed as dist
 from support import TINY, composed
 from together import PATIENCE, ending, started
 
+from smoothcert.commands import launching
+from smoothcert.commands.launching import devices_of, machine, require_common_folder
 from smoothcert.distributed import launch
 from smoothcert.distributed.group import processes
 from smoothcert.errors import (
@@ -26,8 +28,6 @@ from smoothcert.errors import (
     Stopped,
 )
 from smoothcert.records import FolderLock
-from smoothcert.runs import launching
-from smoothcert.runs.launching import devices_of, machine, require_common_folder
 
 
 def report(cfg):

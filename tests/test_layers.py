@@ -26,7 +26,7 @@ def modules_after(statement):
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("part", ["stats", "records", "report", "runs"])
+@pytest.mark.parametrize("part", ["stats", "records", "report", "commands"])
 def test_reading_certificates_needs_no_torch(part):
     loaded = modules_after(f"import smoothcert.{part}, smoothcert")
     assert not loaded & {"torch", "pytorch_lightning"}

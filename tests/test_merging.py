@@ -13,7 +13,7 @@ from runs_by_hand import ABSTAINED, SETTINGS, WRONG, rows_of, with_bounds
 from support import ROOT, TINY, composed
 from torch import nn
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.certify import (
     Certified,
     Execution,
@@ -22,6 +22,8 @@ from smoothcert.certify import (
     TightCertifier,
     certify_examples,
 )
+from smoothcert.commands import merging
+from smoothcert.commands.summary import write_summary
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import RecordsError
 from smoothcert.noise import generator
@@ -37,8 +39,6 @@ from smoothcert.records import (
 )
 from smoothcert.records.summary import summarize
 from smoothcert.report.load import read_runs
-from smoothcert.runs import merging
-from smoothcert.runs.summary import write_summary
 
 RADII = [0.0, 0.25, 0.5, 1.0]
 OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75, 0.0, 1.5, WRONG]
@@ -99,7 +99,7 @@ def write_shards(parent, of=3, name="test_shard-{}-of-{}", rows=ROWS, **values):
 def merged(*overrides):
     """Merge in this process as the command does, and return the ACR."""
     with composed(".", overrides, "merge") as cfg:
-        return runs.merge(cfg)
+        return commands.merge(cfg)
 
 
 def names(folder):
@@ -469,7 +469,7 @@ def test_shards_of_a_run_are_certified_and_merged_by_the_commands(tmp_path):
         process = [sys.executable, "-m", f"src.{command}", *arguments]
         subprocess.run(process, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     with composed(tmp_path / "whole", [f"run='{run}'", *asked], "certify") as cfg:
-        runs.certify(cfg)
+        commands.certify(cfg)
     folders = [run / "certify" / f"test_{','.join(asked)}", tmp_path / "whole"]
     ours, theirs = (without_time(folder / "certificates.tsv") for folder in folders)
     assert ours == theirs

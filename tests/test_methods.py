@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 from support import CONF, ROOT, TINY, composed
 from test_documentation import blocks
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.benchmarks import count_passes
+from smoothcert.commands.methods import MARKS, markdown, methods_table
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.objectives import LogitsObjective
 from smoothcert.report.markdown import replace_part
-from smoothcert.runs.methods import MARKS, markdown, methods_table
 
 QUICK = [
     *TINY,
@@ -77,7 +77,7 @@ def test_the_command_writes_the_table_and_replaces_a_files_own(tmp_path, capsys)
     page = tmp_path / "page.md"
     page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     with composed(tmp_path, ["task=methods", f"readme={page}"], "benchmark") as cfg:
-        runs.benchmark(cfg)
+        commands.benchmark(cfg)
     written = (tmp_path / "methods.md").read_text()
     assert page.read_text() == f"before\n{MARKS[0]}\n\n{written}\n{MARKS[1]}\nafter\n"
     assert len(json.loads((tmp_path / "benchmark.json").read_text())["results"]) == len(METHODS)
@@ -109,7 +109,7 @@ def test_every_objective_trains_with_every_attack(objective, attack, tmp_path):
     overrides = [*QUICK, f"objective={objective}", f"attack={attack}"]
     small = [] if attack == "none" else ["attack.steps=2", "attack.epsilon=0.25"]
     with composed(tmp_path, [*overrides, *small]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["objective"], summary["attack"]) == (objective, attack)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
@@ -203,7 +203,7 @@ def test_an_objective_that_returns_a_tensor_is_told_what_to_return(tmp_path):
         composed(tmp_path, [*QUICK, *mine, "+objective.noise_draws=1"]) as cfg,
         pytest.raises(SystemExit, match=r"Loss from Forgetful\.of_logits, got Tensor: return Loss"),
     ):
-        runs.train(cfg)
+        commands.train(cfg)
 
 
 def test_the_readmes_own_objective_trains_from_the_command_line(tmp_path):

@@ -14,11 +14,11 @@ from torch import nn
 import smoothcert
 from smoothcert import TightCertifier
 from smoothcert.certify import weights_digest
+from smoothcert.commands.build import build_model
 from smoothcert.data import DigitsDataModule
 from smoothcert.errors import CheckpointError, InvalidArgumentError
 from smoothcert.models import Normalize
 from smoothcert.records import read_certificates
-from smoothcert.runs.build import build_model
 
 OWN = """
 from torch import nn

@@ -12,7 +12,7 @@ from support import TINY, composed
 from test_entry_points import by_index, class_folders
 from torch import nn
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.lightning import SaveOnSignal, SmoothedTraining
 from smoothcert.models import read_checkpoint
 from smoothcert.records import CertificateFile
@@ -33,7 +33,7 @@ class Dropping(nn.Sequential):
 
 def trained(folder, *overrides):
     with composed(folder, [*SHORT, *overrides]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
     return folder
 
 

@@ -15,7 +15,7 @@ from runs_by_hand import WRONG, experiment_by_hand, rows_of, run_by_hand, write_
 from support import ROOT, composed
 from test_methods import QUICK
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.report.markdown import marks
 
 SEEDS = (4, 5)
@@ -24,7 +24,7 @@ SEEDS = (4, 5)
 def trained(folder, *overrides):
     """Train in this process and leave what Hydra would."""
     with composed(folder, [*QUICK, *overrides]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
         (folder / ".hydra").mkdir()
         OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
         OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
@@ -32,7 +32,7 @@ def trained(folder, *overrides):
 
 def certified(folder, own, *overrides):
     with composed(own, [f"run='{folder}'", *overrides], "certify") as cfg:
-        runs.certify(cfg)
+        commands.certify(cfg)
     return summary_of(own)
 
 
@@ -46,7 +46,7 @@ def reported(own, *overrides):
     if not any(override.startswith("table=") for override in overrides):
         overrides = (*overrides, "table=''")
     with composed(own, overrides, "report") as cfg:
-        runs.report(cfg)
+        commands.report(cfg)
 
 
 CERTIFIED = ("certifier=tight", "n=200", "n0=20", "max_images=10", "radii=[0.0,0.25,0.5]")
@@ -138,16 +138,16 @@ def test_reporting_needs_no_torch(tmp_path):
     write_run(tmp_path / "run", experiment_by_hand())
     source = (
         "import sys; sys.path[:0] = ['tests', 'src']; from support import composed; "
-        "from smoothcert import runs\n"
+        "from smoothcert import commands\n"
         f"asked = ['runs={tmp_path}/run', 'table=']\n"
-        f"with composed('{tmp_path}', asked, 'report') as cfg: runs.report(cfg)\n"
+        f"with composed('{tmp_path}', asked, 'report') as cfg: commands.report(cfg)\n"
         "print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True
     )
     loaded = set(done.stdout.split())
-    assert {"smoothcert.runs.reporting", "smoothcert.report.tables"} <= loaded
+    assert {"smoothcert.commands.reporting", "smoothcert.report.tables"} <= loaded
     assert not loaded & {"torch", "torchvision", "pytorch_lightning", "sklearn"}
 
 
@@ -246,7 +246,7 @@ def test_running_a_finished_run_again_keeps_how_long_it_trained(finished, tmp_pa
     before = summary_of(tmp_path / "run")
     asked = ["seed=4", "name=tiny_reg", "trainer.limit_train_batches=1.0"]
     with composed(tmp_path / "run", [*QUICK, *asked]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
     after = summary_of(tmp_path / "run")
     assert after["epochs"] == before["epochs"]
     # What came after the last checkpoint is not in it.
@@ -269,7 +269,7 @@ def test_a_page_that_does_not_exist_is_answered(by_hand):
 
 def report_all(own, *overrides):
     with composed(own, overrides, "report") as cfg:
-        runs.report(cfg)
+        commands.report(cfg)
     return {path.relative_to(own).as_posix(): path for path in own.rglob("*") if path.is_file()}
 
 

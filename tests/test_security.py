@@ -22,13 +22,13 @@ from rich.console import Console
 from runs_by_hand import rows_of, run_by_hand, write_log, write_run
 from support import ROOT, TINY, composed
 
-from smoothcert import runs
+from smoothcert import commands
+from smoothcert.commands.security import refuse_secrets
 from smoothcert.data.decoding import decode_all
 from smoothcert.report.grouping import sections_of
 from smoothcert.report.load import read_runs
 from smoothcert.report.page import write_page
 from smoothcert.report.terminal import print_summary
-from smoothcert.runs.security import refuse_secrets
 
 SMALL = ["trainer=cpu", "model.width=4", "objective=gaussian", "sigma=0.25", "n0=10", "n=100"]
 TRAIN = [*SMALL, "trainer.limit_train_batches=3", "callbacks.certification=null"]
@@ -83,18 +83,18 @@ def started(folder, *overrides):
 
 def trained(folder, *overrides):
     with composed(folder, [*TRAIN, *overrides]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
     return folder
 
 
 def certified(folder, *overrides, name="certify"):
     with composed(folder, overrides, name) as cfg:
-        runs.certify(cfg)
+        commands.certify(cfg)
 
 
 def measured(folder, *overrides):
     with composed(folder, overrides, "benchmark") as cfg:
-        runs.benchmark(cfg)
+        commands.benchmark(cfg)
 
 
 def test_the_trap_is_a_real_one(sprung, tmp_path):

@@ -12,10 +12,10 @@ import torch
 from support import composed
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from smoothcert.commands import command
 from smoothcert.data.datasets import FileImages, to_unit
 from smoothcert.data.sampling import BatchKey
 from smoothcert.errors import DataError, Stopped
-from smoothcert.runs import command
 
 # Python 3.12 warns of every fork beside threads; the loader's workers are forks.
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -184,7 +184,7 @@ def test_a_file_that_is_a_folder_is_named_in_one_line(tmp_path):
 
 SAVING = """
 import os, signal
-from smoothcert.runs.shell import signals_stop
+from smoothcert.commands.error_handling import signals_stop
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 with signals_stop():
     try:

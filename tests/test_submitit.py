@@ -15,7 +15,7 @@ from support import CONF, TINY
 from test_entry_points import by_index, start
 from test_preemption import last_of, states_of
 
-from smoothcert import runs
+from smoothcert import commands
 
 submitit = pytest.importorskip("submitit")
 
@@ -54,11 +54,11 @@ def test_a_sweep_is_one_job_array_with_what_the_configuration_says(tmp_path, mon
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_what_to_install(monkeypatch):
-    runs.check_command_line(["src/train.py", "-m", "hydra/launcher=slurm"])
-    monkeypatch.setattr("smoothcert.runs.guard.find_spec", lambda name: None)
+    commands.check_command_line(["src/train.py", "-m", "hydra/launcher=slurm"])
+    monkeypatch.setattr("smoothcert.commands.guard.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"pip install 'smoothcert\[slurm\]'"):
-        runs.check_command_line(["src/train.py", "-m", "hydra/launcher=slurm"])
-    runs.check_command_line(["src/train.py", "-m", "hydra/launcher=basic"])
+        commands.check_command_line(["src/train.py", "-m", "hydra/launcher=slurm"])
+    commands.check_command_line(["src/train.py", "-m", "hydra/launcher=basic"])
 
 
 def swept(folder, *overrides):

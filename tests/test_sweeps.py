@@ -15,8 +15,8 @@ from records.faults import small_disk, under_permissions
 from support import CONF, guarded
 from test_entry_points import QUICK, run
 
+from smoothcert.commands.sweeps import SweepEnd
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.runs.sweeps import SweepEnd
 
 
 def job(folder, mode=RunMode.MULTIRUN, number=0):

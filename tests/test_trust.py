@@ -11,12 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 from support import CONF, composed, guarded
 
-from smoothcert import runs
+from smoothcert import commands
+from smoothcert.commands.certification import trained_configuration
+from smoothcert.commands.commandline import overrides_of, read_yaml
+from smoothcert.commands.security import check_places, check_targets, trusted
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import check_links
-from smoothcert.runs.certification import trained_configuration
-from smoothcert.runs.commandline import overrides_of, read_yaml
-from smoothcert.runs.security import check_places, check_targets, trusted
 
 CONFIGURATION = {
     "name": "run",
@@ -165,7 +165,7 @@ def test_what_belongs_elsewhere_is_refused_with_its_place(place, target, run, tm
         "pytorch_lightning.LightningModule.load_from_checkpoint",
         # Ours, with paths to write to as arguments; and those by another way.
         *("smoothcert.records.write_atomically", "smoothcert.records.CertificateFile"),
-        *("smoothcert.data.write_thumbnails", "smoothcert.runs.train", "src.train.train"),
+        *("smoothcert.data.write_thumbnails", "smoothcert.commands.train", "src.train.train"),
         *("smoothcert.benchmarks.VoteLog", "src.smoothcert.records.write_atomically"),
         "tests.support.composed",
         # From an allowed module into another one.
@@ -667,7 +667,7 @@ def test_a_training_begins_with_this_check(tmp_path):
         composed(tmp_path / "run", overrides) as cfg,
         pytest.raises(SystemExit, match=r"`callbacks\.best\.dirpath` inside the run folder"),
     ):
-        runs.train(cfg)
+        commands.train(cfg)
     assert not elsewhere.exists()
 
 

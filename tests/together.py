@@ -9,7 +9,9 @@ from contextlib import ExitStack, contextmanager
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["smoothcert.runs.training", "smoothcert.runs.certification"])
+CONTEXT.set_forkserver_preload(
+    ["smoothcert.commands.training", "smoothcert.commands.certification"]
+)
 PATIENCE = 60
 
 

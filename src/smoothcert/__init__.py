@@ -17,9 +17,9 @@ if TYPE_CHECKING:
         SmoothedClassifier,
         TightCertifier,
     )
+    from smoothcert.commands.loading import load
     from smoothcert.errors import SmoothCertError
     from smoothcert.records import CertificateRow, read_certificates
-    from smoothcert.runs.loading import load
     from smoothcert.stats import certified_radius
     from smoothcert.types import ABSTAIN, Certificate
 
@@ -38,7 +38,7 @@ _HOMES = {
     "SmoothedClassifier": "smoothcert.certify",
     "TightCertifier": "smoothcert.certify",
     "certified_radius": "smoothcert.stats",
-    "load": "smoothcert.runs.loading",
+    "load": "smoothcert.commands.loading",
     "read_certificates": "smoothcert.records",
 }
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT, TINY, composed
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.benchmarks import (
     Estimate,
     Pace,
@@ -23,11 +23,11 @@ from smoothcert.benchmarks import (
     sizing_table,
     unlike,
 )
+from smoothcert.commands import sizing
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import COLUMNS, CertificateRow
 from smoothcert.records.rows import format_row
 from smoothcert.report.terminal import measurements_as_markdown
-from smoothcert.runs import sizing
 
 ROW = CertificateRow(0, 3, 3, 0.4, 1, 0.5, 0.84, 0.16, 450, 30, 500, "certified")
 SUMMARY = {
@@ -200,7 +200,7 @@ class Commands:
 
 
 @pytest.fixture
-def commands(monkeypatch):
+def started(monkeypatch):
     replaced = Commands()
     monkeypatch.setattr(sizing, "subprocess", replaced)
     return replaced
@@ -209,19 +209,19 @@ def commands(monkeypatch):
 def sized(own, *overrides):
     """Benchmark in this process and return what was written."""
     with composed(own, ["task=sizing", "device=cpu", *overrides], "benchmark") as cfg:
-        runs.benchmark(cfg)
+        commands.benchmark(cfg)
     return json.loads((own / "benchmark.json").read_text())["results"]
 
 
-def test_certification_is_told_what_this_command_is_told(commands, tmp_path):
+def test_certification_is_told_what_this_command_is_told(started, tmp_path):
     asked = ["images=5", "n=2000", "execution=fast", "execution.compile=false", "radii=[0,0.5]"]
     sized(tmp_path, "run='a,b=1'", "repeats=2", *asked, "certifier.bound=cohen", "seed=3")
-    warmup, *measured = commands.asked
+    warmup, *measured = started.asked
     assert {"max_images=2", "n=1000", "devices=2"} <= set(warmup)
     counts = [next(each for each in line if each.startswith("devices=")) for line in measured]
     assert counts == ["devices=1", "devices=2"] * 2
-    assert len({line[-1] for line in commands.asked}) == 5
-    assert {env["OMP_NUM_THREADS"] for env in commands.environments} == {"1"}
+    assert len({line[-1] for line in started.asked}) == 5
+    assert {env["OMP_NUM_THREADS"] for env in started.environments} == {"1"}
     with composed(tmp_path, measured[1], "certify") as cfg:
         assert (cfg.run, cfg.max_images, cfg.devices, cfg.split) == ("a,b=1", 5, 2, "test")
         assert (cfg.n, cfg.n0, cfg.seed, cfg.radii) == (2000, 100, 3, [0, 0.5])
@@ -230,16 +230,16 @@ def test_certification_is_told_what_this_command_is_told(commands, tmp_path):
         assert cfg.certifier.bound == "cohen"
 
 
-def test_a_checkpoint_file_is_certified_with_its_network_and_data(commands, tmp_path):
+def test_a_checkpoint_file_is_certified_with_its_network_and_data(started, tmp_path):
     network = ["ckpt=a.ckpt", "model=resnet50", "model.normalization=none", "sigma=0.5"]
     sized(tmp_path, *network, "data.root=/images", "+certify.data=imagenet", "+certify.split=val")
-    with composed(tmp_path, commands.asked[1], "certify_checkpoint") as cfg:
+    with composed(tmp_path, started.asked[1], "certify_checkpoint") as cfg:
         assert (cfg.ckpt, cfg.sigma, cfg.split, cfg.data.root) == ("a.ckpt", 0.5, "val", "/images")
         assert cfg.model.normalization == "none"
         assert cfg.data._target_.endswith("ImageNetDataModule")
 
 
-def test_what_is_measured_and_given_makes_the_tables(commands, tmp_path, capsys):
+def test_what_is_measured_and_given_makes_the_tables(started, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
     results = sized(tmp_path, "run=run", "test_sets.ImageNet.rate=60", f"readme={page}")
@@ -269,7 +269,7 @@ def test_other_votes_in_other_runs_are_counted_and_told(tmp_path, monkeypatch, c
     assert "4 of 4 images have other votes" in caplog.text
 
 
-def test_a_page_without_marks_costs_no_measurement(commands, tmp_path):
+def test_a_page_without_marks_costs_no_measurement(started, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("text\n")
     with pytest.raises(SystemExit, match="Expected the marks"):
@@ -291,15 +291,15 @@ def test_a_page_without_marks_costs_no_measurement(commands, tmp_path):
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(
-    overrides, message, commands, tmp_path
+    overrides, message, started, tmp_path
 ):
     with pytest.raises(SystemExit, match=message):
         sized(tmp_path, *overrides)
-    assert commands.asked == []
+    assert started.asked == []
 
 
 def test_more_processes_than_gpus_are_refused_and_one_takes_a_given_efficiency(
-    commands, tmp_path, monkeypatch
+    started, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sizing, "_on_cpu", lambda cfg: False)
     monkeypatch.setattr(sizing.torch.cuda, "device_count", lambda: 1)
@@ -310,8 +310,8 @@ def test_more_processes_than_gpus_are_refused_and_one_takes_a_given_efficiency(
     assert results["sizing"][1]["efficiency"] == {"value": 0.9, "source": "given"}
 
 
-def test_a_certification_that_fails_ends_the_command_with_its_line(commands, tmp_path):
-    commands.code = 1
+def test_a_certification_that_fails_ends_the_command_with_its_line(started, tmp_path):
+    started.code = 1
     with pytest.raises(SystemExit, match=r"-m src\.certify .*run.* ended with code 1"):
         sized(tmp_path, "run=run")
 

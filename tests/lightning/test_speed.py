@@ -13,8 +13,15 @@ from test_methods import QUICK, names
 from test_module import SGD, STEP, fit, logged, weights
 from torch import nn
 
-from smoothcert import runs
+from smoothcert import commands
 from smoothcert.attacks import PGD, NoAttack
+from smoothcert.commands.build import (
+    _compiled,
+    build_data,
+    build_module,
+    build_trainer,
+    precision_of,
+)
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule
 from smoothcert.data.datasets import InMemoryImages
@@ -22,7 +29,6 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.lightning import SmoothedTraining
 from smoothcert.models import fast_resnet, load_weights, small_cnn
 from smoothcert.objectives import ADRE
-from smoothcert.runs.build import _compiled, build_data, build_module, build_trainer, precision_of
 
 NATIVE = "torch.cpu._is_avx512_bf16_supported"
 
@@ -136,7 +142,7 @@ def test_a_compiled_training_keeps_the_names_of_its_weights(tmp_path, eager):
 @pytest.mark.filterwarnings("default")
 def test_a_run_that_is_compiled_trains_and_certifies(tmp_path):
     with composed(tmp_path, [*QUICK, "speed.compile=true"]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
     assert (tmp_path / "summary.json").is_file()
 
 
@@ -171,7 +177,7 @@ def loss_of(folder):
 
 def finished(folder, *overrides):
     with composed(folder, [*QUICK, *overrides]) as cfg:
-        runs.train(cfg)
+        commands.train(cfg)
     return loss_of(folder)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 from support import ROOT, composed
 
-from smoothcert import runs
+from smoothcert import commands
 
 PUBLISHED = ROOT / "data" / "published-logs"
 SMALL = """\
@@ -20,7 +20,7 @@ idx\tlabel\tpredict\tradius\tcorrect\ttime
 
 def reported(folder, pattern, *overrides):
     with composed(folder, [f"runs='{pattern}'", *overrides], "report") as cfg:
-        runs.report(cfg)
+        commands.report(cfg)
     with (folder / "tables" / "envelope.csv").open(newline="") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
 

@@ -55,7 +55,7 @@ class CertificationCallback(pl.Callback):
     """Certifies a subset of a split: every few epochs while fitting, and in `Trainer.validate`.
 
     `Trainer.validate` after the last epoch certifies the weights that it is given, into
-    `certificates.tsv`; `smoothcert.runs.train` calls it on the best checkpoint. While fitting,
+    `certificates.tsv`; `smoothcert.commands.train` calls it on the best checkpoint. While fitting,
     each certified epoch has a file of its own under `certificates/`, with noise of its own, and
     `ModelCheckpoint` can monitor `certify/acr`. An epoch that is not certified counts as NaN
     there, never as the last value seen.

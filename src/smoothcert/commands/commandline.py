@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from smoothcert.commands.security import LARGEST_YAML, check_yaml, environment
 from smoothcert.errors import (
     InvalidArgumentError,
     RecordsError,
@@ -28,7 +29,6 @@ from smoothcert.errors import (
     require_probability,
 )
 from smoothcert.records import read_bounded
-from smoothcert.runs.security import LARGEST_YAML, check_yaml, environment
 
 HELP_WIDTH = 80
 SEEDS = 2**32

@@ -34,7 +34,7 @@ MEASURED = (
 
 
 def merge(cfg: DictConfig) -> float:
-    """Merge shards and summarize the whole; see `smoothcert.runs.merge`."""
+    """Merge shards and summarize the whole; see `smoothcert.commands.merge`."""
     shards = _shards(cfg.runs)
     out = RunFolder(_default_folder(shards) if cfg.out is None else cfg.out)
     for each in (*shards, out):

@@ -16,6 +16,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from smoothcert.certify import Certifier, SmoothedClassifier, Subset, certify_examples
+from smoothcert.commands.build import (
+    CHOICES,
+    build_data,
+    device_of,
+    load_images,
+    load_model,
+    name_of,
+    names_of_parts,
+    recorded_of,
+    without_publisher,
+)
+from smoothcert.commands.chance import near_chance
+from smoothcert.commands.commandline import check, checked_radii, read_yaml, typed
+from smoothcert.commands.guard import choices_of
+from smoothcert.commands.security import trusted
+from smoothcert.commands.summary import performance_of, provenance, write_summary
 from smoothcert.data import ImageDataModule, write_thumbnails
 from smoothcert.distributed.group import processes
 from smoothcert.errors import (
@@ -29,22 +45,6 @@ from smoothcert.lightning.callbacks import warn_of_few_samples
 from smoothcert.records import RunFolder, Shard
 from smoothcert.records.summary import summarize
 from smoothcert.report import plot_certified_accuracy
-from smoothcert.runs.build import (
-    CHOICES,
-    build_data,
-    device_of,
-    load_images,
-    load_model,
-    name_of,
-    names_of_parts,
-    recorded_of,
-    without_publisher,
-)
-from smoothcert.runs.chance import near_chance
-from smoothcert.runs.commandline import check, checked_radii, read_yaml, typed
-from smoothcert.runs.guard import choices_of
-from smoothcert.runs.security import trusted
-from smoothcert.runs.summary import performance_of, provenance, write_summary
 from smoothcert.stats import default_radii
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Subject:
 
 
 def certify(cfg: DictConfig) -> float | None:
-    """Certify and summarize; see `smoothcert.runs.certify`."""
+    """Certify and summarize; see `smoothcert.commands.certify`."""
     folder, device = RunFolder(cfg.paths.run), device_of(cfg.device)
     subject = subject_of_run(cfg) if cfg.run is not None else subject_of_file(cfg)
     radii = default_radii(subject.sigma) if cfg.radii is None else checked_radii(cfg.radii)

@@ -15,6 +15,9 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
+from smoothcert.commands.checkpoints import check_callbacks
+from smoothcert.commands.fitting import fitting_model, shortcut_of
+from smoothcert.commands.security import REQUIRED, TARGET, leaves
 from smoothcert.data import ImageDataModule
 from smoothcert.data.class_folders import LAYOUT
 from smoothcert.distributed.group import is_group, processes
@@ -33,9 +36,6 @@ from smoothcert.models import (
     with_normalization,
 )
 from smoothcert.report.methods import method_name
-from smoothcert.runs.checkpoints import check_callbacks
-from smoothcert.runs.fitting import fitting_model, shortcut_of
-from smoothcert.runs.security import REQUIRED, TARGET, leaves
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothcert.certify import SmoothedClassifier
+from smoothcert.commands.build import (
+    build_data,
+    build_module,
+    build_trainer,
+    check_types,
+    load_images,
+    log_configuration,
+    names_of_parts,
+    switch,
+)
+from smoothcert.commands.chance import near_chance
+from smoothcert.commands.commandline import typed
+from smoothcert.commands.summary import performance_of, provenance, write_summary
 from smoothcert.distributed.group import processes
 from smoothcert.errors import (
     CheckpointError,
@@ -27,19 +40,6 @@ from smoothcert.lightning.module import VALIDATED
 from smoothcert.models import load_weights, read_checkpoint
 from smoothcert.records import RunFolder
 from smoothcert.records.summary import summarize
-from smoothcert.runs.build import (
-    build_data,
-    build_module,
-    build_trainer,
-    check_types,
-    load_images,
-    log_configuration,
-    names_of_parts,
-    switch,
-)
-from smoothcert.runs.chance import near_chance
-from smoothcert.runs.commandline import typed
-from smoothcert.runs.summary import performance_of, provenance, write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ LENGTHS = ("T_max", "total_steps", "max_epochs")
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train, certify and summarize; see `smoothcert.runs.train`."""
+    """Train, certify and summarize; see `smoothcert.commands.train`."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     folder = RunFolder(cfg.paths.run)
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)

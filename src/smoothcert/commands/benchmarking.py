@@ -32,6 +32,12 @@ from smoothcert.benchmarks import (
 )
 from smoothcert.benchmarks.designs import usual_designs
 from smoothcert.certify import Example, Subset
+from smoothcert.commands.build import build_data, build_model, device_of, load_model, precision_of
+from smoothcert.commands.certification import trained_configuration
+from smoothcert.commands.commandline import checked_radii
+from smoothcert.commands.methods import MARKS, markdown, methods_table
+from smoothcert.commands.sizing import sizing
+from smoothcert.commands.summary import machine, provenance
 from smoothcert.data import CIFAR10DataModule
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import InvalidArgumentError
@@ -40,16 +46,10 @@ from smoothcert.records import RunFolder, write_atomically
 from smoothcert.report import plot_losses, print_measurements
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.terminal import measurements_as_markdown
-from smoothcert.runs.build import build_data, build_model, device_of, load_model, precision_of
-from smoothcert.runs.certification import trained_configuration
-from smoothcert.runs.commandline import checked_radii
-from smoothcert.runs.methods import MARKS, markdown, methods_table
-from smoothcert.runs.sizing import sizing
-from smoothcert.runs.summary import machine, provenance
 
 
 def benchmark(cfg: DictConfig) -> None:
-    """Measure, print and write; see `smoothcert.runs.benchmark`."""
+    """Measure, print and write; see `smoothcert.commands.benchmark`."""
     if cfg.task not in BENCHMARKS:
         raise InvalidArgumentError(
             f"Expected `task` one of {', '.join(BENCHMARKS)}, got {cfg.task!r}"

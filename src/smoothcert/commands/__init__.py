@@ -12,9 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from smoothcert.errors import Stopped
-from smoothcert.records import check_links
-from smoothcert.runs.commandline import (
+from smoothcert.commands.commandline import (
     check,
     check_given,
     folder_name,
@@ -23,10 +21,12 @@ from smoothcert.runs.commandline import (
     suffix,
     typed,
 )
-from smoothcert.runs.guard import check_command_line
-from smoothcert.runs.launching import devices_of, run
-from smoothcert.runs.security import check_places
-from smoothcert.runs.shell import command, sweep_folder
+from smoothcert.commands.error_handling import command, sweep_folder
+from smoothcert.commands.guard import check_command_line
+from smoothcert.commands.launching import devices_of, run
+from smoothcert.commands.security import check_places
+from smoothcert.errors import Stopped
+from smoothcert.records import check_links
 
 __all__ = [
     "benchmark",
@@ -83,7 +83,7 @@ def train(cfg: DictConfig) -> float | None:
         check_places(cfg)
         trainer = cfg.trainer
         each = devices_of(trainer.devices, trainer.accelerator)
-        return run("smoothcert.runs.training:train", cfg, each, trainer.num_nodes)
+        return run("smoothcert.commands.training:train", cfg, each, trainer.num_nodes)
 
 
 def certify(cfg: DictConfig) -> float:
@@ -102,7 +102,7 @@ def certify(cfg: DictConfig) -> float:
         check_links(Path(cfg.paths.run))
         check_given(cfg)
         each = devices_of(cfg.devices, "cpu" if cfg.device == "cpu" else "auto")
-        return run("smoothcert.runs.certification:certify", cfg, each, cfg.num_nodes)
+        return run("smoothcert.commands.certification:certify", cfg, each, cfg.num_nodes)
 
 
 def merge(cfg: DictConfig) -> float:
@@ -118,7 +118,7 @@ def merge(cfg: DictConfig) -> float:
         SystemExit: with the message of a `SmoothCertError`.
     """
     with command(), _how_to_resume("The shards are unchanged. Merge them with the same command"):
-        from smoothcert.runs import merging
+        from smoothcert.commands import merging
 
         return merging.merge(cfg)
 
@@ -134,7 +134,7 @@ def benchmark(cfg: DictConfig) -> None:
     """
     with command(), _how_to_resume("Nothing was measured. Start again with the same command"):
         check(cfg)
-        from smoothcert.runs import benchmarking
+        from smoothcert.commands import benchmarking
 
         benchmarking.benchmark(cfg)
 
@@ -149,6 +149,6 @@ def report(cfg: DictConfig) -> None:
         SystemExit: with the message of a `SmoothCertError`.
     """
     with command(), _how_to_resume("The runs are unchanged. Report them with the same command"):
-        from smoothcert.runs import reporting
+        from smoothcert.commands import reporting
 
         reporting.report(cfg)

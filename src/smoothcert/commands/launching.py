@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from smoothcert.commands.error_handling import plain, quiet, signals_stop
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import FolderLock, working_in
-from smoothcert.runs.shell import plain, quiet, signals_stop
 
 if TYPE_CHECKING:
     from smoothcert.distributed.launch import Machine

@@ -10,9 +10,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from smoothcert.commands.commandline import typed
 from smoothcert.errors import SmoothCertError
 from smoothcert.records import write_atomically
-from smoothcert.runs.commandline import typed
 
 logger = logging.getLogger(__name__)
 

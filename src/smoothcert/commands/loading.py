@@ -4,16 +4,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from smoothcert.certify import Execution, SmoothedClassifier
-from smoothcert.records import check_links
-from smoothcert.runs.build import (
+from smoothcert.commands.build import (
     build_data,
     device_of,
     load_model,
     recorded_of,
     without_publisher,
 )
-from smoothcert.runs.commandline import read_yaml
-from smoothcert.runs.security import trusted
+from smoothcert.commands.commandline import read_yaml
+from smoothcert.commands.security import trusted
+from smoothcert.records import check_links
 
 PATHS = {"data": "data", "outputs": "outputs"}
 """In place of the run's own, as in `conf/paths/default.yaml`."""

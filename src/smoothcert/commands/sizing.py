@@ -27,6 +27,8 @@ from smoothcert.benchmarks import (
     sizing_table,
     unlike,
 )
+from smoothcert.commands.build import device_of
+from smoothcert.commands.commandline import quoted
 from smoothcert.errors import (
     InvalidArgumentError,
     ProcessError,
@@ -34,8 +36,6 @@ from smoothcert.errors import (
     require_count,
 )
 from smoothcert.records import CertificateRow, read_certificates
-from smoothcert.runs.build import device_of
-from smoothcert.runs.commandline import quoted
 
 THREADS = 1
 """Of each process on a CPU."""

@@ -18,12 +18,12 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from smoothcert.commands.commandline import overrides_of, quoted, read_yaml, typed
+from smoothcert.commands.error_handling import plain
+from smoothcert.commands.launching import require_common_folder
+from smoothcert.commands.security import refuse_secrets, trusted
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import check_links
-from smoothcert.runs.commandline import overrides_of, quoted, read_yaml, typed
-from smoothcert.runs.launching import require_common_folder
-from smoothcert.runs.security import refuse_secrets, trusted
-from smoothcert.runs.shell import plain
 
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
 """Launchers that an extra of this package installs."""

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
+from smoothcert.commands.commandline import checked_radii
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import FIELD_COLUMNS, paths_matching, write_atomically
 from smoothcert.report.figures import draw_figures
@@ -28,7 +29,6 @@ from smoothcert.report.methods import chosen_method
 from smoothcert.report.page import write_page
 from smoothcert.report.tables import experiments, radii_of, tables_of
 from smoothcert.report.terminal import print_grid
-from smoothcert.runs.commandline import checked_radii
 
 GENERATOR = '<meta name="generator" content="smoothcert">'
 """What tells a page of ours."""
@@ -37,7 +37,7 @@ RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 
 
 def report(cfg: DictConfig) -> None:
-    """Write a page, tables and figures over runs, or one table; see `smoothcert.runs.report`."""
+    """Write a page, tables and figures over runs, or one table; see `commands.report`."""
     if cfg.table is None:
         _report_all(cfg)
     else:
