@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_network import LinearNetwork, exact, gradient, random_case, smoothed
 from scipy.optimize import brentq
 from scipy.special import expit
 
@@ -15,6 +14,7 @@ from smoothcert.attacks import DDN
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.noise import generator
 from smoothcert.types import NoisyBatch
+from tests.helpers.linear_network import LinearNetwork, exact, gradient, random_case, smoothed
 
 
 def reference(network, batch, epsilon, steps, gamma, first):

@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_network import LinearNetwork, exact, gradient, random_case, shorten
 from scipy.stats import kstest
 from torch import nn
 
 from smoothcert.attacks import PGD
 from smoothcert.noise import draw_noise, generator
 from smoothcert.types import NoisyBatch
+from tests.helpers.linear_network import LinearNetwork, exact, gradient, random_case, shorten
 
 
 class Blind(nn.Module):

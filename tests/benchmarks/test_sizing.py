@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import ROOT, TINY, composed
 
 from smoothcert import commands
 from smoothcert.benchmarks import (
@@ -28,6 +27,7 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import COLUMNS, CertificateRow
 from smoothcert.records.rows import format_row
 from smoothcert.report.terminal import measurements_as_markdown
+from tests.helpers.support import ROOT, TINY, composed
 
 ROW = CertificateRow(0, 3, 3, 0.4, 1, 0.5, 0.84, 0.16, 450, 30, 500, "certified")
 SUMMARY = {

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from drawing import draw_alike
 from torch import nn
 
 from smoothcert.attacks import PGD, NoAttack
@@ -25,6 +24,7 @@ from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import fast_resnet
 from smoothcert.objectives import ADRE, Gaussian
+from tests.helpers.drawing import draw_alike
 
 CPU = torch.device("cpu")
 OURS = StepVariant("ours", "float32", channels_last=True, compiled=False, batched=True)

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from driving import drive, multinomial, unanimous
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records.row_files import row_of
 
 from smoothcert.certify import (
     AnytimeCertifier,
@@ -23,6 +21,8 @@ from smoothcert.records.limits import Limits
 from smoothcert.records.rows import check_possible
 from smoothcert.stats import probability_bounds
 from smoothcert.types import ABSTAIN
+from tests.helpers.driving import drive, multinomial, unanimous
+from tests.helpers.row_files import row_of
 
 PLANNED = PrecisionCertifier(n0=100, n=500)
 KINDS = (CohenCertifier, TightCertifier, SequentialCertifier, AnytimeCertifier)

@@ -8,7 +8,6 @@ from operator import attrgetter
 
 import pytest
 import torch
-from driving import Narrow, Watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -26,6 +25,7 @@ from smoothcert.certify.execution import (
 from smoothcert.errors import InvalidArgumentError, SmoothCertWarning
 from smoothcert.models import cifar_resnet
 from smoothcert.noise import generator
+from tests.helpers.driving import Narrow, Watched
 
 CPU = torch.device("cpu")
 SHAPE = (1, 6, 6)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from driving import drive, multinomial
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from smoothcert.certify import CohenCertifier, TightCertifier
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import certified_radius, sign_test_p_value
 from smoothcert.types import ABSTAIN, Counts
+from tests.helpers.driving import drive, multinomial
 
 CERTIFIERS = [
     CohenCertifier(n0=50, n=1000),

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from driving import drive, multinomial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoothcert.certify import PrecisionCertifier, TightCertifier
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.types import Counts
+from tests.helpers.driving import drive, multinomial
 
 seeds = st.integers(0, 2**31)
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from driving import Log
 
 from smoothcert.certify import Execution, scheduling
 from smoothcert.certify.execution import Runner
@@ -13,6 +12,7 @@ from smoothcert.certify.scheduling import Plan, run_jobs
 from smoothcert.certify.voting import Job, Poll
 from smoothcert.noise import GaussianCopies, generator
 from smoothcert.types import Example
+from tests.helpers.driving import Log
 
 CPU = torch.device("cpu")
 IMAGE = torch.rand(1, 6, 6, generator=generator("cpu", 0))

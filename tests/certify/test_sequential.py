@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from driving import drive, multinomial, unanimous
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -14,6 +13,7 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.records import CertificateRow
 from smoothcert.stats import default_radii, look_plan
 from smoothcert.types import ABSTAIN
+from tests.helpers.driving import drive, multinomial, unanimous
 
 SEQUENTIAL = SequentialCertifier(n0=20, n=600)
 CERTIFIERS = [

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from driving import Watched, half_space
 from PIL import Image
 from torch import nn
 
@@ -28,6 +27,7 @@ from smoothcert.models import normalized
 from smoothcert.noise import discrete_loss, generator
 from smoothcert.stats import certified_radius
 from smoothcert.types import ABSTAIN
+from tests.helpers.driving import Watched, half_space
 
 QUICK = TightCertifier(n0=20, n=500)
 

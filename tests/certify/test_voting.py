@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from driving import Watched
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,6 +13,7 @@ from smoothcert.certify.voting import Job, Poll, Request
 from smoothcert.errors import MismatchError, NonFiniteError
 from smoothcert.noise import GaussianCopies, generator
 from smoothcert.types import Example
+from tests.helpers.driving import Watched
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(6, 1, 6, 6, generator=generator("cpu", 0))

@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from together import together
 from torch import nn
 
 from smoothcert.certify import (
@@ -24,6 +23,7 @@ from smoothcert.distributed.group import Processes, is_group
 from smoothcert.errors import ProcessError, RecordsError, SmoothCertError
 from smoothcert.noise import generator
 from smoothcert.records import CertificateFile, part_path, read_certificates, settings_path
+from tests.helpers.together import together
 
 TIGHT = TightCertifier(n0=20, n=200)
 SEQUENTIAL = SequentialCertifier(n0=20, n=400)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_module import fit, module, weights
 
 from smoothcert.data.augmentation import CropAndFlip
 from smoothcert.data.base import ImageDataModule
 from smoothcert.data.datasets import FileImages, InMemoryImages, Keys, to_unit
 from smoothcert.data.sampling import BatchKey
 from smoothcert.types import ImageBatch
+from tests.helpers.training import fit, module, weights
 
 CPU = torch.device("cpu")
 

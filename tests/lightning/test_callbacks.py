@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_module import fit, logged, module, weights
 
 from smoothcert.attacks import PGD
 from smoothcert.certify import TightCertifier
@@ -15,6 +14,7 @@ from smoothcert.errors import InvalidArgumentError, MismatchError, SmoothCertWar
 from smoothcert.lightning import CertificationCallback
 from smoothcert.records import read_certificates
 from smoothcert.stats import average_certified_radius, certified_accuracy
+from tests.helpers.training import fit, logged, module, weights
 
 QUICK = TightCertifier(n0=20, n=300)
 

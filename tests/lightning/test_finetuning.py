@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_module import SGD, fit, module, weights
 
 from smoothcert.attacks import PGD
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.lightning import EMA, FreezeParts, SmoothedTraining
 from smoothcert.objectives import Gaussian
+from tests.helpers.training import SGD, fit, module, weights
 
 DECAYING = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1)
 ADAMW = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5)

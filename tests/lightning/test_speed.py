@@ -6,11 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from drawing import draw_alike
 from omegaconf import OmegaConf
-from support import composed
-from test_methods import QUICK, names
-from test_module import SGD, STEP, fit, logged, weights
 from torch import nn
 
 from smoothcert import commands
@@ -29,6 +25,10 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.lightning import SmoothedTraining
 from smoothcert.models import fast_resnet, load_weights, small_cnn
 from smoothcert.objectives import ADRE
+from tests.helpers.drawing import draw_alike
+from tests.helpers.methods import QUICK, names
+from tests.helpers.support import composed
+from tests.helpers.training import SGD, STEP, fit, logged, weights
 
 NATIVE = "torch.cpu._is_avx512_bf16_supported"
 

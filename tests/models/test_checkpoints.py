@@ -6,7 +6,6 @@ import os
 import pathlib
 import pickle
 import re
-import subprocess
 import zipfile
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import nn
 
 from smoothcert.errors import CheckpointError, MismatchError
 from smoothcert.models import load_weights, read_checkpoint, small_cnn
+from tests.helpers.pickles import Trap
 
 
 def network(seed=0, classes=3):
@@ -45,16 +45,6 @@ def save(path):
         return path
 
     return write
-
-
-class Trap:
-    """An object whose unpickling makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return subprocess.call, (["touch", str(self.path)],)
 
 
 def zipped(content):

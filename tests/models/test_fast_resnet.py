@@ -3,12 +3,12 @@
 import pytest
 import torch
 from hydra.utils import instantiate
-from support import composed
 from torch import nn
 from torch.nn import functional
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import FastResNet, fast_resnet
+from tests.helpers.support import composed
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from test_checkpoints import Trap
 from torch import nn
 from torchvision.models import resnet50 as torchvision_resnet50
 
@@ -20,6 +19,7 @@ from smoothcert.models import (
     wide_resnet,
     with_normalization,
 )
+from tests.helpers.pickles import Trap
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 SHAPE = (3, 32, 32)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from PIL import Image
-from support import ROOT
 from torch import nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
@@ -20,6 +19,7 @@ from smoothcert.models import (
     with_normalization,
 )
 from smoothcert.models.resnet_cifar import BasicBlock, initialize_convolution
+from tests.helpers.support import ROOT
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 # Table 6 there, in millions, for identity shortcuts.

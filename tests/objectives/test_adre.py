@@ -5,7 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import (
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.objectives import ADRE, Gaussian, adre_regularizer
+from tests.helpers.references import (
     LABELS,
     assert_is_formula_of_logits,
     cross_entropies,
@@ -13,9 +16,6 @@ from references import (
     random_logits,
     softmax,
 )
-
-from smoothcert.errors import InvalidArgumentError
-from smoothcert.objectives import ADRE, Gaussian, adre_regularizer
 
 
 @settings(max_examples=25)

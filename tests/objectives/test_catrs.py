@@ -7,7 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from references import (
+from scipy.stats import binom, chisquare
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.models import evaluating
+from smoothcert.noise import generator, noisy_logits, smoothed_log_probabilities
+from smoothcert.objectives import CATRS, catrs
+from smoothcert.objectives import divergence as kl
+from smoothcert.objectives.catrs import WorstNoise, bottom_k, confident_draws
+from smoothcert.types import NoisyBatch
+from tests.helpers.references import (
     arrays,
     assert_is_formula_of_parameters,
     cross_entropies,
@@ -19,15 +28,6 @@ from references import (
     small_batch,
     softmax,
 )
-from scipy.stats import binom, chisquare
-
-from smoothcert.errors import InvalidArgumentError
-from smoothcert.models import evaluating
-from smoothcert.noise import generator, noisy_logits, smoothed_log_probabilities
-from smoothcert.objectives import CATRS, catrs
-from smoothcert.objectives import divergence as kl
-from smoothcert.objectives.catrs import WorstNoise, bottom_k, confident_draws
-from smoothcert.types import NoisyBatch
 
 
 def ascent(parameters, copy, target, epsilon, steps):

@@ -5,7 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import (
+from scipy.stats import entropy
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.objectives import Consistency, Gaussian, consistency_regularizer
+from smoothcert.warmup import Deferred
+from tests.helpers.references import (
     LABELS,
     assert_is_formula_of_logits,
     cross_entropies,
@@ -14,11 +19,6 @@ from references import (
     random_logits,
     softmax,
 )
-from scipy.stats import entropy
-
-from smoothcert.errors import InvalidArgumentError
-from smoothcert.objectives import Consistency, Gaussian, consistency_regularizer
-from smoothcert.warmup import Deferred
 
 
 @settings(max_examples=25)

@@ -1,7 +1,11 @@
 """Gaussian training against its formula in float64."""
 
 import pytest
-from references import (
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.noise import generator
+from smoothcert.objectives import Gaussian
+from tests.helpers.references import (
     arrays,
     assert_is_formula_of_parameters,
     cross_entropies,
@@ -9,10 +13,6 @@ from references import (
     perceptron_logits,
     small_batch,
 )
-
-from smoothcert.errors import InvalidArgumentError
-from smoothcert.noise import generator
-from smoothcert.objectives import Gaussian
 
 
 def test_loss_is_the_mean_cross_entropy_over_noisy_copies():

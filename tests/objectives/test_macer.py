@@ -6,11 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import LABELS, assert_is_formula_of_logits, loss_of, random_logits, softmax
 from scipy.special import log_softmax, logsumexp, ndtri, ndtri_exp
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.objectives import MACER, soft_margin
+from tests.helpers.references import (
+    LABELS,
+    assert_is_formula_of_logits,
+    loss_of,
+    random_logits,
+    softmax,
+)
 
 
 def quantile(p):

@@ -8,7 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from references import (
+from scipy.stats import kstest
+from torch import nn
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.noise import generator, noisy_logits
+from smoothcert.objectives import Gaussian, SmoothMix, smoothmix
+from smoothcert.objectives.smoothmix import FreeAscent, mixed_targets
+from tests.helpers.references import (
     arrays,
     assert_is_formula_of_parameters,
     cross_entropies,
@@ -21,13 +28,6 @@ from references import (
     small_batch,
     softmax,
 )
-from scipy.stats import kstest
-from torch import nn
-
-from smoothcert.errors import InvalidArgumentError
-from smoothcert.noise import generator, noisy_logits
-from smoothcert.objectives import Gaussian, SmoothMix, smoothmix
-from smoothcert.objectives.smoothmix import FreeAscent, mixed_targets
 
 
 def ascent(parameters, image, label, noise, steps, size):

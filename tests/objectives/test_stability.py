@@ -5,7 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from references import (
+from scipy.stats import entropy
+
+from smoothcert.errors import InvalidArgumentError
+from smoothcert.noise import generator
+from smoothcert.objectives import Stability, stability_regularizer
+from tests.helpers.references import (
     arrays,
     assert_is_formula_of_parameters,
     cross_entropies,
@@ -14,11 +19,6 @@ from references import (
     small_batch,
     softmax,
 )
-from scipy.stats import entropy
-
-from smoothcert.errors import InvalidArgumentError
-from smoothcert.noise import generator
-from smoothcert.objectives import Stability, stability_regularizer
 
 
 @pytest.mark.parametrize("draws", [1, 3])

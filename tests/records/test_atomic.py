@@ -1,10 +1,10 @@
 """Files that are written whole or not at all."""
 
 import pytest
-from faults import largest_file
-from row_files import contents
 
 from smoothcert.records import write_atomically
+from tests.helpers.faults import largest_file
+from tests.helpers.row_files import contents
 
 
 def test_the_whole_text_is_replaced(tmp_path):

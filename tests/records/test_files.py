@@ -10,21 +10,8 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from faults import Killed, killed_after, largest_file, small_disk, under_permissions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_files import (
-    ROW_LISTS,
-    ROWS,
-    SETTINGS,
-    by_index,
-    certify,
-    contents,
-    fresh_folder,
-    reading_error,
-    refusal,
-    write,
-)
 
 from smoothcert.errors import RecordsError, SmoothCertWarning
 from smoothcert.records import (
@@ -37,6 +24,19 @@ from smoothcert.records import (
 )
 from smoothcert.records.files import write_atomically
 from smoothcert.records.rows import format_row
+from tests.helpers.faults import Killed, killed_after, largest_file, small_disk, under_permissions
+from tests.helpers.row_files import (
+    ROW_LISTS,
+    ROWS,
+    SETTINGS,
+    by_index,
+    certify,
+    contents,
+    fresh_folder,
+    reading_error,
+    refusal,
+    write,
+)
 
 
 @pytest.fixture

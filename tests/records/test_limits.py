@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from row_files import contents, reading_error, row_of, write
 from scipy.stats import norm
 
 from smoothcert.errors import RecordsError
@@ -13,6 +12,7 @@ from smoothcert.records import CertificateFile, read_certificates, settings_path
 from smoothcert.records.limits import Limits
 from smoothcert.stats import largest_radius
 from smoothcert.types import Certificate
+from tests.helpers.row_files import contents, reading_error, row_of, write
 
 
 @given(st.integers(1, 10**7), st.floats(1e-12, 0.999), st.floats(1e-3, 10))

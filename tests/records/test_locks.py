@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from row_files import ROWS, SETTINGS, certify
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import CertificateFile, FolderLock, claims, locks, read_certificates
 from smoothcert.records.locks import working_in
+from tests.helpers.row_files import ROWS, SETTINGS, certify
 
 HOLDER = """
 import json, os, sys

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs_by_hand import ABSTAINED, WRONG, rows_of, run_by_hand, write_log, write_run
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import (
@@ -18,6 +17,7 @@ from smoothcert.records import (
     read_certificates,
     read_field_log,
 )
+from tests.helpers.runs_by_hand import ABSTAINED, WRONG, rows_of, run_by_hand, write_log, write_run
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 GOOD = "7\t3\t3\t0.41\t1\t0:00:12.500000"

@@ -4,10 +4,19 @@ import contextlib
 from dataclasses import replace
 
 import pytest
-from faults import Killed, killed_after, largest_file, under_permissions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_files import (
+
+from smoothcert.errors import RecordsError
+from smoothcert.records import (
+    CertificateFile,
+    absorb_parts,
+    part_path,
+    read_certificates,
+    settings_path,
+)
+from tests.helpers.faults import Killed, killed_after, largest_file, under_permissions
+from tests.helpers.row_files import (
     ROW_LISTS,
     ROWS,
     SETTINGS,
@@ -17,15 +26,6 @@ from row_files import (
     fresh_folder,
     without_time,
     write,
-)
-
-from smoothcert.errors import RecordsError
-from smoothcert.records import (
-    CertificateFile,
-    absorb_parts,
-    part_path,
-    read_certificates,
-    settings_path,
 )
 
 MANY = [replace(ROWS[0], idx=idx, time=float(idx)) for idx in (8, 3, 12, 0, 5, 1)]

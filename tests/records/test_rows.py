@@ -5,10 +5,10 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_files import CERTIFICATES, ROW_LISTS, fresh_folder, row_of, write
 
 from smoothcert.records import read_certificates
 from smoothcert.types import ABSTAIN, Certificate
+from tests.helpers.row_files import CERTIFICATES, ROW_LISTS, fresh_folder, row_of, write
 
 
 def cells_of(row):

@@ -6,10 +6,8 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from faults import Killed, killed_after, largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_files import ROWS, SETTINGS, by_index, contents, fresh_folder, merge, refusal, write
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
 from smoothcert.records import (
@@ -22,6 +20,17 @@ from smoothcert.records import (
     shards,
 )
 from smoothcert.records.shards import numbers_of, ranges
+from tests.helpers.faults import Killed, killed_after, largest_file
+from tests.helpers.row_files import (
+    ROWS,
+    SETTINGS,
+    by_index,
+    contents,
+    fresh_folder,
+    merge,
+    refusal,
+    write,
+)
 
 MANY = [replace(ROWS[0], idx=idx, time=float(idx)) for idx in (7, 3, 12, 0, 5, 20, 9)]
 """Images in the order of their places in a data set, whose indices need not increase with these."""

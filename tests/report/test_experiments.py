@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from markdown_it import MarkdownIt
-from runs_by_hand import ABSTAINED, WRONG, experiment_by_hand, write_run
 
 from smoothcert.errors import RecordsError
 from smoothcert.report.grids import to_markdown
 from smoothcert.report.grouping import check_experiment, experiments_of
 from smoothcert.report.load import read_runs
 from smoothcert.report.tables import experiments
+from tests.helpers.runs_by_hand import ABSTAINED, WRONG, experiment_by_hand, write_run
 
 RADII = (0.0, 0.25, 0.5)
 NEEDED = (

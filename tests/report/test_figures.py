@@ -14,7 +14,6 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
-from runs_by_hand import with_bounds, write_log
 from scipy.stats import binomtest, norm
 
 from smoothcert.records import FIELD_COLUMNS, CertificateFile, CertificateRow
@@ -38,6 +37,7 @@ from smoothcert.report.grouping import sections_of
 from smoothcert.report.load import read_runs
 from smoothcert.report.methods import PAPER_NAMES, method_colour
 from smoothcert.stats import certified_accuracy, largest_radius
+from tests.helpers.runs_by_hand import with_bounds, write_log
 
 IMAGES, LIMIT = 30, 4.0
 STOPS = {"Sequential": "futile", "Precision": "planned"}

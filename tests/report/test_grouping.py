@@ -6,10 +6,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand
 from scipy.stats import sem
 
 from smoothcert.report.grouping import Estimate, method_of, sections_of, settings_apart
+from tests.helpers.runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand
 
 KEYS = ("objective", "attack")
 OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75]

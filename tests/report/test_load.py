@@ -8,11 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand, write_log, write_run
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import CertificateFile, settings_path
 from smoothcert.report.load import Run, read_runs
+from tests.helpers.runs_by_hand import (
+    ABSTAINED,
+    WRONG,
+    log_by_hand,
+    rows_of,
+    run_by_hand,
+    write_log,
+    write_run,
+)
 
 OUTCOMES = [0.25, WRONG, ABSTAINED, 0.75, 0.0]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs_by_hand import log_by_hand, rows_of, write_log
 
 from smoothcert.report.grouping import method_of, sections_of
 from smoothcert.report.load import read_runs
 from smoothcert.report.log_paths import LogPath
 from smoothcert.report.tables import envelope
+from tests.helpers.runs_by_hand import log_by_hand, rows_of, write_log
 
 LAYOUTS = (
     "{name}/noise_{sigma}/test/sigma_{sigma}",  # Cohen et al., Salman et al.

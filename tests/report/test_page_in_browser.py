@@ -9,7 +9,15 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from test_page import certificates, evil_page, page_of, run_folder, sweep, thumbnails
+
+from tests.helpers.report_pages import (
+    certificates,
+    evil_page,
+    page_of,
+    run_folder,
+    sweep,
+    thumbnails,
+)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)

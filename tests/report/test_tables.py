@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs_by_hand import ABSTAINED, WRONG, log_by_hand, rows_of, run_by_hand, write_log, write_run
 from scipy.stats import binomtest, norm, sem, ttest_rel
 
 from smoothcert.errors import SmoothCertError
@@ -24,6 +23,15 @@ from smoothcert.report.tables import (
     radii_of,
     runs,
     tables_of,
+)
+from tests.helpers.runs_by_hand import (
+    ABSTAINED,
+    WRONG,
+    log_by_hand,
+    rows_of,
+    run_by_hand,
+    write_log,
+    write_run,
 )
 
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -1,0 +1,45 @@
+"""Trained run folders whose checkpoint files are looked at."""
+
+import json
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from smoothcert import commands
+from tests.helpers.support import composed
+
+SMALL = ["trainer=cpu", "model.width=4", "objective=gaussian", "sigma=0.25", "n0=10", "n=100"]
+
+TRAIN = [*SMALL, "callbacks.certification.max_images=4", "trainer.limit_train_batches=3"]
+
+UNCERTIFIED = [*TRAIN, "callbacks.certification=null"]
+
+
+def trained(folder, *overrides):
+    """Train in this process, leaving Hydra's files as the command does."""
+    with composed(folder, overrides) as cfg:
+        commands.train(cfg)
+        (folder / ".hydra").mkdir(exist_ok=True)
+        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+        OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
+    return folder
+
+
+def certified(own, *overrides, name="certify_checkpoint"):
+    """Certify in this process and return the summary."""
+    with composed(own, overrides, name) as cfg:
+        commands.certify(cfg)
+    return json.loads((own / "summary.json").read_text())
+
+
+def settings_of(folder):
+    return json.loads((folder / "certificates.settings.json").read_text())
+
+
+def last_of(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt")
+
+
+def epochs(number):
+    return f"trainer.max_epochs={number}"

@@ -1,0 +1,59 @@
+"""Composing configurations in tests as the commands do."""
+
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import open_dict
+
+from smoothcert import commands  # registers the resolvers
+from smoothcert.commands.guard import Guard
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+TINY = ["trainer=cpu", "n0=10", "n=100", "callbacks.certification.max_images=4"]
+
+assert callable(commands.for_sigma)
+
+
+@contextmanager
+def composed(folder, overrides, name="train"):
+    """Yield a configuration whose run folder is the given one, with Hydra's own values set."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        everything = compose(
+            name,
+            [*overrides, f"hydra.run.dir='{folder}'", "hydra.job.num=0"],
+            return_hydra_config=True,
+        )
+        everything.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(everything)
+        # Of a copy, as Hydra does: its own values refer to each other.
+        cfg = deepcopy(everything)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        try:
+            yield cfg
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+def guarded(command, *overrides, multirun=False):
+    """Do what Hydra does with a command line before it writes anything, and return its config."""
+    GlobalHydra.instance().clear()
+    ckpt = command == "certify" and any(each.startswith("ckpt=") for each in overrides)
+    mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        name = "certify_checkpoint" if ckpt else command
+        config = loader.load_configuration(name, list(overrides), mode)
+        try:
+            guard = Guard(config.hydra.callbacks.guard.command)
+            (guard.on_multirun_start if multirun else guard.on_run_start)(config)
+        finally:
+            HydraConfig.instance().cfg = None
+    return config
