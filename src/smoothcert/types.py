@@ -24,7 +24,8 @@ class Example(NamedTuple):
 
     image: Tensor
     label: int | None
-    index: int
+    # Nobody searches an example by `tuple.index`.
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class ImageBatch(NamedTuple):
