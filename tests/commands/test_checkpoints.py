@@ -19,6 +19,7 @@ from torch import nn
 import smoothcert
 from smoothcert import commands
 from smoothcert.certify import weights_digest
+from smoothcert.commands.commandline import quoted, typed
 from smoothcert.data import (
     CIFAR10DataModule,
     DigitsDataModule,
@@ -411,7 +412,10 @@ def test_a_path_of_any_characters_can_be_typed(file, tmp_path):
     path.parent.mkdir()
     path.write_bytes(file.read_bytes())
     outputs = tmp_path / "outputs"
-    process = command(f"ckpt={path}", *CERTIFY, f"paths.outputs={outputs}")
+    refused = command(f"ckpt={path}", *CERTIFY, f"paths.outputs={outputs}")
+    assert refused.returncode == 1
+    assert refused.stderr.strip().endswith(typed("ckpt", str(path)))
+    process = command(quoted("ckpt", str(path)), *CERTIFY, f"paths.outputs={outputs}")
     assert process.returncode == 0, process.stderr
     assert "small_cnn of check point.pth.tar on digits" in process.stdout
     [summary] = outputs.rglob("summary.json")

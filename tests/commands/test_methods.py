@@ -185,7 +185,7 @@ class Forgetful(LogitsObjective):
 
 
 def test_an_objective_that_returns_a_tensor_is_told_what_to_return(tmp_path):
-    mine = ["objective=custom", "objective._target_=test_methods.Forgetful"]
+    mine = ["objective=custom", "objective._target_=tests.commands.test_methods.Forgetful"]
     with (
         composed(tmp_path, [*QUICK, *mine, "+objective.noise_draws=1"]) as cfg,
         pytest.raises(SystemExit, match=r"Loss from Forgetful\.of_logits, got Tensor: return Loss"),

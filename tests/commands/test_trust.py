@@ -15,7 +15,7 @@ from smoothcert.commands.certification import trained_configuration
 from smoothcert.commands.commandline import overrides_of, read_yaml
 from smoothcert.commands.security import check_places, check_targets, trusted
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.records import check_links
+from smoothcert.records import RunFolder, check_links
 from tests.helpers.support import CONF, composed, guarded
 
 CONFIGURATION = {
@@ -688,7 +688,7 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_written(plac
         with pytest.raises(SystemExit, match=f"{expected}|has no .hydra/config.yaml"):
             guarded(command, f"run={run}")
     with pytest.raises(RecordsError, match=expected):
-        trained_configuration(run, OmegaConf.create({}))
+        trained_configuration(RunFolder(run), OmegaConf.create({}))
 
 
 def test_links_within_the_folder_and_to_it_are_fine(run, tmp_path):

@@ -101,7 +101,7 @@ def interrupt(cfg):
 
 def launched(folder, function, *overrides):
     with composed(folder, [*TINY, *overrides]) as cfg:
-        return launching.run(f"test_launching:{function}", cfg, each=2)
+        return launching.run(f"{__name__}:{function}", cfg, each=2)
 
 
 def test_each_process_does_it_once_and_the_first_ones_answer_is_returned(tmp_path):

@@ -136,5 +136,5 @@ class TestExecuted:
     @pytest.mark.parametrize("results", NAMES[3:], indirect=True)
     def test_reading_a_sweep(self, results):
         assert (results["runs"], results["notes"], results["left"]) == (8, [], False)
-        assert results["methods"] == ["adre", "gaussian"]
+        assert results["methods"] == ["ADRE", "Gaussian"]
         assert {"certified_accuracy.png", "radii.png"} <= set(results["files"])

@@ -22,7 +22,7 @@ QUICK = [
     *("experiment=digits_gaussian", *TINY, "objective.noise_draws=1", "trainer.devices=2"),
     *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.log_every_n_steps=1"),
 ]
-LINEAR = ["model._target_=test_distributed_training.Linear", "trainer.precision=32-true"]
+LINEAR = ["model._target_=tests.lightning.test_distributed.Linear", "trainer.precision=32-true"]
 
 
 class Linear(nn.Sequential):

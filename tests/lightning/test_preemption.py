@@ -75,7 +75,7 @@ def check_equal(parts, whole):
     ("overrides", "batch"),
     [
         ([*EMA, *ONE_CYCLE], 2),
-        (["model._target_=test_preemption.Dropping"], 0),
+        (["model._target_=tests.lightning.test_preemption.Dropping"], 0),
         ([*ACCUMULATING, "scheduler=cosine"], 2),
         ([], 5),
         (["model.freeze=[features]"], 1),
@@ -164,7 +164,7 @@ def test_a_signal_while_it_certifies_ends_at_once_with_the_rows_that_are_there(
     assert ended.value.code == 128 + number
     assert len((parts / "certificates.tsv").read_text().splitlines()) == 3
     said = f"Stopped by {number.name}. Finished work is kept. Resume with: python -m src.train run="
-    assert f"{said}'{parts}'" in caplog.text
+    assert f"{said}{parts}" in caplog.text
     trained(parts)
     check_equal(parts, whole)
 

@@ -196,7 +196,7 @@ class Settings:
 @pytest.mark.parametrize(
     ("other", "name"),
     [
-        (Settings(), "test_checkpoints.Settings"),
+        (Settings(), "tests.models.test_checkpoints.Settings"),
         (pathlib.PurePosixPath("a"), "pathlib.PurePosixPath"),
         (np.array([1, "a", None], dtype=object), "numpy.dtypes.ObjectDType"),
         (np.zeros(2, dtype=[("a", "f8")]), "numpy.dtypes.VoidDType"),

@@ -125,7 +125,7 @@ def layers() -> list[nn.Module]:
 def test_what_cannot_be_folded_is_left_as_it_is(
     make: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folding, "PURE", (*folding.PURE, __name__))
+    monkeypatch.setattr(folding, "PURE", (*folding.PURE, "tests"))
     network = make().eval()
     assert folded(network) is network
 
@@ -181,7 +181,7 @@ class Shifted(nn.Sequential):
 
 
 def test_a_replaced_tensor_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "PURE", (*folding.PURE, __name__))
+    monkeypatch.setattr(folding, "PURE", (*folding.PURE, "tests"))
     network, images = Shifted().eval(), torch.rand(2, 3, 8, 8)
     assert folded(network) is not network
     network.shift = torch.zeros(1)
@@ -204,7 +204,7 @@ def test_a_network_that_trains_is_left_as_it_is() -> None:
 
 
 def test_what_cannot_be_traced_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "PURE", (*folding.PURE, __name__))
+    monkeypatch.setattr(folding, "PURE", (*folding.PURE, "tests"))
     tried = []
     monkeypatch.setattr(folding.fx, "symbolic_trace", lambda network: tried.append(1) or 1 / 0)
     network = Peeks().eval()

@@ -350,7 +350,7 @@ def counts(row):
 def test_a_histogram_holds_every_image_that_counts_once(sigmas):
     section, rows = sigmas
     for group in section.groups:
-        runs = rows[group.method, group.sigma]
+        runs = rows[group.method.lower(), group.sigma]
         edges = np.linspace(0, LIMIT, 8)
         shares = histogram(group, edges)
         images = [row for each in runs for row in each]
