@@ -36,19 +36,19 @@ from tests.helpers.checkpoint_files import (
     UNCERTIFIED,
     certified,
     epochs,
-    last_of,
     settings_of,
     trained,
 )
+from tests.helpers.resuming import last_of
+from tests.helpers.row_files import in_order
 from tests.helpers.support import CONF, ROOT, composed, guarded
 
 FILE = ["data=digits", "model=small_cnn", "model.width=4", "sigma=0.25", "n0=10", "n=100"]
 CERTIFY = [*FILE, "max_images=6"]
 
 
-def by_index(folder):
-    rows = read_certificates(folder / "certificates.tsv")
-    return sorted((row.__dict__ | {"time": 0} for row in rows), key=lambda row: row["idx"])
+def rows_of(folder):
+    return in_order(folder / "certificates.tsv")
 
 
 def bytes_of(folder):
@@ -130,7 +130,7 @@ def test_a_runs_best_checkpoint_gives_the_runs_certificates(run, tmp_path, certi
     of_run = certified(tmp_path / "run", f"run={run}", *asked, name="certify")
     ckpt = f"ckpt={run}/checkpoints/best.ckpt"
     of_file = certified(tmp_path / "file", ckpt, *FILE, *asked)
-    assert by_index(tmp_path / "run") == by_index(tmp_path / "file")
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "file")
     assert settings_of(tmp_path / "run") == settings_of(tmp_path / "file")
     assert of_run["acr"] == of_file["acr"] > 0
 
@@ -141,7 +141,7 @@ def test_each_layout_gives_the_same_certificates(run, file, tmp_path, layout):
     torch.save(LAYOUTS[layout](network_of(run)), path)
     certified(tmp_path / "a", f"ckpt={path}", *CERTIFY)
     certified(tmp_path / "b", f"ckpt={file}", *CERTIFY)
-    assert by_index(tmp_path / "a") == by_index(tmp_path / "b")
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_an_interrupted_certification_ends_with_the_same_rows(file, tmp_path, mo
     certified(tmp_path / "whole", *asked)
     lines = (tmp_path / "parts" / "certificates.tsv").read_bytes().splitlines()
     assert set(survivors.splitlines()) <= set(lines)
-    assert by_index(tmp_path / "parts") == by_index(tmp_path / "whole")
+    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
 
 
 def refused(own, message, *overrides):
@@ -295,7 +295,7 @@ def test_test_images_alone_are_certified(tmp_path, data):
     certified(tmp_path / "whole", *asked)
     rmtree(tmp_path / "images" / "train")
     certified(tmp_path / "alone", *asked)
-    assert by_index(tmp_path / "alone") == by_index(tmp_path / "whole")
+    assert rows_of(tmp_path / "alone") == rows_of(tmp_path / "whole")
     assert settings_of(tmp_path / "alone") == settings_of(tmp_path / "whole")
     refused(tmp_path / "alone", "No training images in .*split=test", *asked, "split=val")
 
@@ -321,11 +321,11 @@ def test_a_run_opens_the_images_that_it_needs_and_no_others(tmp_path, monkeypatc
     assert splits() == {"test"}
     rmtree(tmp_path / "images" / "train")
     certified(tmp_path / "alone", f"run={folder}", name="certify")
-    assert by_index(tmp_path / "alone") == by_index(tmp_path / "whole")
+    assert rows_of(tmp_path / "alone") == rows_of(tmp_path / "whole")
     # A class without test images keeps its number.
     rmtree(tmp_path / "images" / "test" / "dark")
     certified(tmp_path / "pale", f"run={folder}", name="certify")
-    assert [row["label"] for row in by_index(tmp_path / "pale")] == [1, 1]
+    assert [row.label for row in rows_of(tmp_path / "pale")] == [1, 1]
     (tmp_path / "images" / "test" / "pale").rename(tmp_path / "images" / "test" / "grey")
     with pytest.raises(SystemExit, match="has a class 'grey' where the run was trained"):
         certified(tmp_path / "grey", f"run={folder}", name="certify")
@@ -763,7 +763,7 @@ def test_the_average_is_kept_certified_and_certified_again(tmp_path):
     ckpt = f"ckpt={folder}/checkpoints/best.ckpt"
     again = ["split=val", "certifier=tight", "max_images=4"]
     certified(tmp_path / "own", ckpt, *FILE, *again)
-    assert by_index(tmp_path / "own") == by_index(folder)
+    assert rows_of(tmp_path / "own") == rows_of(folder)
 
 
 def test_the_chosen_epochs_average_is_certified_not_the_lasts(tmp_path):
@@ -891,7 +891,7 @@ def test_a_resumed_average_is_that_of_an_uninterrupted_run(tmp_path):
     parts = trained(tmp_path / "parts", *asked)
     for key in ("state_dict", "current_model_state"):
         assert same(last_of(parts)[key], last_of(whole)[key])
-    assert by_index(parts) == by_index(whole)
+    assert rows_of(parts) == rows_of(whole)
     assert settings_of(parts) == settings_of(whole)
 
 
@@ -1034,7 +1034,7 @@ def test_a_network_of_timm_is_trained_and_certified_and_certified_again(tmp_path
     asked = ["split=val", "certifier=tight", "sigma=0.25", "n0=5", "n=20", "data.val_fraction=0.5"]
     ckpt = f"ckpt={folder}/checkpoints/best.ckpt"
     certified(tmp_path / "own", ckpt, *data, *network, *asked)
-    assert by_index(tmp_path / "own") == by_index(folder)
+    assert rows_of(tmp_path / "own") == rows_of(folder)
     assert settings_of(tmp_path / "own")["weights"] == settings_of(folder)["weights"]
 
 

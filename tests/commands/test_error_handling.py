@@ -125,7 +125,7 @@ def test_a_corrupt_image_in_a_loading_process_is_named_in_one_plain_line(content
 def test_the_end_of_a_loading_process_is_told_as_far_as_it_is_known(messages, end):
     expected = (
         f"DataError: A process that loads images died{end}, often for want of memory: lower "
-        "data.num_workers. What is finished is kept"
+        "data.num_workers. Finished work is kept"
     )
     assert answer(raising, *messages) == expected
 
@@ -159,7 +159,7 @@ def test_the_message_names_the_run_that_can_go_on(tmp_path):
         last.parent.mkdir()
         last.touch()
         said = answer(raising, KILLED)
-    assert f"run={tmp_path} goes on" in said
+    assert f"run={tmp_path} resumes it" in said
     assert said.endswith(f"ckpt_path={last}")
 
 

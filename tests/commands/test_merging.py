@@ -37,6 +37,7 @@ from smoothcert.records import (
 from smoothcert.records.summary import summarize
 from smoothcert.report.load import read_runs
 from tests.helpers.faults import largest_file
+from tests.helpers.row_files import rows_in
 from tests.helpers.runs_by_hand import ABSTAINED, SETTINGS, WRONG, rows_of, with_bounds
 from tests.helpers.support import ROOT, TINY, composed
 
@@ -427,16 +428,12 @@ def certified_shards(folder, of, **options):
     return [certified(folder / f"{k}.tsv", f"{k}/{of}", **options) for k in range(1, of + 1)]
 
 
-def without_time(path):
-    return [replace(row, time=0.0) for row in read_certificates(path)]
-
-
 @pytest.mark.parametrize("subset", [{}, {"max_images": 5}, {"skip": 2}, {"skip": 2, "start": 3}])
 @pytest.mark.parametrize("of", [1, 2, 5])
 def test_shards_have_the_certificates_of_an_unsharded_certification(tmp_path, of, subset):
     whole = certified(tmp_path / "whole.tsv", **subset)
     out = gather_shards(certified_shards(tmp_path, of, **subset)).write(tmp_path / "out.tsv").path
-    assert without_time(out) == without_time(whole)
+    assert rows_in(out) == rows_in(whole)
     assert settings_path(out).read_bytes() == settings_path(whole).read_bytes()
     before = out.read_bytes()
     certified(out, **subset)
@@ -457,21 +454,21 @@ def test_shards_that_were_certified_otherwise_are_refused(tmp_path, other):
 
 @pytest.mark.slow
 def test_shards_of_a_run_are_certified_and_merged_by_the_commands(tmp_path):
-    """One of them by two processes; the whole lies where an unsharded certification would."""
+    """One of them by two processes; the merged certificates are where an unsharded certification writes its own."""
     run = tmp_path / "run"
-    asked = ["certifier=tight", "max_images=7", "n=100"]
+    overrides = ["certifier=tight", "max_images=7", "n=100"]
     for command, *arguments in (
         ["train", *TINY, "trainer.max_epochs=1", "data=digits", f"hydra.run.dir={run}"],
-        ["certify", f"run={run}", *asked, "shard=1/2"],
-        ["certify", f"run={run}", *asked, "shard=2/2", "devices=2"],
+        ["certify", f"run={run}", *overrides, "shard=1/2"],
+        ["certify", f"run={run}", *overrides, "shard=2/2", "devices=2"],
         ["merge", f"runs={run}/certify/*shard*"],
     ):
         process = [sys.executable, "-m", f"src.{command}", *arguments]
         subprocess.run(process, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    with composed(tmp_path / "whole", [f"run='{run}'", *asked], "certify") as cfg:
+    with composed(tmp_path / "whole", [f"run='{run}'", *overrides], "certify") as cfg:
         commands.certify(cfg)
-    folders = [run / "certify" / f"test_{','.join(asked)}", tmp_path / "whole"]
-    ours, theirs = (without_time(folder / "certificates.tsv") for folder in folders)
+    folders = [run / "certify" / "test_certifier-tight_max_images-7_n-100", tmp_path / "whole"]
+    ours, theirs = (rows_in(folder / "certificates.tsv") for folder in folders)
     assert ours == theirs
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert ours["shards"] == 2

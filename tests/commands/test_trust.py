@@ -442,7 +442,7 @@ DAMAGED = ["a: 1", "just a text", "[", "- !!python/object:os.x {}", "\0"]
 def test_damaged_overrides_are_named(content, run):
     written(run / ".hydra" / "overrides.yaml", content)
     with pytest.raises(RecordsError, match=r"overrides\.yaml is damaged"):
-        overrides_of(run)
+        overrides_of(RunFolder(run))
 
 
 # The configuration of a training.
@@ -562,7 +562,7 @@ def test_yaml_makes_no_objects(run, tmp_path):
     path = tmp_path / "touched"
     written(run / ".hydra" / "config.yaml", f"a: !!python/object/apply:os.mkdir ['{path}']\n")
     with pytest.raises(RecordsError, match=r"config\.yaml is damaged: .*python/object/apply"):
-        read_yaml(run, "config.yaml")
+        read_yaml(RunFolder(run), "config")
     assert not path.exists()
 
 
@@ -582,11 +582,11 @@ ALIASES = "a0: &a0 [x]\n" + "".join(
     ],
     ids=["aliases", "deep lists", "deep mappings", "many", "long"],
 )
-@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml", "hydra.yaml"])
+@pytest.mark.parametrize("name", ["config", "overrides", "hydra"])
 def test_yaml_that_would_keep_the_machine_busy_is_refused(name, text, what, run):
-    written(run / ".hydra" / name, text)
-    with pytest.raises(RecordsError, match=f"{name} is damaged: .*{what}"):
-        read_yaml(run, name)
+    written(run / ".hydra" / f"{name}.yaml", text)
+    with pytest.raises(RecordsError, match=f"{name}.yaml is damaged: .*{what}"):
+        read_yaml(RunFolder(run), name)
 
 
 # Places.

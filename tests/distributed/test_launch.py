@@ -26,6 +26,7 @@ from smoothcert.errors import (
     Stopped,
 )
 from smoothcert.records import FolderLock
+from tests.helpers.commands import from_a_terminal
 from tests.helpers.support import TINY, composed
 from tests.helpers.together import PATIENCE, ending, started
 
@@ -213,12 +214,8 @@ def test_where_a_machine_fails_the_others_end_with_its_reason(tmp_path, how, mes
 
 @pytest.mark.slow
 def test_ctrl_c_lets_every_process_save_once(tmp_path):
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        with pytest.raises(Stopped) as ended:
-            launched(tmp_path, "interrupt")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with from_a_terminal(), pytest.raises(Stopped) as ended:
+        launched(tmp_path, "interrupt")
     assert ended.value.code == 128 + signal.SIGINT
     assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
 

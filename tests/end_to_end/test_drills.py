@@ -11,8 +11,9 @@ import torch
 
 from smoothcert import commands
 from smoothcert.records import read_certificates
-from tests.helpers.commands import by_index, start, succeeded
+from tests.helpers.commands import start, succeeded
 from tests.helpers.resuming import last_of, metrics_of, states_of
+from tests.helpers.row_files import in_order
 from tests.helpers.support import TINY, composed
 from tests.helpers.together import ending, started
 
@@ -88,7 +89,7 @@ def test_a_training_killed_five_times_ends_as_one_that_was_not(whole, tmp_path, 
     for ours, theirs in zip(states_of(last_of(folder)), states_of(last_of(whole)), strict=True):
         assert torch.equal(ours, theirs)
     assert metrics_of(folder) == metrics_of(whole)
-    assert by_index(folder / "certificates.tsv") == by_index(whole / "certificates.tsv")
+    assert in_order(folder / "certificates.tsv") == in_order(whole / "certificates.tsv")
 
 
 @pytest.mark.parametrize("seed", [3, 4])
@@ -104,7 +105,7 @@ def test_a_certification_killed_five_times_has_each_image_once(whole, tmp_path, 
             assert seen.items() <= rows.items()
             seen = rows
     finished(certify, whole, own)
-    assert by_index(own / "certificates.tsv") == by_index(tmp_path / "calm" / "certificates.tsv")
+    assert in_order(own / "certificates.tsv") == in_order(tmp_path / "calm" / "certificates.tsv")
 
 
 def children_of(pid):
@@ -149,7 +150,7 @@ def test_a_certification_by_two_processes_survives_the_death_of_any_process(
     process = start("certify", *common)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert by_index(own / "certificates.tsv") == by_index(tmp_path / "calm" / "certificates.tsv")
+    assert in_order(own / "certificates.tsv") == in_order(tmp_path / "calm" / "certificates.tsv")
     assert not list(own.glob("*.part*"))
 
 
@@ -174,4 +175,4 @@ def test_a_training_by_two_processes_survives_the_death_of_one(tmp_path):
         states_of(last_of(folder)), states_of(last_of(tmp_path / "calm")), strict=True
     ):
         assert torch.equal(ours, theirs)
-    assert by_index(folder / "certificates.tsv") == by_index(tmp_path / "calm/certificates.tsv")
+    assert in_order(folder / "certificates.tsv") == in_order(tmp_path / "calm/certificates.tsv")

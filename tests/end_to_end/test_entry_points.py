@@ -16,15 +16,8 @@ from omegaconf import OmegaConf
 from smoothcert import commands
 from smoothcert.certify import engine, scheduling
 from smoothcert.records import COLUMNS, read_certificates
-from tests.helpers.commands import (
-    QUICK,
-    by_index,
-    class_folders,
-    run,
-    start,
-    succeeded,
-    without_time,
-)
+from tests.helpers.commands import QUICK, class_folders, from_a_terminal, run, start, succeeded
+from tests.helpers.row_files import in_order, rows_in
 from tests.helpers.support import ROOT, TINY, composed, guarded
 
 FILES = (
@@ -122,7 +115,7 @@ def test_certify_names_its_folder_after_what_it_overrides(finished):
     own = folder / "certify" / "val_certifier-tight_max_images-2_skip-45"
     trained = read_certificates(folder / "certificates.tsv")
     # The same weights, seed and images: the same certificates as at the end of training.
-    assert without_time(own / "certificates.tsv")[0] == without_time(folder / "certificates.tsv")[0]
+    assert rows_in(own / "certificates.tsv")[0] == rows_in(folder / "certificates.tsv")[0]
     rows = read_certificates(own / "certificates.tsv")
     assert [row.idx for row in rows[:2]] == [trained[0].idx, trained[2].idx]
     assert {p.name: p.read_bytes() for p in default.iterdir() if p.is_file()} == before
@@ -184,7 +177,7 @@ def test_certify_ends_when_its_time_is_up_and_goes_on_from_there(
     assert every["images"] == every["images_asked"] == 20
     certified(folder, tmp_path / "whole", *asked)
     files = [tmp_path / name / "certificates.tsv" for name in ("own", "whole")]
-    assert by_index(files[0]) == by_index(files[1])
+    assert in_order(files[0]) == in_order(files[1])
 
 
 PERFORMANCE = ("images_per_second", "samples_per_second", "peak_memory_bytes", "batch_size")
@@ -219,15 +212,15 @@ def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    survivors = without_time(path)
+    survivors = rows_in(path)
     assert 3 <= len(survivors) < 40
     # How it is run is no part of the folder's name.
     assert "40 test images" in succeeded(run(*command, "execution.batch_size=100", "device=cpu"))
-    resumed = without_time(path)
+    resumed = rows_in(path)
     assert all(row in resumed for row in survivors)
     assert len(resumed) == 40
     certified(folder, tmp_path / "whole", *asked, "execution.batch_size=37")
-    assert by_index(tmp_path / "whole" / "certificates.tsv") == by_index(path)
+    assert in_order(tmp_path / "whole" / "certificates.tsv") == in_order(path)
 
 
 @pytest.mark.slow
@@ -240,11 +233,11 @@ def test_a_killed_training_run_goes_on_with_run(tmp_path):
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    survivors = without_time(path)
+    survivors = rows_in(path)
     weights = (folder / "checkpoints" / "best.ckpt").read_bytes()
     assert 3 <= len(survivors) < 30
     succeeded(run("train", f"run={folder}"))
-    assert all(row in without_time(path) for row in survivors)
+    assert all(row in rows_in(path) for row in survivors)
     assert len(read_certificates(path)) == 30
     assert (folder / "checkpoints" / "best.ckpt").read_bytes() == weights
     assert json.loads((folder / "summary.json").read_text())["n"] == 3000
@@ -252,7 +245,8 @@ def test_a_killed_training_run_goes_on_with_run(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_its_exit_code_and_the_way_to_resume(tmp_path, number):
-    process = start("train", *QUICK, "trainer.max_epochs=500", f"hydra.run.dir={tmp_path}/run")
+    with from_a_terminal():
+        process = start("train", *QUICK, "trainer.max_epochs=500", f"hydra.run.dir={tmp_path}/run")
     while process.poll() is None and not (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file():
         time.sleep(0.05)
     process.send_signal(number)

@@ -16,8 +16,9 @@ from smoothcert.data import DigitsDataModule
 from smoothcert.errors import CheckpointError, InvalidArgumentError
 from smoothcert.models import Normalize
 from smoothcert.records import read_certificates
-from tests.helpers.checkpoint_files import TRAIN, certified, epochs, last_of, settings_of, trained
+from tests.helpers.checkpoint_files import TRAIN, certified, epochs, settings_of, trained
 from tests.helpers.pages import blocks
+from tests.helpers.resuming import last_of
 from tests.helpers.support import composed
 
 OWN = """

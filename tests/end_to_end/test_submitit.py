@@ -13,8 +13,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
 from smoothcert import commands
-from tests.helpers.commands import by_index, start
+from tests.helpers.commands import start
 from tests.helpers.resuming import last_of, states_of
+from tests.helpers.row_files import in_order
 from tests.helpers.support import CONF, TINY
 
 submitit = pytest.importorskip("submitit")
@@ -115,6 +116,6 @@ def test_a_job_whose_time_is_short_is_queued_again_and_ends_as_if_it_had_not_bee
         states_of(last_of(folder)), states_of(last_of(tmp_path / "calm")), strict=True
     ):
         assert torch.equal(ours, theirs)
-    assert by_index(folder / "certificates.tsv") == by_index(
+    assert in_order(folder / "certificates.tsv") == in_order(
         Path(tmp_path, "calm/certificates.tsv")
     )

@@ -2,7 +2,6 @@
 
 import json
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -35,10 +34,6 @@ def certified(own, *overrides, name="certify_checkpoint"):
 
 def settings_of(folder):
     return json.loads((folder / "certificates.settings.json").read_text())
-
-
-def last_of(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt")
 
 
 def epochs(number):

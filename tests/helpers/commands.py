@@ -1,12 +1,13 @@
 """Commands as a user types them, in processes of their own."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 from PIL import Image
 
-from smoothcert.records import read_certificates
 from tests.helpers.support import ROOT, TINY
 
 QUICK = [*TINY, "experiment=digits_reg", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
@@ -36,13 +37,14 @@ def succeeded(process):
     return process.stdout_text
 
 
-def without_time(path):
-    return [row.__dict__ | {"time": 0} for row in read_certificates(path)]
-
-
-def by_index(path):
-    """Rows stand in a file as they were finished, several images being certified together."""
-    return sorted(without_time(path), key=lambda row: row["idx"])
+@contextmanager
+def from_a_terminal():
+    """Leave Ctrl-C to a command, as a terminal does; pytest, or whoever runs it, may not."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def class_folders(root, names):

@@ -84,6 +84,16 @@ def without_time(rows):
     return [replace(row, time=0.0) for row in rows]
 
 
+def rows_in(path):
+    """Rows of a file, without their times."""
+    return without_time(read_certificates(path))
+
+
+def in_order(path):
+    """Rows stand in a file as they were finished, several images being certified together."""
+    return by_index(rows_in(path))
+
+
 def contents(folder):
     """Return all that lies in a folder, as bytes by name."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from torch import nn
 from smoothcert import commands
 from smoothcert.lightning import SaveOnSignal, SmoothedTraining
 from smoothcert.records import CertificateFile
-from tests.helpers.commands import by_index, class_folders
+from tests.helpers.commands import class_folders, from_a_terminal
 from tests.helpers.resuming import last_of, metrics_of, states_of
+from tests.helpers.row_files import in_order
 from tests.helpers.support import TINY, composed
 
 QUICK = ["experiment=digits_gaussian", *TINY, "trainer.max_epochs=3", "objective.noise_draws=1"]
@@ -53,22 +53,12 @@ def stopped(monkeypatch, folder, *overrides, number=signal.SIGTERM, batch, epoch
     return ended.value.code
 
 
-@contextmanager
-def from_a_terminal():
-    """Leave Ctrl-C to the command, as `python -m src.train` does; pytest has a handler."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def check_equal(parts, whole):
     for ours, theirs in zip(states_of(last_of(parts)), states_of(last_of(whole)), strict=True):
         assert torch.equal(ours, theirs)
     assert last_of(parts)["lr_schedulers"] == last_of(whole)["lr_schedulers"]
     assert metrics_of(parts) == metrics_of(whole)
-    assert by_index(parts / "certificates.tsv") == by_index(whole / "certificates.tsv")
+    assert in_order(parts / "certificates.tsv") == in_order(whole / "certificates.tsv")
 
 
 @pytest.mark.parametrize(

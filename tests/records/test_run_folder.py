@@ -12,12 +12,10 @@ PUBLISHED = RunFolder("outputs/published/cifar_fast/reg_0.5_1")
 
 
 def test_a_published_run_is_read():
-    settings = json.loads((PUBLISHED.path / "certificates.settings.json").read_text("utf-8"))
     summary = json.loads((PUBLISHED.path / "summary.json").read_text("utf-8"))
     lines = (PUBLISHED.path / "certificates.tsv").read_text("utf-8").splitlines()[1:]
     assert PUBLISHED.is_certified
     assert PUBLISHED.is_summarized
-    assert PUBLISHED.settings() == settings
     assert PUBLISHED.summary() == summary
     assert [row.idx for row in PUBLISHED.rows()] == [int(line.split("\t")[0]) for line in lines]
 
@@ -29,8 +27,6 @@ def test_an_empty_folder_has_nothing(tmp_path):
     assert run.summary() is None
     with pytest.raises(RecordsError, match=r"No certificate file at .*certificates\.tsv"):
         run.rows()
-    with pytest.raises(RecordsError, match=r"certificates\.settings\.json cannot be read"):
-        run.settings()
     run.check_links()
 
 

@@ -344,7 +344,7 @@ def test_tables_do_not_depend_on_the_order_of_the_paths(tmp_path):
 
 
 def test_every_run_of_a_section_is_counted_in_the_tables_of_methods():
-    """Here a published log is called like a method of ours."""
+    """A published log has the name of a method of the run folders."""
     for name in ("gaussian/sigma_0.5", "gaussian/sigma_0.25"):
         section = section_of(run_by_hand(GOOD, "ours"), log_by_hand(GOOD, name))
         assert sum(float(row["seeds"]) for row in table(methods(section, RADII))) == 2

@@ -276,16 +276,25 @@ def test_radius_0_is_certified_by_the_sign_test():
                     assert rejected == (exact <= plan.levels[look])
 
 
+PLAN = look_plan(100_000, 0.001)
+
+
+@st.composite
+def looks(draw):
+    """A look of the plan, votes that may be seen there, radii that are reached and wanted."""
+    look = draw(st.integers(0, len(PLAN.sizes) - 1))
+    n = PLAN.sizes[look]
+    n_a = draw(st.integers(0, n))
+    n_b = draw(st.integers(int(n_a == 0), n - n_a))
+    wanted = draw(st.integers(1, len(GRID)))
+    return look, n_a, n_b, draw(st.integers(0, wanted)), wanted
+
+
 @settings(max_examples=60)
-@given(st.integers(0, 44), st.data())
-def test_certified_stays_between_what_was_reached_and_what_is_wanted(look, data):
-    plan = look_plan(100_000, 0.001)
-    test = SequentialTest(plan, GRID)
-    n = plan.sizes[look]
-    n_a = data.draw(st.integers(0, n))
-    n_b = data.draw(st.integers(int(n_a == 0), n - n_a))
-    wanted = data.draw(st.integers(1, len(GRID)))
-    reached = data.draw(st.integers(0, wanted))
+@given(looks())
+def test_certified_stays_between_what_was_reached_and_what_is_wanted(drawn):
+    look, n_a, n_b, reached, wanted = drawn
+    test = SequentialTest(PLAN, GRID)
     certified = test.certified(look, n_a, n_b, reached, wanted)
     assert reached <= certified <= wanted
     # One wanted more never takes anything away.
@@ -305,20 +314,14 @@ def test_strong_votes_certify_the_whole_grid(bound):
 
 
 @settings(max_examples=80)
-@given(st.integers(0, 44), st.data())
-def test_giving_up_never_certifies(look, data):
+@given(looks())
+def test_giving_up_never_certifies(drawn):
     """What is pursued is at least what is certified and at most what was pursued before."""
-    plan = look_plan(100_000, 0.001)
-    test = SequentialTest(plan, GRID)
-    n = plan.sizes[look]
-    n_a = data.draw(st.integers(0, n))
-    n_b = data.draw(st.integers(int(n_a == 0), n - n_a))
-    wanted = data.draw(st.integers(1, len(GRID)))
-    reached = data.draw(st.integers(0, wanted))
-    pursued = test.pursued(look, n_a, n_b, reached, wanted)
+    look, n_a, n_b, reached, wanted = drawn
+    pursued = SequentialTest(PLAN, GRID).pursued(look, n_a, n_b, reached, wanted)
     assert reached <= pursued <= wanted
     if pursued < wanted:
-        assert futile(n_a, n_b, n, plan, GRID[pursued])
+        assert futile(n_a, n_b, PLAN.sizes[look], PLAN, GRID[pursued])
 
 
 @settings(max_examples=80)

@@ -136,7 +136,7 @@ def certify(cfg: DictConfig) -> float | None:
 
 
 def _all_shards(folder: Path) -> str:
-    """Return a glob of a shard's folder and of its fellows'."""
+    """Return a glob of the folders of all shards, from the folder of one."""
     return re.sub(r"shard-\d+-of-", "shard-*-of-", escape(str(folder)))
 
 
@@ -215,8 +215,8 @@ def subject_of_file(cfg: DictConfig) -> Subject:
 def trained_configuration(run: RunFolder, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     """Return a run's configuration, with this command's paths, and the names of its choices."""
     run.check_links()
-    configuration: Any = read_yaml(run.path, "config.yaml")
-    choices = choices_of(run.path)
+    configuration: Any = read_yaml(run, "config")
+    choices = choices_of(run)
     trained = trusted(configuration, cfg.paths, run.path)
     # A data folder that moved since is named again, as in training.
     # Its unreadable images may be left out now.

@@ -28,7 +28,7 @@ from smoothcert.errors import (
     require_positive,
     require_probability,
 )
-from smoothcert.records import read_bounded
+from smoothcert.records import RunFolder, read_bounded
 
 HELP_WIDTH = 80
 SEEDS = 2**32
@@ -85,7 +85,7 @@ def suffix(overrides: str) -> str:
 def _plain(text: str) -> str:
     """Return a text with the characters alone that Hydra and shells take without quotes."""
     text = re.sub(r"\b(shard=\d+)/(\d+)", r"\1-of-\2", text)
-    # One for one: two settings that differ have names that differ.
+    # Character by character: names of n=1 and n=-1 differ by their length.
     return re.sub(r"[^\w.+-]", "-", re.sub("[,/]", "_", text), flags=re.ASCII)
 
 
@@ -294,21 +294,21 @@ def names_checkpoint(arguments: Sequence[str]) -> bool:
     return any(argument.startswith("ckpt=") for argument in arguments)
 
 
-def read_yaml(run: Path, name: str) -> Any:
-    """Return a file of a run's `.hydra` folder.
+def read_yaml(run: RunFolder, name: str) -> Any:
+    """Return a file that Hydra wrote into a run folder.
 
     Args:
         run: the run folder.
-        name: the file's name.
+        name: `config`, `overrides` or `hydra`.
 
     Raises:
         InvalidArgumentError: if it is not there.
         RecordsError: if it is damaged.
     """
-    path = run / ".hydra" / name
+    path = run.configuration(name)
     if not path.is_file():
         raise InvalidArgumentError(
-            f"Expected a run folder, got {str(run)!r}: it has no .hydra/{name}"
+            f"Expected a run folder, got {str(run)!r}: it has no {path.relative_to(run.path)}"
         )
     try:
         text = read_bounded(path, LARGEST_YAML).decode()
@@ -318,19 +318,19 @@ def read_yaml(run: Path, name: str) -> Any:
         raise RecordsError(f"{path} is damaged: {error}") from error
 
 
-def overrides_of(folder: Path) -> list[str]:
+def overrides_of(run: RunFolder) -> list[str]:
     """Return the overrides that a run was started with.
 
     Args:
-        folder: the run folder.
+        run: the run folder.
 
     Raises:
         InvalidArgumentError: if it is no run folder.
         RecordsError: if the file is damaged.
     """
-    listed = read_yaml(folder, "overrides.yaml")
+    listed = read_yaml(run, "overrides")
     if not isinstance(listed, ListConfig):
-        raise RecordsError(f"{folder / '.hydra' / 'overrides.yaml'} is damaged: expected a list")
+        raise RecordsError(f"{run.configuration('overrides')} is damaged: expected a list")
     # As they stand: what they interpolate is Hydra's to find.
     overrides: Any = OmegaConf.to_container(listed)
     return [str(override) for override in overrides]

@@ -20,6 +20,7 @@ from smoothcert.errors import (
     SmoothCertWarning,
     Stopped,
 )
+from smoothcert.records import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -216,14 +217,14 @@ def _way_on() -> str:
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized():
-        return "What is finished is kept"
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    last = folder / "checkpoints" / "last.ckpt"
+        return "Finished work is kept"
+    run = RunFolder(HydraConfig.get().runtime.output_dir)
+    last = run.checkpoint("last")
     if not last.is_file():
         return "No checkpoint is written yet: start again"
     return (
-        f"What is finished is kept: run={folder} goes on as it was started. With fewer "
-        f"data.num_workers, go on in a new folder: the same command with ckpt_path={last}"
+        f"Finished work is kept: run={run} resumes it as it was started. With fewer "
+        f"data.num_workers, continue in a new folder: the same command with ckpt_path={last}"
     )
 
 

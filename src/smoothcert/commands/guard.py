@@ -23,7 +23,7 @@ from smoothcert.commands.error_handling import plain
 from smoothcert.commands.launching import require_common_folder
 from smoothcert.commands.security import refuse_secrets, trusted
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.records import check_links
+from smoothcert.records import RunFolder
 
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
 """Launchers that an extra of this package installs."""
@@ -108,7 +108,7 @@ class Guard(Callback):
                 _require_writable(folder, "hydra.run.dir")
                 # A report's folder is no run folder.
                 if config.hydra.output_subdir is not None:
-                    check_links(folder)
+                    RunFolder(folder).check_links()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Look at the folder of a sweep, and leave what its jobs share out of their names.
@@ -170,72 +170,72 @@ def _shared_keys(overrides: Sequence[Override]) -> list[str]:
     return sorted({each.key_or_group for each in overrides} - different)
 
 
-def _require_run(named: Any) -> None:
+def _require_run(named: Any) -> RunFolder:
     if not isinstance(named, str):
         raise InvalidArgumentError(
             f"Expected run=<run folder>, got run={named}; a name that Hydra reads as a value needs "
             f"quotes: {typed('run', str(named))}"
         )
-    folder = Path(named)
-    if not (folder / ".hydra" / "config.yaml").is_file():
+    run = RunFolder(named)
+    if not run.configuration("config").is_file():
         raise InvalidArgumentError(
-            f"Expected a run folder, got {str(folder)!r}: it has no .hydra/config.yaml"
+            f"Expected a run folder, got {named!r}: it has no .hydra/config.yaml"
         )
-    check_links(folder)
+    run.check_links()
+    return run
 
 
 def _resume(config: DictConfig, given: Sequence[str]) -> None:
     """Replace this command's configuration by the one that a run has saved, once it was checked."""
-    _require_run(config.run)
-    folder = Path(config.run)
+    run = _require_run(config.run)
     others = [each for each in given if not each.startswith(("run=", "hydra.mode="))]
     if others:
         raise InvalidArgumentError(
             f"{quoted('run', config.run)} resumes a run exactly as it was started, so nothing else "
             f"may be set; got {' '.join(others)}. To train on from its last epoch, in a folder of "
-            f"its own: {_continuation(folder, others)}"
+            f"its own: {_continuation(run, others)}"
         )
-    saved = read_yaml(folder, "config.yaml")
+    saved, place = read_yaml(run, "config"), str(run.path.absolute())
     with read_write(config.hydra), open_dict(config):
-        config.hydra.run.dir = str(folder)
+        config.hydra.run.dir = str(run)
         # Its configuration is there, and stays to the byte.
         config.hydra.output_subdir = None
-        config.hydra.runtime.output_dir = str(folder.absolute())
-        config.hydra.runtime.choices = choices_of(folder)
+        config.hydra.runtime.output_dir = place
+        config.hydra.runtime.choices = choices_of(run)
         # What the configuration interpolates of Hydra's.
         HydraConfig.instance().set_config(config)
-        paths = {"outputs": config.paths.outputs, "run": str(folder.absolute())}
-        own = trusted(saved, paths, folder, None)
+        paths = {"outputs": config.paths.outputs, "run": place}
+        own = trusted(saved, paths, run.path, None)
         for name in set(config) - {"hydra"}:
             del config[name]
         config.update(own)
 
 
-def choices_of(folder: Path) -> dict[str, str]:
+def choices_of(run: RunFolder) -> dict[str, str]:
     """Return the options that a run has of the groups of `conf/`.
 
     Args:
-        folder: the run folder.
+        run: the run folder.
 
     Raises:
         InvalidArgumentError: if it is no run folder.
         RecordsError: if the file is damaged.
     """
     # As they stand: what they interpolate is not followed.
-    said: Any = OmegaConf.to_container(read_yaml(folder, "hydra.yaml"))
+    said: Any = OmegaConf.to_container(read_yaml(run, "hydra"))
     try:
         choices = dict(said["hydra"]["runtime"]["choices"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RecordsError(f"{folder / '.hydra' / 'hydra.yaml'} is damaged: {error}") from error
+        raise RecordsError(f"{run.configuration('hydra')} is damaged: {error}") from error
     if any("${" in str(each) for pair in choices.items() for each in pair):
-        raise RecordsError(f"{folder / '.hydra' / 'hydra.yaml'} is damaged: expected plain choices")
+        raise RecordsError(f"{run.configuration('hydra')} is damaged: expected plain choices")
     return choices
 
 
-def _continuation(folder: Path, given: Sequence[str]) -> str:
+def _continuation(run: RunFolder, given: Sequence[str]) -> str:
     """Return the command that trains on from a run's last checkpoint with other settings."""
-    overrides = overrides_of(folder)
-    last = f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+    overrides = overrides_of(run)
+    last = f"ckpt_path={run.checkpoint('last')}"
     # Attack: overrides that call code, for the user to paste into a shell.
     if not all(map(PLAIN_OVERRIDE.fullmatch, overrides)):
         return f"the command that it was started with, and {shlex.join([*given, last])}"
@@ -246,15 +246,15 @@ def _continuation(folder: Path, given: Sequence[str]) -> str:
 
 def _require_same_run(config: DictConfig) -> None:
     """Refuse a folder that holds a run with other overrides: two configurations would be mixed."""
-    folder = Path(config.hydra.run.dir)
-    if not (folder / ".hydra" / "overrides.yaml").is_file():
+    run = RunFolder(config.hydra.run.dir)
+    if not run.configuration("overrides").is_file():
         return
-    check_links(folder)
-    before = overrides_of(folder)
+    run.check_links()
+    before = overrides_of(run)
     if sorted(before) != sorted(config.hydra.overrides.task):
         raise RecordsError(
-            f"{folder} holds a run that was started with {' '.join(before)!r}. Resume it with "
-            f"{typed('run', str(folder))}, or choose another folder; nothing was overwritten"
+            f"{run} holds a run that was started with {' '.join(before)!r}. Resume it with "
+            f"{typed('run', str(run))}, or choose another folder; nothing was overwritten"
         )
 
 

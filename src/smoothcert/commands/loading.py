@@ -13,7 +13,7 @@ from smoothcert.commands.build import (
 )
 from smoothcert.commands.commandline import read_yaml
 from smoothcert.commands.security import trusted
-from smoothcert.records import check_links
+from smoothcert.records import RunFolder
 
 PATHS = {"data": "data", "outputs": "outputs"}
 """In place of the run's own, as in `conf/paths/default.yaml`."""
@@ -47,11 +47,10 @@ def load(
         smoothcert.errors.InvalidArgumentError: Expected a run folder, got 'no/run': it has no \
 .hydra/config.yaml
     """
-    folder = Path(run)
-    configuration = read_yaml(folder, "config.yaml")
-    check_links(folder)
-    trained = trusted(configuration, PATHS, folder)
-    path = folder / "checkpoints" / f"{checkpoint}.ckpt"
+    folder = RunFolder(run)
+    folder.check_links()
+    trained = trusted(read_yaml(folder, "config"), PATHS, folder.path)
+    path = folder.checkpoint(checkpoint)
     data = build_data(trained)
     # Runs from before names were recorded need their data here.
     names = recorded_of(path).get("class_names") or data.class_names

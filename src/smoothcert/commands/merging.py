@@ -101,7 +101,7 @@ def _shards(patterns: str | Sequence[str]) -> list[RunFolder]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    # Folders of ours have brackets in their names, where a list is overridden.
+    # Older folders have brackets in their names, where an override was a list.
     return paths_matching(pattern) or paths_matching(pattern.replace("[", "[[]"))
 
 

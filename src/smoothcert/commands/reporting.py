@@ -13,7 +13,13 @@ from rich.console import Console
 
 from smoothcert.commands.commandline import checked_radii
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.records import FIELD_COLUMNS, paths_matching, write_atomically
+from smoothcert.records import (
+    CERTIFICATES,
+    FIELD_COLUMNS,
+    RunFolder,
+    paths_matching,
+    write_atomically,
+)
 from smoothcert.report.figures import draw_figures
 from smoothcert.report.grids import Grid, to_csv, to_latex, to_markdown
 from smoothcert.report.grouping import (
@@ -23,7 +29,7 @@ from smoothcert.report.grouping import (
     sections_of,
     some,
 )
-from smoothcert.report.load import CERTIFICATES, Run, read_runs
+from smoothcert.report.load import Run, read_runs
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.methods import chosen_method
 from smoothcert.report.page import write_page
@@ -31,7 +37,7 @@ from smoothcert.report.tables import experiments, radii_of, tables_of
 from smoothcert.report.terminal import print_grid
 
 GENERATOR = '<meta name="generator" content="smoothcert">'
-"""What tells a page of ours."""
+"""How a page of this command is recognized."""
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 """Radii of a table for a page that is edited by hand."""
 
@@ -122,7 +128,7 @@ def _known(unknown: str, runs: Sequence[Run]) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier report: what this one does not have would stand beside it."""
+    """Remove an earlier report, so that no table of it stays next to those of this one."""
     page = folder / "index.html"
     if not page.is_file() or GENERATOR not in page.read_text(encoding="utf-8", errors="replace"):
         return
@@ -181,7 +187,7 @@ def matching(patterns: str | Sequence[str]) -> list[Path]:
     Raises:
         InvalidArgumentError: if there is none.
     """
-    folders = [folder for folder in _paths(patterns) if (folder / "summary.json").is_file()]
+    folders = [folder for folder in _paths(patterns) if RunFolder(folder).is_summarized]
     if not folders:
         raise InvalidArgumentError(f"Expected folders with a summary.json, got none by {patterns}")
     return folders
@@ -206,7 +212,7 @@ def _unmatched(patterns: str | Sequence[str]) -> list[str]:
     for each in _listed(patterns):
         if not _matches(each):
             notes.append(f"Nothing is at {each}.{hint if ',' in each else ''}")
-        elif Path(each).is_dir() and not (Path(each) / CERTIFICATES).is_file():
+        elif Path(each).is_dir() and not RunFolder(each).is_certified:
             notes.append(
                 f"{each} is a folder without {CERTIFICATES}; {each}/** reads what is in it."
             )

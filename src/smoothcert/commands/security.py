@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from smoothcert.errors import InvalidArgumentError, RecordsError
-from smoothcert.records import check_links, lies_in
+from smoothcert.records import RunFolder, check_links, lies_in
 
 # What a configuration calls.
 
@@ -265,7 +265,7 @@ def trusted(
         InvalidArgumentError: if something in it is not allowed.
         RecordsError: if it is damaged.
     """
-    source = run / ".hydra" / "config.yaml"
+    source = RunFolder(run).configuration("config")
     if not isinstance(config, DictConfig):
         raise RecordsError(f"{source} is damaged: expected settings by name")
     plain: Any = OmegaConf.to_container(config)

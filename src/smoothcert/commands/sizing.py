@@ -1,6 +1,5 @@
 """How long whole test sets take on one device and on many: `task=sizing` of the benchmark."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -35,7 +34,7 @@ from smoothcert.errors import (
     SmoothCertWarning,
     require_count,
 )
-from smoothcert.records import CertificateRow, read_certificates
+from smoothcert.records import CertificateRow, RunFolder
 
 THREADS = 1
 """Of each process on a CPU."""
@@ -152,8 +151,8 @@ def _certify(
     )
     if done.returncode:
         raise ProcessError(f"{shlex.join(command)} ended with code {done.returncode}")
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return _Certification(summary, read_certificates(folder / "certificates.tsv"))
+    run = RunFolder(folder)
+    return _Certification(run.summary() or {}, run.rows())
 
 
 def _on_cpu(cfg: DictConfig) -> bool:

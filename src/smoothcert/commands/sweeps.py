@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from smoothcert.commands.commandline import typed
 from smoothcert.errors import SmoothCertError
-from smoothcert.records import write_atomically
+from smoothcert.records import RunFolder, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ class SweepEnd(Callback):
         logger.info("%d of %d jobs finished in %s", len(jobs) - len(failed), len(jobs), folder)
         for path in failed:
             logger.error("Failed: %s: %s", path.name, (path / ERROR).read_text("utf-8").strip())
-        if any((path / "certificates.tsv").is_file() for path in jobs):
+        if any(RunFolder(path).is_certified for path in jobs):
             pattern = typed("runs", f"{escape(str(folder))}/**")
             logger.info("Compare them: python -m src.report %s", pattern)
         if failed:
             raise SystemExit(1)
 
     def _is_ours(self, folder: Path) -> bool:
-        overrides = folder / ".hydra" / "overrides.yaml"
+        overrides = RunFolder(folder).configuration("overrides")
         # A file system's clock may be coarser than ours.
         return overrides.is_file() and overrides.stat().st_mtime >= self.began - 2

@@ -13,7 +13,7 @@ from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, log_columns, re
 from smoothcert.records.partial_files import absorb_parts, part_path
 from smoothcert.records.reading import read_certificates, read_settings, settings_path
 from smoothcert.records.rows import COLUMNS, CertificateRow
-from smoothcert.records.run_folder import RunFolder
+from smoothcert.records.run_folder import CERTIFICATES, SUMMARY, RunFolder
 from smoothcert.records.safe_files import (
     check_links,
     lies_in,
@@ -25,8 +25,10 @@ from smoothcert.records.safe_files import (
 from smoothcert.records.shards import MergedCertificates, Shard, gather_shards
 
 __all__ = [
+    "CERTIFICATES",
     "COLUMNS",
     "FIELD_COLUMNS",
+    "SUMMARY",
     "CertificateFile",
     "CertificateRow",
     "FolderLock",

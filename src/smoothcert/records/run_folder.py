@@ -10,7 +10,7 @@ from typing import Any
 
 from smoothcert.records.atomic import write_atomically
 from smoothcert.records.locks import FolderLock
-from smoothcert.records.reading import read_certificates, read_settings, settings_path
+from smoothcert.records.reading import read_certificates, read_settings
 from smoothcert.records.rows import CertificateRow
 from smoothcert.records.safe_files import HYDRA, check_links
 
@@ -104,14 +104,6 @@ class RunFolder:
             RecordsError: see `read_certificates`.
         """
         return read_certificates(self.certificates)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that the certificates depend on.
-
-        Raises:
-            RecordsError: if they are missing or damaged.
-        """
-        return read_settings(settings_path(self.certificates))
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary; None where there is none.

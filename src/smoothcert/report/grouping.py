@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from smoothcert.errors import RecordsError
+from smoothcert.records import RunFolder
 from smoothcert.records.summary import Reading, certifier_name
 from smoothcert.report.load import Run, check_values
 from smoothcert.report.methods import method_name
@@ -24,11 +25,9 @@ FOLLOW_EPOCHS = ("scheduler.max_epochs", "scheduler.T_max", "scheduler.total_ste
 """Settings that the number of epochs says in fewer words."""
 UNRECORDED = "not recorded"
 USUAL = ("objective", "attack")
-"""What makes a method of our runs unless something else is asked for."""
-
-
+"""What makes a method of a run folder, unless `group_by` is given."""
 OF_AN_EXPERIMENT = ("name", "model", "training_seed", "epochs", "training_images")
-"""What a table of experiments needs of a summary, beside its numbers."""
+"""What a table of experiments needs of a summary, next to its numbers."""
 NUMBERS_OF_AN_EXPERIMENT = ("training_images", "seconds_training")
 
 
@@ -193,7 +192,7 @@ def check_experiment(run: Run) -> None:
     Raises:
         RecordsError: with the file and what it lacks.
     """
-    path, summary = run.path.with_name("summary.json"), run.summary
+    path, summary = RunFolder(run.path.parent).summary_file, run.summary
     needed = *OF_AN_EXPERIMENT, *NUMBERS_OF_AN_EXPERIMENT, "certified_accuracy"
     if lacking := [name for name in dict.fromkeys(needed) if name not in summary]:
         raise RecordsError(f"{path} lacks {', '.join(lacking)}; was it made by a newer version?")

@@ -15,9 +15,11 @@ import numpy as np
 
 from smoothcert.errors import RecordsError
 from smoothcert.records import (
+    CERTIFICATES,
     COLUMNS,
+    SUMMARY,
     CertificateRow,
-    check_links,
+    RunFolder,
     is_field_log,
     log_columns,
     read_bounded,
@@ -29,7 +31,6 @@ from smoothcert.records import (
 from smoothcert.records.summary import Reading, readings
 from smoothcert.report.log_paths import LogPath
 
-CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
 OF_A_RUN = re.compile(r"/certificates(/epoch_\d+_\w+|\.part\d+)\.tsv$")
 """Certificates of an epoch and of one process, which are no runs of their own."""
 NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
@@ -218,14 +219,15 @@ def _check_inside(path: Path) -> None:
 def _certificates_in(path: Path, is_required: bool) -> Path | None:
     if not path.exists():
         raise RecordsError(f"Expected a run folder or a log, got {path}, which is not there")
-    if path.is_dir() and not (path / CERTIFICATES).is_file():
+    run = RunFolder(path)
+    if path.is_dir() and not run.is_certified:
         if is_required:
             raise RecordsError(
                 f"Expected a run folder or a log, got {path}, a folder without {CERTIFICATES}; "
                 f"runs='{path}/**' reads what is in it"
             )
         return None
-    path = path / CERTIFICATES if path.is_dir() else path
+    path = run.certificates if path.is_dir() else path
     if not path.is_file():
         if is_required:
             raise RecordsError(f"Expected a run folder or a log, got {path}, which is no file")
@@ -244,22 +246,23 @@ def _is_log(path: Path) -> bool:
     """Return whether a file is another program's log, or a copy of ours without its settings."""
     if path.name != CERTIFICATES:
         return True
-    others = settings_path(path), path.with_name(SUMMARY)
+    others = settings_path(path), RunFolder(path.parent).summary_file
     is_ours = log_columns(path) == list(COLUMNS) and any(file.exists() for file in others)
     return is_field_log(path) and not is_ours
 
 
 def _read_run(path: Path, name: str) -> Run | str:
     """Return a run, or why there is none."""
+    run = RunFolder(path.parent)
     if path.name == CERTIFICATES:
-        check_links(path.parent, nested=False)
+        run.check_links(nested=False)
     if _is_log(path):
         rows = read_field_log(path)
         return Run(name, path, rows) if rows else f"{name} is an empty log."
     rows = read_certificates(path)
-    if not (path.with_name(SUMMARY)).is_file():
+    if not run.is_summarized:
         return f"{name} is not finished: it has {len(rows)} certificates and no {SUMMARY}."
-    settings, summary = (read_json(file) for file in (settings_path(path), path.with_name(SUMMARY)))
+    settings, summary = (read_json(file) for file in (settings_path(path), run.summary_file))
     if summary.get("images") != len(rows):
         return (
             f"{name} is not finished: its {SUMMARY} speaks of {summary.get('images')} images, and "
@@ -274,7 +277,7 @@ def _read_run(path: Path, name: str) -> Run | str:
     if lacking:
         raise RecordsError(f"{settings_path(path)} lacks {', '.join(lacking)}")
     check_values(settings, settings_path(path))
-    check_values(summary, path.with_name(SUMMARY))
+    check_values(summary, run.summary_file)
     return Run(name, path, rows, settings, summary)
 
 

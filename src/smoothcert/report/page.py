@@ -24,7 +24,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from smoothcert import __version__
-from smoothcert.records import CertificateRow, read_bounded, write_atomically
+from smoothcert.records import CertificateRow, RunFolder, read_bounded, write_atomically
 from smoothcert.records.summary import Reading
 from smoothcert.report.grids import Grid, shown
 from smoothcert.report.grouping import UNRECORDED, Group, Section, upper_envelope
@@ -36,7 +36,6 @@ POINTS = 500
 """Points of a curve, at most; between them it shows up to 1/500 less than is certified."""
 LONGEST = 300
 """Characters of a setting that are shown."""
-THUMBNAILS = "thumbnails.png"
 OF_RUN = (
     *("sigma", "training_seed", "seed", "name", "data", "model", "objective", "attack", "ckpt"),
     *("normalization", "epochs", "batch_size", "training_images", "seconds_training"),
@@ -441,7 +440,7 @@ def _packed(values: list[Any]) -> Any:
 def _thumbnails(run: Run) -> Thumbnails | None:
     """Return the thumbnails in a run's folder, if there are any that can be read."""
     try:
-        content = read_bounded(run.path.parent / THUMBNAILS)
+        content = read_bounded(RunFolder(run.path.parent).thumbnails)
     except OSError:
         return None
     return _read_thumbnails(content)
