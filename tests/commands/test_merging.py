@@ -454,7 +454,7 @@ def test_shards_that_were_certified_otherwise_are_refused(tmp_path, other):
 
 @pytest.mark.slow
 def test_shards_of_a_run_are_certified_and_merged_by_the_commands(tmp_path):
-    """One of them by two processes; the merged certificates are where an unsharded certification writes its own."""
+    """One by two processes; the merged folder is named like that of an unsharded certification."""
     run = tmp_path / "run"
     overrides = ["certifier=tight", "max_images=7", "n=100"]
     for command, *arguments in (
