@@ -59,7 +59,7 @@ def test_rows_carry_the_data_sets_own_indices_and_labels(network, images, tmp_pa
     rows = certified.rows
     assert [(row.idx, row.label) for row in rows] == [(0, 0), (50, 2), (100, 1)]
     assert read_certificates(tmp_path / "c.tsv") == rows
-    assert certified.asked == 3
+    assert certified.requested == 3
 
 
 def test_rows_come_back_in_the_order_of_the_images(network, images, tmp_path):
@@ -286,7 +286,7 @@ def test_without_time_there_are_no_rows_and_the_next_call_has_them_all(network, 
     whole = certify(network, images, tmp_path / "whole.tsv").rows
     path = tmp_path / "c.tsv"
     certified = certify(network, images, path, max_hours=1e-12)
-    assert (certified.rows, certified.performance, certified.asked) == ([], None, 12)
+    assert (certified.rows, certified.performance, certified.requested) == ([], None, 12)
     assert without_time(certify(network, images, path).rows) == without_time(whole)
 
 
@@ -303,7 +303,7 @@ def test_time_that_runs_out_leaves_finished_images_for_the_next_call(
             patched.setattr(engine, "time", counting)
             patched.setattr(scheduling, "time", counting)
             certified = certify(network, images, path, batch_size=8, max_hours=20 / 3600)
-        assert certified.asked == 12
+        assert certified.requested == 12
         assert certified.performance.images_per_second > 0
         # Those that are finished beyond the first unfinished image wait for it.
         leading = certified.rows
@@ -322,8 +322,10 @@ def test_images_that_nobody_certified_are_no_matter_of_time(
     whole = certify(network, images, tmp_path / "whole.tsv").rows
     path = tmp_path / "c.tsv"
     with monkeypatch.context() as patched:
-        patched.setattr(engine.Deal, "__iter__", lambda deal: iter(deal._positions[:5]))
-        with pytest.raises(ProcessError, match=r"^Expected 12 certificates, got 5: images were"):
+        patched.setattr(engine.WorkQueue, "__iter__", lambda queue: iter(queue._positions[:5]))
+        with pytest.raises(
+            ProcessError, match=r"^Expected 12 certificates, got 5: no process certified"
+        ):
             certify(network, images, path, max_hours=max_hours)
     assert without_time(read_certificates(path)) == without_time(whole[:5])
     assert without_time(certify(network, images, path).rows) == without_time(whole)

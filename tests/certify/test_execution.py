@@ -173,7 +173,7 @@ def test_memory_runs_out_once_at_each_size():
 def test_a_network_of_one_batch_size_survives_halving_twice(monkeypatch):
     """Compiled networks and CUDA graphs fill each batch up to the present size."""
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    monkeypatch.setattr("smoothcert.certify.execution._has_compiler", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     narrow = Narrow(8)
     compiled = runner(narrow, compile=True, batch_size=64)
     assert compiled.compiled
@@ -218,7 +218,7 @@ def test_a_compiler_that_fails_only_warns(network, monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", failing)
-    monkeypatch.setattr("smoothcert.certify.execution._has_compiler", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     with pytest.warns(SmoothCertWarning, match="compiling it failed .ValueError"):
         plain = runner(network, compile=True, batch_size=8)
     assert not plain.compiled

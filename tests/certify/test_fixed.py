@@ -124,7 +124,7 @@ def test_the_joint_bound_costs_at_most_a_hair_against_an_even_rectangle(counts):
 
 
 def test_a_split_without_anything_to_divide_is_refused():
-    with pytest.raises(InvalidArgumentError, match="bound=rectangle alone"):
+    with pytest.raises(InvalidArgumentError, match="only with bound=rectangle"):
         TightCertifier(split="paper")
 
 
@@ -165,7 +165,7 @@ def test_many_images_at_once_are_each_their_own():
 def test_votes_that_do_not_add_up_are_refused():
     counts = Counts(np.array([[50, 0]]), np.array([[900, 0]]))
     with pytest.raises(
-        InvalidArgumentError, match="Expected 1000 estimation votes an image, got 900"
+        InvalidArgumentError, match="Expected 1000 estimation votes per image, got 900"
     ):
         CohenCertifier(n0=50, n=1000).certify(counts, 0.25)
 

@@ -297,9 +297,9 @@ def test_indices_are_whole_numbers_from_zero_of_any_library(network):
         smoothed.certify(images, QUICK, indices=[3, -1])
     with pytest.raises(InvalidArgumentError, match="index >= 0, got -1"):
         smoothed.predict(images, indices=[3, -1])
-    with pytest.raises(InvalidArgumentError, match=r"whole numbers as `indices`, got \[1\.5, 2\]"):
+    with pytest.raises(InvalidArgumentError, match=r"integers as `indices`, got \[1\.5, 2\]"):
         smoothed.certify(images, QUICK, indices=[1.5, 2])
-    with pytest.raises(InvalidArgumentError, match="whole numbers as `labels`"):
+    with pytest.raises(InvalidArgumentError, match="integers as `labels`"):
         smoothed.certify(images, QUICK, labels=[0.5, 2])
     expected = smoothed.certify(images, QUICK, indices=[3, 4])
     for indices in (np.array([3, 4]), torch.tensor([3, 4]), range(3, 5)):

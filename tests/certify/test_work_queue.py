@@ -17,7 +17,7 @@ from smoothcert.certify import (
     TightCertifier,
     certify_examples,
 )
-from smoothcert.certify.work_queue import Deal
+from smoothcert.certify.work_queue import WorkQueue
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.distributed.group import Processes, is_group
 from smoothcert.errors import ProcessError, RecordsError, SmoothCertError
@@ -99,7 +99,7 @@ def test_what_a_kill_left_in_parts_is_taken_over_whatever_the_number_of_processe
 
 
 def test_a_process_with_other_weights_is_refused(tmp_path):
-    with pytest.raises(ProcessError, match=r"Process 1 would certify otherwise .* weights differ"):
+    with pytest.raises(ProcessError, match=r"got different ones in process 1: weights"):
         together(2, tmp_path, certified, tmp_path / "c.tsv", 12, TIGHT, 2.0)
 
 
@@ -128,17 +128,17 @@ def test_the_others_hear_why_the_first_was_refused(tmp_path):
 
 
 @given(st.lists(st.integers(0, 50), unique=True), st.integers(1, 5))
-def test_a_deal_hands_out_each_position_once_and_ever_fewer_at_a_time(positions, size):
+def test_a_queue_gives_each_position_once_and_fewer_at_a_time_near_the_end(positions, size):
     team = Processes()
     team.size = size
-    deals = [Deal(positions, team) for _ in range(size)]
-    hands = [iter(deal) for deal in deals]
+    queues = [WorkQueue(positions, team) for _ in range(size)]
+    hands = [iter(queue) for queue in queues]
     taken = []
     while len(taken) < len(positions):
         number = len(taken) % size
         taken.append(next(hands[number]))
         left = len(positions) - len(taken)
         if size > 1:
-            assert 1 <= deals[number].room() <= max(1, left)
+            assert 1 <= queues[number].room() <= max(1, left)
     assert sorted(taken) == sorted(positions)
     assert all(next(hand, None) is None for hand in hands)

@@ -25,24 +25,24 @@ Votes = NDArray[np.int64]
 """Votes by class, shape (C,)."""
 
 Sampling = Generator[int, Votes, Certificate]
-"""One image's sampling: yields how many votes it wants, is sent their counts, returns what they
-prove."""
+"""The sampling of one image: yields the number of votes it needs, receives their counts, returns the
+certificate."""
 
 TARGETS = ("selection", "label")
 MOST_SAMPLES = 10**9
-"""Bounds are checked against exact arithmetic up to so many samples."""
+"""Tests compare the bounds with exact arithmetic up to this number of samples."""
 SMALLEST_ALPHA = 1e-100
-"""A look's share of it, and its probit, are computed without underflow."""
+"""At this alpha, the share of each look and its probit do not underflow."""
 
 
 class Tally(NamedTuple):
-    """The counts that a certificate rests on.
+    """The counts that a certificate is computed from.
 
     Attributes:
         selected: the class A.
-        n_a: votes for it.
-        n_b: the largest count of any other class.
-        n: all votes.
+        n_a: number of votes for A.
+        n_b: largest number of votes for another class.
+        n: number of all votes.
     """
 
     selected: int
@@ -59,7 +59,7 @@ class Tally(NamedTuple):
     def certificate(
         self, bounds: ProbabilityBounds, radius: float, answered: bool, stop: str
     ) -> Certificate:
-        """Return what is proved, an abstention unless the class is `answered`."""
+        """Return the certificate; an abstention unless `answered`."""
         return Certificate(
             label=self.selected if answered else ABSTAIN,
             radius=float(radius) if answered else 0.0,
@@ -76,21 +76,21 @@ class Tally(NamedTuple):
 class Certifier(ABC):
     """How the smoothed classifier is sampled at one image, and what the votes prove.
 
-    The selection samples choose the class A and are never reused: the certificate rests on the
-    estimation samples; label and radius hold with probability at least 1 − alpha.
+    The selection samples choose the class A and are never reused: the certificate is computed from
+    the estimation samples. Label and radius hold with probability at least 1 − alpha.
 
     Attributes:
         n0: number of selection samples, 1 to 10⁹.
-        n: number of estimation samples, at most; 1 to 10⁹, and to 10⁷ for the joint bound.
-        alpha: probability, at most, that one image's certificate is wrong; in [1e-100, 1).
+        n: largest number of estimation samples; 1 to 10⁹, and to 10⁷ for the joint bound.
+        alpha: largest probability that one image's certificate is wrong; in [1e-100, 1).
         target: `selection`: A is the class that most selection samples vote for. `label`: A is
-            the true class, and nothing is selected; valid for certified accuracy, which needs
-            the label anyway, and no prediction.
-        stop_when_wrong: end an image whose selected class is not its label: it counts as not
-            certified whatever its radius. Has an effect where labels are known alone.
+            the true class, and there is no selection; this is valid for certified accuracy, which
+            needs the label anyway, but not a prediction.
+        stop_when_wrong: stop at an image whose selected class is not its label: it counts as not
+            certified at any radius. Has no effect without labels.
 
     Raises:
-        InvalidArgumentError: if an argument is out of range: what was made can judge any votes.
+        InvalidArgumentError: if an argument is out of range.
     """
 
     n0: int = 100
@@ -122,12 +122,12 @@ class Certifier(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a certificate depends on besides the votes: JSON values by name."""
+        """Settings that a certificate depends on: JSON values by name."""
         return {"certifier": type(self).__name__, **asdict(self)}
 
     @property
     def typical_samples(self) -> int:
-        """About how many samples an image takes: for plans of time, no more."""
+        """Estimated number of samples per image; only used to plan the run time."""
         return self.n0 + self.n
 
     def sampling(self, sigma: float, num_classes: int, label: int | None = None) -> Sampling:
@@ -136,11 +136,11 @@ class Certifier(ABC):
         Args:
             sigma: standard deviation of the noise, in pixel units.
             num_classes: number of classes.
-            label: the true class, where it is known.
+            label: the true class, if known.
 
         Raises:
             InvalidArgumentError: if the target is the label and there is none, or the label is
-                no class.
+                not a class.
 
         Example:
             >>> from smoothcert.certify import CohenCertifier
@@ -167,22 +167,22 @@ class Certifier(ABC):
 
     @abstractmethod
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
-        """Return the sampling once the class is fixed.
+        """Return the sampling after the class is chosen.
 
         Args:
-            selection: votes of the selection samples, shape (C,); zeros where there are none.
+            selection: votes of the selection samples, shape (C,); zeros if there are none.
             selected: the class A.
             sigma: standard deviation of the noise, in pixel units.
         """
 
 
 def by_joint_test(tally: Tally, alpha: float, sigma: float, stop: str) -> Certificate:
-    """Return the certificate of the joint bound; radius 0 is decided by the sign test."""
+    """Return the certificate of the joint bound; the sign test decides radius 0."""
     answered = bool(sign_test_p_value(tally.n_a, tally.n_b) <= alpha)
     radius = certified_radius(tally.n_a, tally.n_b, tally.n, sigma, alpha) if answered else 0.0
     return tally.certificate(reported_bounds(tally, alpha), float(radius), answered, stop)
 
 
 def reported_bounds(tally: Tally, alpha: float) -> ProbabilityBounds:
-    """Return bounds that hold together at alpha, beside a radius that rests on neither."""
+    """Return bounds on p_A and p_B that hold together at alpha; the radius does not use them."""
     return probability_bounds(tally.n_a, tally.n_b, tally.n, alpha, "rectangle")

@@ -1,4 +1,4 @@
-"""Certification of a data set: every chosen image once, whatever interrupts it."""
+"""Certification of a data set that resumes after an interruption."""
 
 import hashlib
 import sys
@@ -17,7 +17,7 @@ from smoothcert.certify.certifiers import Certifier
 from smoothcert.certify.execution import weights_digest
 from smoothcert.certify.scheduling import Plan
 from smoothcert.certify.smoothed import SmoothedClassifier
-from smoothcert.certify.work_queue import Deal, Ledger
+from smoothcert.certify.work_queue import CertificateWriter, WorkQueue
 from smoothcert.distributed.group import processes
 from smoothcert.errors import InvalidArgumentError, ProcessError, require_count, require_positive
 from smoothcert.records import CertificateRow, Images, Shard
@@ -25,7 +25,7 @@ from smoothcert.types import Example
 
 
 class Examples(Protocol):
-    """Images that can be asked for one at a time, without augmentation.
+    """A data set that returns one image at a time, without augmentation.
 
     Attributes:
         indices: each image's index in its data set, int64, shape (N,).
@@ -54,10 +54,10 @@ class Subset:
 
     Attributes:
         split: name of the split, for the records.
-        skip: take every so many-th image.
-        max_images: take at most so many of those, evenly spread: files often lie sorted by class,
-            and the first ones would all be of one. None: no limit.
-        start: leave out so many images at the beginning.
+        skip: certify every `skip`-th image.
+        max_images: certify at most this many of those, evenly spread: files are often sorted by
+            class, and the first ones would all belong to one. None: no limit.
+        start: position of the first image.
 
     Raises:
         InvalidArgumentError: if a number is too small.
@@ -79,10 +79,10 @@ class Subset:
             require_count("max_images", self.max_images)
 
     def positions(self, size: int) -> list[int]:
-        """Return the places of the chosen images among `size` of them, in order.
+        """Return the positions of the chosen images among `size` images, in order.
 
         Raises:
-            InvalidArgumentError: if there is none.
+            InvalidArgumentError: if no image is chosen.
         """
         every = range(self.start, size, self.skip)
         if not every:
@@ -96,17 +96,17 @@ class Subset:
 
 @dataclass(frozen=True)
 class Performance:
-    """What a certification took, images of an earlier, interrupted one left out.
+    """Speed and memory of one call; images that an earlier call finished do not count.
 
     Attributes:
-        images_per_second: finished images.
-        samples_per_second: votes of finished images, selection included.
-        peak_memory_bytes: of the GPU's allocator, or of the whole process on a CPU; of several
-            processes, the largest.
-        batch_size: noisy images in a forward pass, at the end.
+        images_per_second: finished images per second.
+        samples_per_second: votes of finished images per second, selection included.
+        peak_memory_bytes: peak of the GPU's allocator, or of the process's memory on a CPU; the
+            largest over all processes.
+        batch_size: noisy images in a forward pass at the end.
         compiled: whether the network was compiled.
-        device: where it ran; of several processes, the first.
-        processes: how many processes shared the images.
+        device: device of the first process.
+        processes: number of processes that shared the images.
     """
 
     images_per_second: float
@@ -123,17 +123,18 @@ class Certified:
     """Certificates of a subset.
 
     Attributes:
-        rows: one for each image in their order, those of an earlier, interrupted call included;
+        rows: one row per image in their order, including rows of an earlier, interrupted call;
             where time ran out, the images before the first unfinished one.
-        settings: what they depend on, as it lies beside their file.
-        performance: what this call took, None if it finished no image.
-        asked: number of images in the subset; more than rows where time ran out.
+        settings: what the rows depend on, as stored next to their file.
+        performance: speed and memory of this call; None if it finished no image.
+        requested: number of images in the subset; larger than the number of rows where time ran
+            out.
     """
 
     rows: list[CertificateRow]
     settings: dict[str, Any]
     performance: Performance | None
-    asked: int
+    requested: int
 
 
 def certify_examples(
@@ -149,12 +150,11 @@ def certify_examples(
 ) -> Certified:
     """Certify a subset of a data set into a certificate file, with a progress bar.
 
-    Images that have their row already are not certified again. Rows are written as images are
-    finished, and put in the order of the images' indices at the end.
+    Images that already have a row are not certified again. Rows are written as images are
+    finished, and sorted by the images' indices at the end.
 
-    Where torch.distributed has several processes, all of them must call this. Images are dealt out
-    as processes have room for them, each one once, and the rows are the same for any number of
-    processes.
+    Where torch.distributed has several processes, all of them must call this function. Each image
+    goes to one process, and the rows are the same for any number of processes.
 
     Args:
         smoothed: the smoothed classifier.
@@ -163,10 +163,11 @@ def certify_examples(
         subset: which of them.
         path: the certificate file; each row is on the disk once its image is finished.
         seed: seed of the noise, >= 0.
-        configuration: what else the certificates depend on (JSON values), for the records.
-        max_hours: end after so many hours, images in flight dropped; None: when all are done.
+        configuration: further settings that the certificates depend on (JSON values), for the
+            records.
+        max_hours: stop after this many hours and drop images in flight; None: no limit.
         shard: certify one of several shares of the subset; `smoothcert.records.gather_shards`
-            makes one whole of all of them.
+            merges them.
 
     Returns:
         The certificates, the same in every process.
@@ -176,40 +177,40 @@ def certify_examples(
         RecordsError: if the file holds certificates of another configuration, or cannot be
             written.
         InvalidArgumentError: if `max_hours` is not positive, or the subset is empty.
-        ProcessError: if another process has died, or has other weights or images, or images have
-            no certificate though `max_hours` has not passed; finished rows stay.
+        ProcessError: if another process has died, or has different weights or images, or images
+            have no certificate although `max_hours` has not passed; finished rows stay.
     """
     if max_hours is not None:
         require_positive("max_hours", max_hours)
-    whole = subset.positions(len(examples))
-    positions = whole if shard is None else shard.share(whole)
+    chosen = subset.positions(len(examples))
+    positions = chosen if shard is None else shard.share(chosen)
     order = [int(examples.indices[position]) for position in positions]
     settings = {
-        **_settings(smoothed, certifier, examples, subset, seed, whole),
+        **_settings(smoothed, certifier, examples, subset, seed, chosen),
         **(configuration or {}),
         **({} if shard is None else shard.settings(order)),
     }
     labels = examples.labels[positions].tolist()
     known = Images(dict(zip(order, labels, strict=True)), smoothed.num_classes)
-    with Ledger(path, settings, processes(), known) as ledger:
+    with CertificateWriter(path, settings, processes(), known) as writer:
         left = [
-            p for p, index in zip(positions, order, strict=True) if index not in ledger.finished
+            p for p, index in zip(positions, order, strict=True) if index not in writer.finished
         ]
-        deal = Deal(left, ledger.team)
-        # The clock starts when all have come.
-        ledger.team.barrier("ready")
+        queue = WorkQueue(left, writer.team)
+        # The clock starts once all processes are ready.
+        writer.team.barrier("ready")
         start = time.perf_counter()
         plan = Plan(
-            expected=len(left) // ledger.team.size * certifier.typical_samples,
+            expected=len(left) // writer.team.size * certifier.typical_samples,
             deadline=None if max_hours is None else start + 3600 * max_hours,
-            in_flight=deal.room,
+            in_flight=queue.room,
         )
-        results = smoothed.stream(map(examples.example, deal), certifier, seed, plan)
+        results = smoothed.stream(map(examples.example, queue), certifier, seed, plan)
         if smoothed.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(smoothed.device)
         before = len(order) - len(left)
         with tqdm(
-            disable=not ledger.team.first,
+            disable=not writer.team.first,
             desc=f"certify {subset.split}",
             initial=before,
             total=len(order),
@@ -228,30 +229,33 @@ def certify_examples(
                 row = CertificateRow.from_certificate(
                     proof, idx=index, label=label, seconds=result.seconds
                 )
-                ledger.append(row, result.samples)
-                show(ledger.done)
-            ledger.wait_for_others(show)
-        performance = _performance(smoothed, ledger, start)
-        rows = ledger.gathered()
-    leading = _leading(rows, order)
+                writer.append(row, result.samples)
+                show(writer.done)
+            writer.wait_for_others(show)
+        performance = _performance(smoothed, writer, start)
+        rows = writer.gathered()
+    by_index = {row.idx: row for row in rows}
+    # Easy images finish sooner. When time runs out, the finished images are a biased sample; those
+    # before the first unfinished one are not.
+    leading = [by_index[index] for index in takewhile(by_index.__contains__, order)]
     if len(leading) < len(order):
-        _require_no_time(len(rows), len(order), start, max_hours)
-    return Certified(leading, ledger.settings, performance, len(order))
+        _require_time_limit(len(rows), len(order), start, max_hours)
+    return Certified(leading, writer.settings, performance, len(order))
 
 
-def _require_no_time(rows: int, asked: int, start: float, max_hours: float | None) -> None:
-    """Raise where images are missing and time is not what was short.
+def _require_time_limit(rows: int, requested: int, start: float, max_hours: float | None) -> None:
+    """Raise where rows are missing for another reason than `max_hours`.
 
     Raises:
         ProcessError: if no process has used up `max_hours`.
     """
     over = max_hours is not None and time.perf_counter() >= start + 3600 * max_hours
-    # The first one to stop may have begun a moment before the others.
+    # Clocks of processes start at slightly different times: one process over the limit suffices.
     if not any(processes().all_gather_object("time is over", over)):
         raise ProcessError(
-            f"Expected {asked} certificates, got {rows}: images were handed out that no process "
-            "has certified, as where another program adds to the processes' counter. The rows are "
-            "kept; the same command resumes"
+            f"Expected {requested} certificates, got {rows}: no process certified some images, for "
+            "example because another program changed the shared counter. Finished rows are kept. "
+            "Resume with the same command"
         )
 
 
@@ -265,7 +269,7 @@ def _settings(
 ) -> dict[str, Any]:
     noise: dict[str, Any] = {"noise": smoothed.noise}
     if smoothed.noise != "gaussian":
-        # What the noise's own error leaves to the votes.
+        # The rest of alpha covers the error of the discrete noise.
         shape = tuple(examples.example(positions[0]).image.shape)
         noise["alpha_for_votes"] = smoothed.remaining_alpha(shape, certifier.n, certifier.alpha)
     facts = torch.stack([examples.indices[positions], examples.labels[positions]]).tolist()
@@ -283,30 +287,23 @@ def _settings(
     }
 
 
-def _leading(rows: list[CertificateRow], order: list[int]) -> list[CertificateRow]:
-    """Return the rows of all images before the first that has none.
-
-    Easy images end sooner: those that happen to be finished when time runs out are no fair sample.
-    """
-    by_index = {row.idx: row for row in rows}
-    return [by_index[index] for index in takewhile(by_index.__contains__, order)]
-
-
-def _performance(smoothed: SmoothedClassifier, ledger: Ledger, start: float) -> Performance | None:
-    """Return what this call took, over all processes; None if it finished no image."""
+def _performance(
+    smoothed: SmoothedClassifier, writer: CertificateWriter, start: float
+) -> Performance | None:
+    """Return speed and memory over all processes; None if no image was finished."""
     seconds = time.perf_counter() - start
-    runner, team = smoothed.runner, ledger.team
+    runner, team = smoothed.runner, writer.team
     own = None if runner is None else (runner.batch_size, runner.compiled, str(runner.device))
-    told = team.all_gather_object("ran", [own, peak_memory(smoothed.device)])
-    # A process that came too late for any image has run nothing.
-    ran = [each for each, _ in told if each is not None]
-    if not ledger.done or not ran:
+    gathered = team.all_gather_object("ran", [own, peak_memory(smoothed.device)])
+    # A process that received no image has no runner.
+    ran = [each for each, _ in gathered if each is not None]
+    if not writer.done or not ran:
         return None
     batch_size, compiled, device = ran[0]
     return Performance(
-        images_per_second=ledger.done / seconds,
-        samples_per_second=ledger.samples / seconds,
-        peak_memory_bytes=max(peak for _, peak in told),
+        images_per_second=writer.done / seconds,
+        samples_per_second=writer.samples / seconds,
+        peak_memory_bytes=max(peak for _, peak in gathered),
         batch_size=batch_size,
         compiled=compiled,
         device=device,
@@ -315,7 +312,7 @@ def _performance(smoothed: SmoothedClassifier, ledger: Ledger, start: float) -> 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes in use so far: of a GPU's allocator, or of this process on a CPU.
+    """Return the peak memory in bytes: of a GPU's allocator, or of this process on a CPU.
 
     Args:
         device: where the classifier runs.

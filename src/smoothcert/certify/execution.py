@@ -1,4 +1,4 @@
-"""How the base classifier is run where only its votes count: precision, layout, compilation."""
+"""How the base classifier runs: precision, memory layout, compilation."""
 
 from __future__ import annotations
 
@@ -30,36 +30,37 @@ PRECISIONS = {
 }
 AUTO = "auto"
 CACHED_BYTES = 3 * 2**18
-"""Bytes of noisy images in a batch on a CPU: ResNets of CIFAR's size are fastest where a layer's
-activations stay in its cache, 64 images in float32 and 128 in bfloat16."""
+"""Bytes of noisy images in a batch on a CPU: CIFAR ResNets are fastest if the activations of a
+layer stay in the cache, which holds for 64 images in float32 and 128 in bfloat16."""
 ALWAYS = {"enabled": True, "benchmark": False, "deterministic": False}
-"""How cuDNN is run: what it measures to be the fastest differs from run to run."""
+"""cuDNN settings: with `benchmark`, the fastest algorithm may differ from run to run."""
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
+COMPILERS = ("g++", "clang++", "c++", "cl")
 SMALLEST_BATCH, LARGEST_CPU_BATCH, LARGEST_BATCH = 8, 256, 4096
 LARGEST_PIXELS = 2**26
-"""Numbers in a batch of noisy images on a GPU, at most."""
+"""Largest number of pixel values in a batch on a GPU."""
 MEMORY_SHARE = 0.6
-"""Share of a GPU's free memory that a batch may take."""
+"""Largest share of a GPU's free memory for a batch."""
 PROBES = 16
-"""Random images on which a folded network must answer as the network does."""
+"""Number of random images on which a folded network must agree with the original."""
 COMPILING_PAYS = 1200
-"""Seconds of uncompiled work from which on compiling is tried: it takes up to two minutes, and
-saved at most a tenth of the time on a CPU."""
+"""Seconds of remaining uncompiled work above which to compile: compiling takes up to two minutes,
+and saved at most a tenth of the time on a CPU."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the base classifier is run. A certificate speaks of the classifier as it voted.
+    """How the base classifier runs. A certificate concerns the classifier at this precision.
 
     Attributes:
-        precision: `float32` (no TensorFloat-32), `bfloat16` or `float16`: of weights, images and
-            activations. Another precision is another classifier, with other votes.
-        channels_last: memory layout of images and weights; changes rounding errors alone.
-        freeze: fold each BatchNorm into the convolution before it; changes rounding errors alone.
-        compile: whether to compile the network; `auto`: where it repays the time it takes.
+        precision: `float32` (no TensorFloat-32), `bfloat16` or `float16`, for weights, images and
+            activations. A different precision is a different classifier, with different votes.
+        channels_last: memory layout of images and weights; only changes rounding errors.
+        freeze: fold each BatchNorm into the convolution before it; only changes rounding errors.
+        compile: whether to compile the network; `auto`: if it saves more time than it takes.
         cuda_graphs: whether to replay the network as one CUDA graph; `auto`: on a GPU.
-        batch_size: noisy images in a forward pass; `auto`: what suits the CPU's cache or fits the
-            GPU's memory. A batch that does not fit is halved, then and afterwards.
+        batch_size: noisy images in a forward pass; `auto`: chosen for the CPU's cache or the GPU's
+            memory. If a batch does not fit, this and all later ones are halved.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -90,23 +91,23 @@ class Execution:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of weights, images and activations."""
+        """Data type of weights, images and activations."""
         return PRECISIONS[self.precision]
 
 
 class Runner:
-    """A private copy of a classifier, ready to vote; the classifier itself is left as it is.
+    """A private copy of a classifier, prepared for voting; the classifier itself does not change.
 
     Args:
         classifier: maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K).
         execution: how to run it.
         shape: shape of an image, (C, H, W).
         device: where to run it.
-        num_classes: number of classes K, to find the logits by where the classifier returns more;
-            None: it returns logits.
+        num_classes: number of classes K, to find the logits if the classifier returns more than
+            these; None: it returns logits.
 
     Attributes:
-        batch_size: noisy images in a forward pass, at present.
+        batch_size: current number of noisy images in a forward pass.
         compiled: whether the network has been compiled.
 
     Example:
@@ -138,7 +139,10 @@ class Runner:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits of at most `batch_size` images (N, C, H, W), in parts if need be."""
+        """Return the logits of images (N, C, H, W), N <= `batch_size`.
+
+        Halves the batch size when memory runs out.
+        """
         logits: list[Tensor] = []
         done = 0
         while done < len(images):
@@ -151,22 +155,19 @@ class Runner:
             except RuntimeError as error:
                 if self.batch_size == 1 or not _out_of_memory(error):
                     raise
-            # Outside the handler, which would keep the failed pass's memory alive.
-            self._shrink()
+            # Outside the handler, which would keep the memory of the failed pass alive.
+            self.batch_size //= 2
+            self._graph = None
+            logger.info("Out of memory: batches of %d from now on", self.batch_size)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         return torch.cat(logits) if len(logits) > 1 else logits[0]
 
-    def _shrink(self) -> None:
-        self.batch_size //= 2
-        self._graph = None
-        logger.info("Out of memory: batches of %d from now on", self.batch_size)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def compile(self) -> None:
-        """Compile the network; where that fails it goes on as it is, with a warning."""
+        """Compile the network; if that fails, warn and run it uncompiled."""
         if self.compiled:
             return
-        if self.device.type == "cpu" and not _has_compiler():
+        if self.device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
             if self.execution.compile is True:
                 _warn_uncompiled("there is no C++ compiler")
             return
@@ -181,15 +182,15 @@ class Runner:
             _warn_uncompiled(f"compiling it failed ({type(error).__name__})")
 
     def repays_compiling(self, seconds: float) -> bool:
-        """Return whether work of so many uncompiled seconds is worth it, by the settings."""
+        """Return whether to compile for remaining uncompiled work of `seconds`."""
         return self.execution.compile == AUTO and not self.compiled and seconds > COMPILING_PAYS
 
     def _logits(self, images: Tensor) -> Tensor:
         if not (self.compiled or self._graphs):
             ready = self._cast(images)
-            # A network that works in place must not change what a retry would see.
+            # A network that changes its input in place must not change the input of a retry.
             return self._network(ready.clone() if ready is images else ready)
-        # Both know one size alone: what is missing is filled up and thrown away.
+        # Both have a fixed batch size: fill the batch up and drop the extra logits.
         missing = self.batch_size - len(images)
         full = torch.cat([images, images[:1].expand(missing, *self.shape)]) if missing else images
         full = self._cast(full)
@@ -200,7 +201,7 @@ class Runner:
         return self._network(full)[: len(images)]
 
     def _recorded(self, images: Tensor) -> _Graph | None:
-        """Return the network as a CUDA graph, if it can be one and answers as the network does."""
+        """Return the network as a CUDA graph, or None if its logits would differ."""
         try:
             graph = _Graph(self._network, images)
             others = images.flip(0) * 0.5
@@ -212,7 +213,7 @@ class Runner:
                 raise
         torch.cuda.synchronize(self.device)
         self._unrecordable = True
-        logger.info("The network is run without a CUDA graph: it is not the same as one")
+        logger.info("The network runs without a CUDA graph, whose logits would differ")
         return None
 
     @property
@@ -236,7 +237,7 @@ class Runner:
                 network = _folded(network, self.shape)
         network = network.to(self.execution.dtype)
         if self.num_classes is not None:
-            # After folding, which cannot trace it.
+            # After folding, which cannot trace this wrapper.
             network = LogitsOf(network, self.num_classes)
         return network.to(memory_format=torch.channels_last) if self._channels_last else network
 
@@ -250,7 +251,7 @@ class Runner:
         return _power_of_two(self._fitting(), min(LARGEST_BATCH, LARGEST_PIXELS // numbers))
 
     def _fitting(self) -> int:
-        """Return how many images fit the GPU, from the memory that a few take."""
+        """Return how many images fit into the GPU's memory, from the use of a small batch."""
         few = SMALLEST_BATCH
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
@@ -262,10 +263,10 @@ class Runner:
 
     @contextmanager
     def _as_recorded(self) -> Iterator[None]:
-        """Run on this device at the precision that is recorded, whatever surrounds the call.
+        """Run on this device at the recorded precision, whatever the caller's settings.
 
-        Without this, autocast would vote in another precision, and products of float32 numbers
-        would be rounded as `full_float32` says.
+        Otherwise autocast would change the precision, and a GPU or CPU could round products of
+        float32 numbers; see `full_float32`.
         """
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
@@ -277,12 +278,11 @@ class Runner:
 
 @contextmanager
 def full_float32(device: str) -> Iterator[None]:
-    """Multiply float32 numbers as such, whatever the switches of torch say; restore these after.
+    """Multiply in full float32, whatever torch's global settings; restore these at the end.
 
-    A GPU may round them to TensorFloat-32 and a CPU to bfloat16 (where a script has called
-    `torch.set_float32_matmul_precision`, as many do for speed). torch 2.9 has added a second
-    interface. Its switches exclude those of the first: to read one of these raises once a newer
-    one says something else.
+    A GPU may round float32 numbers to TensorFloat-32, and a CPU to bfloat16, after a call of
+    `torch.set_float32_matmul_precision`. torch 2.9 added a second interface. The two conflict:
+    reading an older setting raises an error once a newer one has a different value.
 
     Args:
         device: type of the device, `cpu` or `cuda`.
@@ -295,7 +295,7 @@ def full_float32(device: str) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     newer = _newer_switches(device)
     with ExitStack() as stack:
-        # Restored in the opposite order: the older interface changes the newer switches, too.
+        # Restored in reverse order: the older interface changes the newer settings too.
         for switch, value in newer:
             stack.callback(setattr, switch, "fp32_precision", value)
         with suppress(RuntimeError):
@@ -314,7 +314,7 @@ def full_float32(device: str) -> Iterator[None]:
 
 
 def _newer_switches(device: str) -> list[tuple[Any, str]]:
-    """Return the switches of torch 2.9 and later for a device, with their own values."""
+    """Return the settings of torch 2.9 and later for a device, with their own values."""
     backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):
         return []
@@ -322,7 +322,7 @@ def _newer_switches(device: str) -> list[tuple[Any, str]]:
     switches = [backends.cuda.matmul, backends.mkldnn.matmul]
     one = backends.cudnn if device == "cuda" else backends.mkldnn
     switches += [one.conv, one.rnn]
-    # What a switch takes over from the general one is no value of its own.
+    # While the general setting is unset, each setting shows its own value, not an inherited one.
     general, backends.fp32_precision = backends.fp32_precision, "none"
     own = [(switch, switch.fp32_precision) for switch in switches]
     backends.fp32_precision = general
@@ -330,7 +330,7 @@ def _newer_switches(device: str) -> list[tuple[Any, str]]:
 
 
 class _Graph:
-    """One forward pass recorded as a CUDA graph: a single launch instead of hundreds."""
+    """A forward pass as a CUDA graph: one launch instead of hundreds."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], images: Tensor) -> None:
         self._input = images.clone()
@@ -355,18 +355,18 @@ def _copied(classifier: nn.Module) -> nn.Module:
         return copy.deepcopy(classifier)
     except RuntimeError as error:
         raise InvalidArgumentError(
-            "Expected a classifier that copy.deepcopy can copy: it holds a tensor that was "
-            "computed with gradients, as the old torch.nn.utils.weight_norm leaves behind. Run it "
-            "once under torch.no_grad() before"
+            "Expected a classifier that copy.deepcopy can copy, got one with a tensor that was "
+            "computed with gradients, as by the old torch.nn.utils.weight_norm. Run it once under "
+            "torch.no_grad() first"
         ) from error
 
 
 def _warn_uncompiled(reason: str) -> None:
-    warnings.warn(f"The network is run as it is: {reason}", SmoothCertWarning, stacklevel=3)
+    warnings.warn(f"The network runs uncompiled: {reason}", SmoothCertWarning, stacklevel=3)
 
 
 def _check_independent(classifier: nn.Module) -> None:
-    """Refuse what cannot vote copy by copy, or cannot be copied."""
+    """Refuse classifiers whose votes depend on the batch, or that cannot be copied."""
     for name, part in classifier.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             raise InvalidArgumentError(
@@ -376,15 +376,15 @@ def _check_independent(classifier: nn.Module) -> None:
             )
         if "forward" in vars(part):
             raise InvalidArgumentError(
-                "Expected `forward` as a method, got one that was set on "
-                f"{name or 'the classifier'} itself, which a copy shares: wrap the network in a "
-                "module of its own"
+                "Expected `forward` as a method of the class, got one set on the instance "
+                f"{name or 'of the classifier'}, which a copy would share: wrap the network in "
+                "another module"
             )
 
 
 @torch.no_grad()
 def _folded(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Return the network with BatchNorm folded into convolutions, if that leaves its logits."""
+    """Return the network with BatchNorm folded into convolutions, if its logits stay the same."""
     probe = torch.rand((PROBES, *shape), generator=torch.Generator().manual_seed(0))
     parameter = next(network.parameters(), None)
     probe = probe if parameter is None else probe.to(parameter)
@@ -392,21 +392,21 @@ def _folded(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
         folded = Folding(network).refreshed()
         same = _alike(folded(probe), network(probe))
     except Exception as error:
-        # Not every forward pass can be traced; it runs as it is then.
+        # Not every forward pass can be traced; such a network runs unfolded.
         logger.info("BatchNorm is not folded: %s", error)
         return network
     return folded if same else network
 
 
 def _alike(logits: Tensor, others: Tensor) -> bool:
-    """Return whether logits (N, K) differ by no more than rounding errors may."""
+    """Return whether logits (N, K) differ only by rounding errors."""
     spread = (others.amax(1) - others.amin(1)).amin()
     allowed = 1e-4 if others.dtype in (torch.float32, torch.float64) else 0.05
     return bool((logits - others).abs().amax() <= allowed * spread)
 
 
 def _is_plain(name: str, value: object) -> bool:
-    """Return whether an attribute may change what a module computes, and can be told by name."""
+    """Return whether an attribute may change the output of a module, and has a stable text."""
     if name.startswith("_") or name == "training":
         return False
     return isinstance(value, (bool, int, float, str, tuple, list, type(None), Tensor))
@@ -417,10 +417,6 @@ def _power_of_two(fitting: int, largest: int) -> int:
     return 2 ** (size.bit_length() - 1)
 
 
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl"))
-
-
 def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         text in str(error) for text in ("allocate memory", "out of memory", "ALLOC_FAILED")
@@ -428,7 +424,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Return a short digest of a module's parts, parameters and buffers.
+    """Return a short digest of a module's submodules, parameters and buffers.
 
     Args:
         module: any module, on any device.
@@ -440,13 +436,13 @@ def weights_digest(module: nn.Module) -> str:
         >>> weights_digest(layer) == before
         False
     """
-    # Addresses in a part's description differ from process to process.
+    # Addresses in a submodule's description differ from process to process.
     digest = hashlib.sha256(ADDRESS.sub("", repr(module)).encode())
     for name, part in module.named_modules():
         plain = {key: value for key, value in vars(part).items() if _is_plain(key, value)}
         text = f"{name}{sorted(plain.items())}"
         digest.update(ADDRESS.sub("", text).encode())
-    # Buffers that are in no checkpoint too: normalisation has such.
+    # All buffers, also those that checkpoints omit, such as those of normalization.
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(name.encode())
         values = tensor.detach().cpu().contiguous().reshape(-1)

@@ -1,4 +1,4 @@
-"""Certificates from a number of samples that is set beforehand."""
+"""Certificates from a fixed number of samples."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ from smoothcert.types import Certificate, Counts
 
 @dataclass(frozen=True)
 class FixedCertifier(Certifier):
-    """A certificate from a number of samples that is set beforehand.
+    """A certificate from a fixed number of samples.
 
     Attributes:
         n0: number of selection samples, >= 1.
         n: number of estimation samples, >= 1.
-        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        alpha: largest probability that one image's certificate is wrong; in (0, 1).
         target: `selection` or `label`; see `Certifier`.
-        stop_when_wrong: end an image whose selected class is not its label.
+        stop_when_wrong: stop at an image whose selected class is not its label.
     """
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
-        """Return the sampling once the class is fixed: one request."""
+        """Return the sampling after the class is chosen: one request."""
         votes = yield self.n
         return self.certificate(selection, selected, votes, sigma)
 
@@ -43,17 +43,17 @@ class FixedCertifier(Certifier):
     def certificate(
         self, selection: Votes, selected: int, votes: Votes, sigma: float
     ) -> Certificate:
-        """Return what the votes prove of class `selected`."""
+        """Return the certificate of class `selected` from its votes."""
 
     def certify(self, counts: Counts, sigma: float) -> list[Certificate]:
-        """Turn the votes of N images into their certificates.
+        """Return the certificates of N images from their votes.
 
         Args:
-            counts: selection votes (n0 an image) and estimation votes (n an image), (N, C).
-            sigma: standard deviation of the noise that was added, in pixel units.
+            counts: selection votes (n0 per image) and estimation votes (n per image), (N, C).
+            sigma: standard deviation of the added noise, in pixel units.
 
         Returns:
-            One certificate an image.
+            One certificate per image.
 
         Raises:
             InvalidArgumentError: if the votes do not add up to n0 and n.
@@ -72,7 +72,7 @@ class FixedCertifier(Certifier):
             wrong = votes.sum(1)[votes.sum(1) != expected]
             if wrong.size:
                 raise InvalidArgumentError(
-                    f"Expected {expected} {name} votes an image, got {wrong[0]}"
+                    f"Expected {expected} {name} votes per image, got {wrong[0]}"
                 )
         return [
             self.certificate(selection, int(selection.argmax()), estimation, sigma)
@@ -82,14 +82,14 @@ class FixedCertifier(Certifier):
 
 @dataclass(frozen=True)
 class CohenCertifier(FixedCertifier):
-    """CERTIFY of Cohen et al. (2019): bounds p_A alone and takes p_B = 1 − p_A.
+    """CERTIFY of Cohen et al. (2019): bounds p_A and uses p_B = 1 − p_A.
 
     Attributes:
         n0: number of selection samples, >= 1.
         n: number of estimation samples, >= 1.
-        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        alpha: largest probability that one image's certificate is wrong; in (0, 1).
         target: `selection` or `label`; see `Certifier`.
-        stop_when_wrong: end an image whose selected class is not its label.
+        stop_when_wrong: stop at an image whose selected class is not its label.
 
     Example:
         >>> CohenCertifier(n=1000).n0
@@ -103,7 +103,7 @@ class CohenCertifier(FixedCertifier):
         votes: Votes,
         sigma: float,
     ) -> Certificate:
-        """Return the certificate of one image; it abstains where p_A may be below one half."""
+        """Return the certificate of one image; it abstains if p_A may be below one half."""
         tally = Tally.of(votes, selected)
         bounds = probability_bounds(tally.n_a, tally.n_b, tally.n, self.alpha, "cohen")
         return _by_bounds(tally, bounds, sigma)
@@ -111,22 +111,22 @@ class CohenCertifier(FixedCertifier):
 
 @dataclass(frozen=True)
 class TightCertifier(FixedCertifier):
-    """T-CERTIFY: p_A bounded from below and p_B from above, together (Feng et al., 2020).
+    """T-CERTIFY: a lower bound on p_A and an upper bound on p_B together (Feng et al., 2020).
 
     Attributes:
         n0: number of selection samples, >= 1.
         n: number of estimation samples, >= 1.
-        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        alpha: largest probability that one image's certificate is wrong; in (0, 1).
         target: `selection` or `label`; see `Certifier`.
-        stop_when_wrong: end an image whose selected class is not its label.
+        stop_when_wrong: stop at an image whose selected class is not its label.
         bound: `joint`: one exact test of both counts (`smoothcert.stats.joint_lower_bound`), the
             tightest. `rectangle`: two bounds that share alpha, as published.
         split: how `rectangle` divides alpha. A number in (0, 1]: that share for p_A.
-            `selection`: the share that promises most on the selection samples, image by image;
-            sound, since those are independent of the votes that are bounded. `paper`: the share
-            that gives the largest radius on the estimation votes themselves, as published; its
-            guarantee **is not proven** (an exact scan has not found an error above alpha, which
-            is no proof): for comparison only.
+            `selection`: per image, the share with the largest radius on the selection samples;
+            sound, because these are independent of the estimation votes. `paper`: the share with
+            the largest radius on the estimation votes themselves, as published. Its guarantee
+            **is not proven** (an exact scan found no error above alpha, which is not a proof):
+            for comparison only.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -144,7 +144,7 @@ class TightCertifier(FixedCertifier):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See `Certifier.settings`; `split` is called `alpha_split`, data has splits too."""
+        """See `Certifier.settings`; `split` is called `alpha_split` because data has splits too."""
         settings = super().settings
         split = settings.pop("split")
         return settings if self.bound == "joint" else {**settings, "alpha_split": split}
@@ -159,8 +159,8 @@ class TightCertifier(FixedCertifier):
             require_joint_size(self.n)
         if self.bound == "joint" and self.split != "selection":
             raise InvalidArgumentError(
-                f"Expected `split` with bound=rectangle alone, got split={self.split!r} with "
-                "bound=joint, which divides nothing"
+                f"Expected `split` only with bound=rectangle, got split={self.split!r} with "
+                "bound=joint, which does not divide alpha"
             )
         if isinstance(self.split, str):
             valid = self.split in ("selection", "paper")
@@ -196,6 +196,6 @@ class TightCertifier(FixedCertifier):
 
 
 def _by_bounds(tally: Tally, bounds: ProbabilityBounds, sigma: float) -> Certificate:
-    """Return the certificate of two bounds; it abstains where they prove no positive radius."""
+    """Return the certificate of two bounds; it abstains unless the radius is positive."""
     radius = float(bounds.radius(sigma))
     return tally.certificate(bounds, radius, radius > 0, "fixed")

@@ -1,4 +1,4 @@
-"""The logits in what a classifier returns."""
+"""Finds the logits in the output of a classifier."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -10,10 +10,10 @@ from smoothcert.errors import MismatchError
 
 
 class LogitsOf(nn.Module):
-    """A network that returns the logits of another one, whatever they are wrapped in.
+    """Wraps a network that returns logits inside a tuple, mapping or dataclass; returns the logits.
 
     Args:
-        network: returns what `find_logits` reads.
+        network: returns a tensor, or an output that `find_logits` reads.
         num_classes: number of classes K.
 
     Example:
@@ -39,13 +39,13 @@ class LogitsOf(nn.Module):
 
 
 def find_logits(output: Any, count: int, num_classes: int) -> Tensor:
-    """Return the logits in what a classifier returned for a batch.
+    """Return the logits in the output of a classifier for a batch.
 
-    That is the tensor by the name `logits`, of an attribute or a key; without one, the only
-    floating-point tensor of shape (N, K) in a tuple, list, mapping or dataclass.
+    These are the attribute or key `logits`; without it, the only floating-point tensor of shape
+    (N, K) in a tuple, list, mapping or dataclass.
 
     Args:
-        output: what the classifier returned, other than a tensor.
+        output: output of the classifier, not a tensor.
         count: number of images N.
         num_classes: number of classes K.
 
@@ -70,7 +70,10 @@ def find_logits(output: Any, count: int, num_classes: int) -> Tensor:
     ]
     if len(fitting) == 1:
         return fitting[0]
-    found = ", ".join(f"{name}: {_described(part)}" for name, part in parts.items())
+    found = ", ".join(
+        f"{name}: {tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__}"
+        for name, part in parts.items()
+    )
     raise MismatchError(
         f"Expected logits of shape (N, {num_classes}) from the classifier, in a tensor, as "
         f"`logits`, or as the only tensor of that shape; got {type(output).__name__}"
@@ -87,7 +90,3 @@ def _parts(output: Any) -> dict[Any, Any]:
     if is_dataclass(output):
         return {field.name: getattr(output, field.name) for field in fields(output)}
     return {}
-
-
-def _described(part: Any) -> str:
-    return str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__

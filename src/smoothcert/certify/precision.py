@@ -1,4 +1,4 @@
-"""Certificates of the full radius at a planned number of samples."""
+"""Certificates of the full radius from a planned number of samples."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,19 @@ from smoothcert.stats import planned_size, require_joint_size
 
 @dataclass(frozen=True)
 class PrecisionCertifier(Certifier):
-    """The full radius within a tolerance, at as many samples as each image needs.
+    """The full radius within a tolerance, from as many samples as each image needs.
 
     The selection samples choose the class and the number of estimation samples: the smallest
-    that promises a radius within `tolerance` of what n samples promise. One joint test at full
-    alpha follows on fresh samples, so the certificate is valid however well the plan was made.
+    whose expected radius is within `tolerance` of the expected radius of n samples. One joint test
+    at full alpha follows on new samples, so the certificate is valid whatever the plan.
 
     Attributes:
-        n0: number of selection samples, >= 1; they plan, too.
-        n: number of estimation samples, at most; >= 1.
-        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
-        target: `selection`; a label alone cannot plan.
-        stop_when_wrong: end an image whose selected class is not its label.
-        tolerance: share of the radius, at most, that may be lost against n samples; a target
-            in (0, 1).
+        n0: number of selection samples, which also plan; >= 1.
+        n: largest number of estimation samples, >= 1.
+        alpha: largest probability that one image's certificate is wrong; in (0, 1).
+        target: only `selection`, because the selection samples plan.
+        stop_when_wrong: stop at an image whose selected class is not its label.
+        tolerance: largest expected loss of radius against n samples, as a share; in (0, 1).
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -55,11 +54,11 @@ class PrecisionCertifier(Certifier):
 
     @property
     def typical_samples(self) -> int:
-        """About a fifth of n, as measured at a tolerance of 5 %."""
+        """About a fifth of n, measured at a tolerance of 5 %."""
         return self.n0 + self.n // 5
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
-        """Return the sampling once the class is fixed: one request of the planned size."""
+        """Return the sampling after the class is chosen: one request of the planned size."""
         pilot = Tally.of(selection, selected)
         counts = pilot.n_a, pilot.n_b, pilot.n
         votes = yield planned_size(*counts, self.n, self.alpha, self.tolerance)

@@ -1,4 +1,4 @@
-"""Many images in flight: each forward pass is full, whatever each image still wants."""
+"""Batches shared by many images, so that each forward pass is full."""
 
 import time
 from collections import deque
@@ -10,25 +10,25 @@ from smoothcert.certify.voting import Job, Poll, Request
 from smoothcert.types import Example
 
 ROUND_BATCHES = 8
-"""Batches between two transfers of counts: few enough to answer soon, many enough that the last
-one, which may be part empty, does not matter."""
+"""Batches between two transfers of counts: few enough for frequent results, many enough that a
+partly filled last batch costs little."""
 PLACES_PER_IMAGE = 4
-"""At most one image in flight for so many places of a batch; an early look takes about 7."""
+"""Places of a batch per image in flight, at least; an early look takes about 7."""
 FEWEST_IN_FLIGHT = 8
 TIMED_BATCHES = 16
-"""Batches that are timed before compiling is considered."""
+"""Number of timed batches before compiling is considered."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a stream of images is, when it ends, and how many of them run at once.
+    """Length and end of a stream of images, and how many of them run at once.
 
     Attributes:
-        expected: about how many votes all images take, to judge whether compiling pays; None:
-            not known, and nothing is compiled on the way.
-        deadline: end when `time.perf_counter()` has passed it, images in flight dropped.
-        in_flight: returns how many images may be in flight at present; None: as many as fill
-            batches.
+        expected: estimated number of votes of all images, to judge whether compiling pays; None:
+            unknown, and the network is not compiled during the stream.
+        deadline: value of `time.perf_counter()` at which to stop and drop images in flight; None:
+            no limit.
+        in_flight: returns how many images may be in flight now; None: as many as fill the batches.
     """
 
     expected: int | None = None
@@ -43,14 +43,14 @@ def run_jobs(
     num_classes: int,
     plan: Plan,
 ) -> Iterator[Job]:
-    """Run images to their end; the oldest in flight are served first.
+    """Run images until each is finished; the oldest in flight come first.
 
-    A GPU counts one round's votes while the bounds of the round before are computed.
+    A GPU counts the votes of one round while the CPU computes the bounds of the previous round.
 
     Args:
         runner: the base classifier.
-        examples: the images, drawn from as there is room for them.
-        start: makes an image's job.
+        examples: the images; each is read when there is room for it.
+        start: returns the job of an image.
         num_classes: number of classes.
         plan: when to end, and how many images may be in flight.
 
@@ -59,11 +59,11 @@ def run_jobs(
     """
     source, flight, timing = iter(examples), [], _Timing(runner, plan.expected)
     polls: deque[Poll] = deque()
-    # On a CPU nothing goes on in the background.
+    # A CPU computes nothing in the background.
     ahead = 2 if runner.device.type == "cuda" else 1
     while plan.deadline is None or time.perf_counter() < plan.deadline:
-        _take_off(runner, source, start, flight, plan)
-        requests = _share_out(ROUND_BATCHES * runner.batch_size, flight)
+        _start_images(runner, source, start, flight, plan)
+        requests = _requests(ROUND_BATCHES * runner.batch_size, flight)
         if requests:
             polls.append(Poll(runner, requests, num_classes))
         if not polls:
@@ -80,14 +80,14 @@ def run_jobs(
                 yield job
 
 
-def _take_off(
+def _start_images(
     runner: Runner,
     source: Iterator[Example],
     start: Callable[[Example], Job],
     flight: list[Job],
     plan: Plan,
 ) -> None:
-    """Start images until a round of batches is filled, or as many as allowed are in flight."""
+    """Start images until they fill a round of batches or the limit is reached."""
     most = max(FEWEST_IN_FLIGHT, runner.batch_size // PLACES_PER_IMAGE)
     if plan.in_flight is not None:
         most = min(most, plan.in_flight())
@@ -101,8 +101,8 @@ def _take_off(
         wanted += job.left
 
 
-def _share_out(places: int, flight: list[Job]) -> list[Request]:
-    """Give a round's places to the oldest images, as many as each still wants."""
+def _requests(places: int, flight: list[Job]) -> list[Request]:
+    """Give the places of a round to the oldest images, as many as each needs."""
     requests = []
     for job in flight:
         if job.busy or not places:
@@ -115,7 +115,7 @@ def _share_out(places: int, flight: list[Job]) -> list[Request]:
 
 
 class _Timing:
-    """Seconds per vote, and whether the votes to come are worth compiling the network for."""
+    """Seconds per vote, and the decision whether compiling pays for the remaining votes."""
 
     def __init__(self, runner: Runner, expected_votes: int | None) -> None:
         self._runner = runner
@@ -124,7 +124,7 @@ class _Timing:
         self._started = self._last = time.perf_counter()
 
     def each(self, votes: int) -> float:
-        """Return the seconds that each of the last votes took."""
+        """Return the seconds per vote since the last call."""
         now = time.perf_counter()
         seconds, self._last = (now - self._last) / votes, now
         self._votes += votes

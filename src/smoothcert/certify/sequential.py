@@ -1,4 +1,4 @@
-"""Certificates of a grid of radii that end as soon as the answer is known."""
+"""Certificates at a grid of radii, with early stopping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ from smoothcert.stats import (
 
 ANYTIME_LOOKS = 100
 ANYTIME_SAMPLES = 10**7
-"""Rounding errors of the evidence are accounted for up to so many samples."""
+"""The test accounts for rounding errors up to this number of samples."""
 LARGEST_RADIUS = 10_000.0
-"""More than the distance of any two images; tests of larger radii would overflow."""
+"""Larger than the distance between any two images; tests of larger radii would overflow."""
 
 
 @dataclass(frozen=True)
 class GridCertifier(Certifier):
-    """Certifies which radii of a grid an image reaches, and stops once that is known.
+    """Certifies the radii of a grid and stops an image once its certified radii are known.
 
     Attributes:
         n0: number of selection samples, >= 1.
-        n: number of estimation samples, at most; >= 1.
-        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        n: largest number of estimation samples, >= 1.
+        alpha: largest probability that one image's certificate is wrong; in (0, 1).
         target: `selection` or `label`; see `Certifier`.
-        stop_when_wrong: end an image whose selected class is not its label.
+        stop_when_wrong: stop at an image whose selected class is not its label.
         radii: the grid in pixel units, increasing from 0; None: `default_radii(sigma)`.
 
     Raises:
@@ -53,13 +53,13 @@ class GridCertifier(Certifier):
         super().__post_init__()
         if self.radii is not None:
             try:
-                # A tuple: configurations give lists, which are not hashable.
+                # Configurations contain lists, which are not hashable.
                 radii = tuple(float(r) for r in self.radii)
             except (TypeError, ValueError) as error:
                 raise InvalidArgumentError(
                     f"Expected `radii` a list of numbers, got {self.radii!r}"
                 ) from error
-            # Refuses what it cannot test.
+            # Refuses radii that it cannot test.
             SequentialTest(look_plan(1, self.alpha), radii)
             if radii[-1] > LARGEST_RADIUS:
                 raise InvalidArgumentError(
@@ -69,7 +69,7 @@ class GridCertifier(Certifier):
 
     @property
     def typical_samples(self) -> int:
-        """About a fifteenth of n; a twentieth was measured on a CIFAR-10 network."""
+        """About a fifteenth of n; the measured share on a CIFAR-10 network is a twentieth."""
         return self.n0 + self.n // 15
 
     def grid(self, sigma: float) -> Sequence[float]:
@@ -79,22 +79,22 @@ class GridCertifier(Certifier):
 
 @dataclass(frozen=True)
 class SequentialCertifier(GridCertifier):
-    """Certifies a grid of radii and stops an image as soon as its answer is known.
+    """Certifies a grid of radii by a group-sequential test.
 
-    Each look at the votes tests the smallest radius that is still open at the look's own level
-    (`smoothcert.stats.look_plan`); a radius whose certification has become unlikely is given up,
-    which costs no alpha. Certified accuracy at the radii of the grid is almost that of n samples
-    for every image, at a small fraction of them. The radius of a certificate is at least the
-    largest one certified, and what the last look proves beyond: less than all n samples would
-    prove, so an average of radii is a lower bound on theirs.
+    Each look at the votes tests the smallest open radius at the look's own level
+    (`smoothcert.stats.look_plan`). A radius that is unlikely to be certified is given up, which
+    costs no alpha. Certified accuracy at the radii of the grid is close to that of n samples per
+    image, from a small fraction of the samples. The radius of a certificate is the largest
+    certified radius of the grid, or a larger one if the last look proves it. It is usually smaller
+    than the radius from n samples, and so is the average certified radius.
 
     Attributes:
         n0: number of selection samples, >= 1.
-        n: number of estimation samples, at most; >= 1.
-        alpha: probability, at most, that one image's certificate is wrong, all radii and looks
-            included; in (0, 1).
+        n: largest number of estimation samples, >= 1.
+        alpha: largest probability that one image's certificate is wrong, over all radii and looks;
+            in (0, 1).
         target: `selection` or `label`; see `Certifier`.
-        stop_when_wrong: end an image whose selected class is not its label.
+        stop_when_wrong: stop at an image whose selected class is not its label.
         radii: the grid in pixel units, increasing from 0; None: `default_radii(sigma)`.
         bound: `joint`, `rectangle` or `cohen`.
 
@@ -111,13 +111,13 @@ class SequentialCertifier(GridCertifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Refuses a bound that it does not know.
+        # Refuses an unknown bound.
         SequentialTest(look_plan(1, self.alpha), (0.0,), self.bound)
         if self.bound == "joint":
             require_joint_size(self.n)
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
-        """Return the sampling once the class is fixed: a request for each look."""
+        """Return the sampling after the class is chosen: one request per look."""
         radii = self.grid(sigma)
         test = SequentialTest(
             look_plan(self.n, self.alpha), tuple(r / sigma for r in radii), self.bound
@@ -141,17 +141,17 @@ class SequentialCertifier(GridCertifier):
 
 @dataclass(frozen=True)
 class AnytimeCertifier(GridCertifier):
-    """Certifies a grid of radii by evidence that may be read at any time.
+    """Certifies a grid of radii by a test that is valid at any stopping time.
 
-    See `smoothcert.stats.AnytimeTest`. No plan of looks is part of the proof: sampling may be
-    stopped by anything. The selection samples make the first bet.
+    See `smoothcert.stats.AnytimeTest`. The proof needs no plan of looks: sampling may stop for any
+    reason. The selection samples determine the first bet.
 
     Attributes:
         n0: number of selection samples, >= 1.
-        n: number of estimation samples, at most; >= 1.
-        alpha: probability, at most, that one image's certificate is wrong; in (0, 1).
+        n: largest number of estimation samples, >= 1.
+        alpha: largest probability that one image's certificate is wrong; in (0, 1).
         target: `selection` or `label`; see `Certifier`.
-        stop_when_wrong: end an image whose selected class is not its label.
+        stop_when_wrong: stop at an image whose selected class is not its label.
         radii: the grid in pixel units, increasing from 0; None: `default_radii(sigma)`.
 
     Raises:
@@ -167,12 +167,12 @@ class AnytimeCertifier(GridCertifier):
         super().__post_init__()
         if self.n > ANYTIME_SAMPLES:
             raise InvalidArgumentError(
-                f"Expected `n` from 1 to {ANYTIME_SAMPLES} for tests that may be read at any "
-                f"time, got {self.n}"
+                f"Expected `n` from 1 to {ANYTIME_SAMPLES} for tests that are valid at any "
+                f"stopping time, got {self.n}"
             )
 
     def estimation(self, selection: Votes, selected: int, sigma: float) -> Sampling:
-        """Return the sampling once the class is fixed: a request for each look."""
+        """Return the sampling after the class is chosen: one request per look."""
         radii = self.grid(sigma)
         grid = np.array(radii) / sigma
         test = AnytimeTest(grid, self.alpha, selected, selection)
@@ -194,7 +194,7 @@ class AnytimeCertifier(GridCertifier):
                 break
         reached = test.reached
         return tally.certificate(
-            # Where the votes decide when they are read, bounds hold for all looks or for none.
+            # The votes decide when sampling stops, so the bounds must hold at all looks together.
             reported_bounds(tally, self.alpha / ANYTIME_LOOKS),
             radii[reached - 1] if reached else 0.0,
             reached > 0,

@@ -1,4 +1,4 @@
-"""The smoothed classifier: a base classifier whose votes under noise are counted."""
+"""The smoothed classifier: the class that a base classifier returns most often under noise."""
 
 import operator
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -28,12 +28,12 @@ from smoothcert.types import ABSTAIN, Certificate, Example
 
 
 class Result(Protocol):
-    """A finished image: what is public of its `Job`.
+    """A finished image.
 
     Attributes:
         example: the image.
-        samples: votes that were counted, selection included.
-        seconds: its share of the time spent, by votes.
+        samples: number of counted votes, selection included.
+        seconds: its share of the time, in proportion to its votes.
     """
 
     example: Example
@@ -42,27 +42,27 @@ class Result(Protocol):
 
     @property
     def certificate(self) -> Certificate:
-        """What is proved of the image."""
+        """The image's certificate."""
         ...
 
 
 class SmoothedClassifier:
-    """g(x) = argmax_c P[f(x + δ) = c], δ ~ N(0, σ²I), for any classifier f that gives logits.
+    """g(x) = argmax_c P[f(x + δ) = c], δ ~ N(0, σ²I), for any classifier f that returns logits.
 
-    Neither Lightning nor Hydra is needed. A private copy of the classifier votes, in eval mode;
-    the classifier itself is left as it is. No global random state is read or changed.
+    Needs neither Lightning nor Hydra. A private copy of the classifier votes, in eval mode; the
+    classifier itself does not change. No global random state is read or changed.
 
     Args:
         classifier: maps images (N, C, H, W) with pixels in [0, 1] to logits (N, num_classes).
-            Normalisation belongs inside it, so that σ and radii are in pixel units. It may return
-            the logits by the name `logits`, or as the only floating-point tensor of their shape
-            in a tuple, list, mapping or dataclass.
+            Normalization belongs inside it, so that σ and radii are in pixel units. It may return
+            the logits as the attribute or key `logits`, or as the only floating-point tensor of
+            that shape in a tuple, list, mapping or dataclass.
         sigma: standard deviation σ of the noise in pixel units, > 0.
         num_classes: number of classes, >= 2.
-        execution: precision, batch size and the like, or a precision alone, as in `"bfloat16"`;
-            `Execution()` (float32) unless given.
-        noise: `gaussian`, or `discrete`: integers that are sound in floating point, for 8-bit
-            images; see `smoothcert.noise.DiscreteCopies`.
+        execution: how to run the classifier, or the name of a precision, such as `"bfloat16"`;
+            default: `Execution()`, which is float32.
+        noise: `gaussian`, or `discrete`: integer noise for 8-bit images, whose guarantee includes
+            floating-point errors; see `smoothcert.noise.DiscreteCopies`.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -87,7 +87,7 @@ class SmoothedClassifier:
         execution: Execution | str | None = None,
         noise: str = "gaussian",
     ) -> None:
-        _require("classifier", classifier, nn.Module, "a torch.nn.Module that gives logits")
+        _require("classifier", classifier, nn.Module, "a torch.nn.Module that returns logits")
         require_positive("sigma", sigma)
         require_count("num_classes", num_classes, minimum=2)
         if noise not in NOISES:
@@ -106,7 +106,7 @@ class SmoothedClassifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the classifier's parameters are; noise is drawn there."""
+        """The device of the classifier's parameters, on which noise is drawn."""
         for tensor in (*self.classifier.parameters(), *self.classifier.buffers()):
             return tensor.device
         return torch.device("cpu")
@@ -123,23 +123,22 @@ class SmoothedClassifier:
 
         Args:
             images: floating-point pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
-            certifier: samples and bounds; `TightCertifier()` unless given.
+            certifier: samples and bounds; default: `TightCertifier()`.
             seed: seed of the noise, >= 0.
-            indices: each image's index in its data set, which selects its noise; 0, 1, … unless
-                given.
-            labels: the true classes; for `target: label` and `stop_when_wrong` alone.
+            indices: each image's index in its data set, which selects its noise; default: 0, 1, ….
+            labels: the true classes; only `target="label"` and `stop_when_wrong` use them.
 
         Returns:
-            One certificate an image, in their order.
+            One certificate per image, in their order.
 
         Raises:
             NonFiniteError: for pixels outside [0, 1], NaN pixels or non-finite logits; the
                 message names the image's index.
-            MismatchError: if the shape is not that of images, or the logits are not
+            MismatchError: if the shape is not that of images, or the number of logits is not
                 `num_classes`.
-            InvalidArgumentError: if images are no floating-point tensor, if there are other than
-                one index or label an image, or none where the certifier needs them, or an index
-                is no whole number >= 0.
+            InvalidArgumentError: if images are not a floating-point tensor, if the number of
+                indices or labels is not the number of images, if the certifier needs labels and
+                there are none, or if an index is not an integer >= 0.
         """
         examples = self._examples(images, indices, labels)
         results = self.stream(examples, TightCertifier() if certifier is None else certifier, seed)
@@ -154,18 +153,18 @@ class SmoothedClassifier:
         seed: int = 0,
         indices: Sequence[int] | None = None,
     ) -> Tensor:
-        """Return the smoothed classifier's answers, without radii: a few samples are enough.
+        """Return the smoothed classifier's predictions without radii, which need few samples.
 
         Args:
             images: floating-point pixels in [0, 1], shape (B, C, H, W) or (C, H, W), on any device.
-            n: samples after which an image is abstained on.
-            alpha: probability, at most, that one image's answer is not g's; in (0, 1).
+            n: largest number of samples per image.
+            alpha: largest probability that one image's prediction is not that of g; in (0, 1).
             seed: seed of the noise, >= 0.
-            indices: each image's index in its data set; 0, 1, … unless given.
+            indices: each image's index in its data set; default: 0, 1, ….
 
         Returns:
-            Class numbers, `ABSTAIN` where the question is open after n samples; int64, shape (B,),
-            on the images' device.
+            Class numbers, `ABSTAIN` where n samples do not decide; int64, shape (B,), on the
+            images' device.
 
         Raises:
             NonFiniteError: as `certify`.
@@ -187,21 +186,22 @@ class SmoothedClassifier:
         seed: int = 0,
         plan: Plan | None = None,
     ) -> Iterator[Result]:
-        """Certify images as they come, many at a time so that each forward pass is full.
+        """Certify a stream of images, many at a time so that each forward pass is full.
 
         Args:
-            examples: the images, all of one shape; drawn from as there is room for them.
+            examples: the images, all of one shape; each is read when there is room for it.
             certifier: samples and bounds.
             seed: seed of the noise, >= 0.
-            plan: when to end and how many images run at once; `Plan()` unless given.
+            plan: when to end and how many images run at once; default: `Plan()`.
 
         Yields:
-            Each image as soon as it is finished, the first ones first as a rule.
+            Each image as soon as it is finished, roughly in their order.
 
         Raises:
             NonFiniteError: as `certify`; images yielded before stay valid.
             MismatchError: as `certify`.
-            InvalidArgumentError: if there is no certifier, or an image is no floating-point tensor.
+            InvalidArgumentError: if `certifier` is not a certifier, or an image is not a
+                floating-point tensor.
         """
         _require("certifier", certifier, Certifier, "a certifier, for example TightCertifier()")
 
@@ -213,15 +213,15 @@ class SmoothedClassifier:
         yield from self._run(examples, seed, sampling, plan or Plan())
 
     def remaining_alpha(self, shape: tuple[int, ...], n: int, alpha: float) -> float:
-        """Return what is left of alpha for the votes once the noise's own error is paid.
+        """Return the part of alpha for the votes; the rest covers the error of discrete noise.
 
         Args:
             shape: shape of an image.
-            n: number of samples that a certificate rests on.
-            alpha: probability, at most, that a certificate is wrong.
+            n: number of estimation samples.
+            alpha: largest probability that a certificate is wrong.
 
         Raises:
-            InvalidArgumentError: if nothing is left.
+            InvalidArgumentError: if the error of the noise is at least alpha.
         """
         if self.noise != "discrete":
             return alpha
@@ -235,7 +235,7 @@ class SmoothedClassifier:
 
     @property
     def runner(self) -> Runner | None:
-        """What ran the classifier last; None before the first image."""
+        """The prepared copy of the classifier that ran last; None before the first image."""
         return self._runner
 
     def _run(
@@ -262,7 +262,7 @@ class SmoothedClassifier:
         return run_jobs(runner, chain([first], source), start, self.num_classes, plan)
 
     def _ready(self, shape: tuple[int, ...]) -> Runner:
-        """Return a runner of the classifier as it is now; one that is ready is used again."""
+        """Return a runner of the classifier as it is now; reuse the last one if nothing changed."""
         key = (weights_digest(self.classifier), self.execution, shape, self.device)
         if self._runner is None or self._key != key:
             before, self._runner = (
@@ -270,7 +270,7 @@ class SmoothedClassifier:
                 Runner(self.classifier, self.execution, shape, self.device, self.num_classes),
             )
             if before is not None and before.shape == shape:
-                # What did not fit the memory once is not tried again.
+                # A batch size that ran out of memory is not tried again.
                 self._runner.batch_size = min(self._runner.batch_size, before.batch_size)
             self._key = key
         return self._runner
@@ -292,18 +292,20 @@ class SmoothedClassifier:
                 raise InvalidArgumentError(
                     f"Expected one of `{name}` for each of {len(images)} images, got {len(values)}"
                 )
-        known = [None] * len(images) if labels is None else _whole("labels", labels)
+        known = [None] * len(images) if labels is None else _integers("labels", labels)
         return [
             Example(image, label, index)
-            for image, label, index in zip(images, known, _whole("indices", indices), strict=True)
+            for image, label, index in zip(
+                images, known, _integers("indices", indices), strict=True
+            )
         ]
 
 
-def _whole(name: str, values: Sequence[int]) -> list[int]:
+def _integers(name: str, values: Sequence[int]) -> list[int]:
     try:
         return [operator.index(value) for value in values]
     except TypeError as error:
-        raise InvalidArgumentError(f"Expected whole numbers as `{name}`, got {values}") from error
+        raise InvalidArgumentError(f"Expected integers as `{name}`, got {values}") from error
 
 
 def _require(name: str, value: Any, kind: type, what: str) -> None:
@@ -313,7 +315,7 @@ def _require(name: str, value: Any, kind: type, what: str) -> None:
 
 
 def _check_pixels(images: Any) -> None:
-    """Refuse what has no pixels in [0, 1]: 0 and 1 among bytes are two shades of black."""
+    """Refuse bytes, whose values 0 and 1 would pass for pixels in [0, 1]."""
     if not isinstance(images, Tensor):
         raise InvalidArgumentError(
             "Expected images as a torch.Tensor of pixels in [0, 1], shape (B, C, H, W) or "
@@ -321,8 +323,8 @@ def _check_pixels(images: Any) -> None:
         )
     if not images.is_floating_point():
         raise InvalidArgumentError(
-            f"Expected floating-point pixels in [0, 1], got {images.dtype}: bytes are divided by "
-            "255, images.float() / 255"
+            f"Expected floating-point pixels in [0, 1], got {images.dtype}: convert bytes by "
+            "images.float() / 255"
         )
 
 
@@ -346,7 +348,7 @@ def _check_image(example: Example, shape: tuple[int, ...]) -> None:
             f"Expected images of one shape, {shape} at first, got {tuple(image.shape)} "
             f"at image {index}"
         )
-    # Written so that NaN fails it too.
+    # `not (… & …).all()` refuses NaN too.
     if not bool(((image >= 0) & (image <= 1)).all()):
         low, high = float(image.min()), float(image.max())
         raise NonFiniteError(

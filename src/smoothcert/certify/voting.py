@@ -1,4 +1,4 @@
-"""Counting votes: many images' noisy copies packed into full batches."""
+"""Counting votes: noisy copies of many images in full batches."""
 
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,14 +20,14 @@ class Job:
     Args:
         example: the image.
         copies: its noisy copies.
-        sampling: yields how many votes it wants, is sent them, returns the image's result.
+        sampling: yields the number of votes it needs, receives them, returns the image's result.
 
     Attributes:
-        left: votes that the sampling waits for; 0 once it has returned.
-        samples: votes counted so far.
-        seconds: the image's share, by votes, of the time spent.
+        left: number of votes that the sampling still needs; 0 once it has returned.
+        samples: number of votes counted so far.
+        seconds: the image's share of the time, in proportion to its votes.
         value: what the sampling returned; None before.
-        busy: whether votes are being counted.
+        busy: whether votes of the image are being counted.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Job:
 
     @property
     def certificate(self) -> Any:
-        """What is proved of the image, where the sampling is a certifier's."""
+        """The image's certificate, where the sampling comes from a certifier."""
         return self.value
 
     def receive(self, votes: NDArray[np.int64], seconds: float) -> None:
-        """Take votes, shape (C,), and pass them on once all that were wanted are there."""
+        """Add votes (C,), and send them to the sampling once it has all it needs."""
         self.busy = False
         self.samples += int(votes.sum())
         self.seconds += seconds
@@ -62,16 +62,16 @@ class Job:
             self.left = self._sampling.send(votes)
         except StopIteration as stop:
             self.value = stop.value
-            # A result that is kept must not hold the image's copy on the GPU.
+            # Frees the image's copy on the GPU, even if the caller keeps the result.
             del self.copies
 
 
 class Request(NamedTuple):
-    """How many votes of one image are wanted.
+    """A number of votes of one image.
 
     Attributes:
         job: the image.
-        draws: how many of its next noisy copies are to vote.
+        draws: number of its next noisy copies that vote.
     """
 
     job: Job
@@ -79,14 +79,14 @@ class Request(NamedTuple):
 
 
 class Poll:
-    """Votes that have been asked for; on a GPU they are still being counted when this exists.
+    """Votes that the device counts; on a GPU the constructor returns before they are counted.
 
-    Copies are written into the batch where they are drawn, votes are counted on the device, and
-    the counts come back in one transfer.
+    Noisy copies are drawn directly into the batch, votes are counted on the device, and one
+    transfer returns the counts.
 
     Args:
         runner: the base classifier.
-        requests: what to count; batches are shared by all of them.
+        requests: the votes to count; they share batches.
         num_classes: number of classes C.
 
     Raises:
@@ -97,7 +97,7 @@ class Poll:
     def __init__(self, runner: Runner, requests: Sequence[Request], num_classes: int) -> None:
         self.requests = requests
         self._classes = num_classes
-        # One more column counts the copies whose logits are not finite.
+        # The last column counts copies whose logits are not finite.
         self._counts = torch.zeros(
             len(requests) * (num_classes + 1), dtype=torch.int64, device=runner.device
         )
@@ -110,11 +110,11 @@ class Poll:
 
     @property
     def draws(self) -> int:
-        """How many votes there are."""
+        """Number of votes of all requests."""
         return sum(request.draws for request in self.requests)
 
     def votes(self) -> NDArray[np.int64]:
-        """Wait for the counts, and return them by class, shape (len(requests), C).
+        """Wait for the counts, and return them per class, shape (len(requests), C).
 
         Raises:
             NonFiniteError: for NaN or infinite logits; the message names the image's index.
@@ -138,7 +138,7 @@ class Poll:
 
 
 def _batches(runner: Runner, requests: Sequence[Request]) -> Iterator[Tensor]:
-    """Yield the requests' noisy copies in full batches, the last one apart, in one buffer."""
+    """Yield the requests' noisy copies in one buffer; all batches but the last are full."""
     shape = (runner.batch_size, *runner.shape)
     buffer = torch.empty(shape, dtype=torch.float32, device=runner.device)
     filled = 0
@@ -150,7 +150,7 @@ def _batches(runner: Runner, requests: Sequence[Request]) -> Iterator[Tensor]:
             filled, left = filled + part, left - part
             if filled == len(buffer):
                 yield buffer
-                # Smaller from now on where memory ran out.
+                # The runner reduces its batch size when memory runs out.
                 buffer, filled = buffer[: runner.batch_size], 0
     if filled:
         yield buffer[:filled]

@@ -1,4 +1,4 @@
-"""Images dealt out to the processes that share them, and the rows that these bring back."""
+"""Images distributed among processes, and the rows that the processes write."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,24 +17,24 @@ from smoothcert.records import (
     read_certificates,
 )
 
-NETWORK = 60.0
-"""Seconds that a network's file system may show an old list of files."""
-TURNS = 2
-"""Of what is left, each process may have one in so many times the number of processes in flight."""
+FILE_SYSTEM_SECONDS = 60.0
+"""How long a network file system may show an old list of files."""
+QUEUE_SHARES = 2
+"""A process keeps at most 1 / (QUEUE_SHARES · processes) of the remaining images in flight."""
 
 
-class Deal:
-    """Positions of images, each handed to whichever process asks next.
+class WorkQueue:
+    """Positions of images; each goes to the process that requests one next.
 
-    An image may cost a hundred times what another one does, so none is promised to a process in
-    advance.
+    One image may cost a hundred times as many votes as another. Images are therefore not
+    assigned to processes in advance.
 
     Args:
-        positions: the same ones in every process.
+        positions: positions of the images, the same list in every process.
         team: the processes.
 
     Example:
-        >>> list(Deal([4, 7, 9], Processes()))
+        >>> list(WorkQueue([4, 7, 9], Processes()))
         [4, 7, 9]
     """
 
@@ -53,36 +53,37 @@ class Deal:
     def room(self) -> int:
         """Return how many images this process may have in flight.
 
-        The less is left, the fewer: at the end no process sits on images that another one could
-        begin with.
+        The number falls with the remaining images: near the end, no process keeps waiting images
+        that an idle process could start.
         """
-        left = max(0, len(self._positions) - self._taken)
         if self._team.size == 1:
             return len(self._positions)
-        return max(1, left // (TURNS * self._team.size))
+        left = max(0, len(self._positions) - self._taken)
+        return max(1, left // (QUEUE_SHARES * self._team.size))
 
 
-class Ledger:
-    """The rows of a certification, whichever processes write them, as a context manager.
+class CertificateWriter:
+    """The rows of a certification in one or several processes, as a context manager.
 
-    The first process writes the certificate file, the others a part each beside it; the first one
-    gathers them. What a kill leaves of parts is taken over by the next certification, whatever its
-    number of processes.
+    Process 0 writes the certificate file. Each other process writes a partial file next to it,
+    and process 0 gathers these at the end. After a kill, the next certification absorbs the
+    partial files, with any number of processes.
 
     Args:
         path: the certificate file.
         settings: what the rows depend on (JSON values).
         team: the processes.
-        images: the images that are certified; no other one may have a row.
+        images: the images that are certified; only these may have rows.
 
     Attributes:
         team: the processes.
-        settings: as they lie beside the file.
-        finished: images that had their row at the beginning.
+        settings: the settings as they are stored next to the file.
+        finished: indices of images that had a row at the start.
 
     Raises:
         RecordsError: if the file is damaged, belongs to other settings, or is being written.
-        ProcessError: if processes have other settings than the first: other weights, for example.
+        ProcessError: if a process has different settings from process 0, for example different
+            weights.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Ledger:
         self.team = team
         self._path = path
         with ExitStack() as undo:
-            undo.push(self._tell_why)
+            undo.push(self._abort_others)
             if team.first:
                 self._file = undo.enter_context(CertificateFile(path, settings, images))
                 absorb_parts(self._file)
@@ -103,7 +104,7 @@ class Ledger:
             if not team.first:
                 part = part_path(path, team.rank)
                 self._file = undo.enter_context(CertificateFile(part, settings, images))
-                self._check_alike()
+                self._require_equal_settings()
             undo.pop_all()
 
     def append(self, row: CertificateRow, samples: int) -> None:
@@ -111,7 +112,7 @@ class Ledger:
 
         Args:
             row: the row.
-            samples: votes that were counted, selection included.
+            samples: number of counted votes, selection included.
         """
         self._file.append(row)
         self.team.add("samples", samples)
@@ -119,35 +120,35 @@ class Ledger:
 
     @property
     def done(self) -> int:
-        """Images that all processes have finished since the beginning."""
+        """Number of images that all processes have finished since the start."""
         return self.team.add("done", 0)
 
     @property
     def samples(self) -> int:
-        """Votes that all processes have counted for finished images."""
+        """Number of votes that all processes have counted for finished images."""
         return self.team.add("samples", 0)
 
-    def wait_for_others(self, tell: Callable[[int], object]) -> None:
+    def wait_for_others(self, show: Callable[[int], object]) -> None:
         """Wait until no process has an image in flight.
 
         Args:
-            tell: called now and then with the number of images that all processes have finished.
+            show: called regularly with the number of images that all processes have finished.
 
         Raises:
-            ProcessError: if a process has given up.
+            ProcessError: if a process has aborted.
         """
-        self.team.add("through")
-        while self.team.add("through", 0) < self.team.size:
-            tell(self.done)
+        self.team.add("ended")
+        while self.team.add("ended", 0) < self.team.size:
+            show(self.done)
             self.team.check_aborted()
             time.sleep(POLL_SECONDS)
-        tell(self.done)
+        show(self.done)
 
     def gathered(self) -> list[CertificateRow]:
-        """Return all rows, in index order, once they stand so in the file.
+        """Return all rows in index order, once the file contains them in that order.
 
         Raises:
-            RecordsError: if rows of other processes are not to be found.
+            RecordsError: if rows of other processes are missing.
         """
         if not self.team.first:
             self._file.settle()
@@ -157,39 +158,32 @@ class Ledger:
             return read_certificates(self._path)
         self.team.barrier("closed")
         absorb_parts(self._file)
-        deadline = time.monotonic() + NETWORK
-        while not self._is_complete and time.monotonic() < deadline:
+        expected = len(self.finished) + self.done
+        deadline = time.monotonic() + FILE_SYSTEM_SECONDS
+        while len(self._file.rows) != expected:
+            if time.monotonic() >= deadline:
+                raise RecordsError(
+                    f"Expected {expected} certificates next to {self._path}, got "
+                    f"{len(self._file.rows)}: every process must see the same folder. On machines "
+                    "without a common folder certify shards (shard=1/4, …) and merge them"
+                )
             time.sleep(1)
             absorb_parts(self._file)
-        self._check_complete()
         self._file.finish()
         self.team.set("gathered", True)
         return self._file.rows
 
-    @property
-    def _is_complete(self) -> bool:
-        return len(self._file.rows) == len(self.finished) + self.done
-
-    def _check_complete(self) -> None:
-        expected = len(self.finished) + self.done
-        if not self._is_complete:
-            raise RecordsError(
-                f"Expected {expected} certificates beside {self._path}, got "
-                f"{len(self._file.rows)}: every process must see the same folder. On machines "
-                "without a common one certify shards (shard=1/4, …) and merge them"
-            )
-
-    def _check_alike(self) -> None:
-        # As the first one's have been: through JSON, where a tuple is a list.
-        ours = self._file.settings
-        different = [name for name in ours if ours[name] != self.settings.get(name)]
+    def _require_equal_settings(self) -> None:
+        # The file's settings have passed through JSON, where a tuple becomes a list.
+        own = self._file.settings
+        different = [name for name in own if own[name] != self.settings.get(name)]
         if different:
             raise ProcessError(
-                f"Process {self.team.rank} would certify otherwise than the first one: its "
-                f"{', '.join(different)} differ"
+                f"Expected the settings of process 0 in every process, got different ones in "
+                f"process {self.team.rank}: {', '.join(different)}"
             )
 
-    def _tell_why(self, _: object, error: BaseException | None, __: object) -> None:
+    def _abort_others(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             return
         with suppress(ProcessError):
@@ -199,5 +193,5 @@ class Ledger:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._tell_why(kind, error, trace)
+        self._abort_others(kind, error, trace)
         self._file.close()

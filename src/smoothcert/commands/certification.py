@@ -114,7 +114,7 @@ def certify(cfg: DictConfig) -> float | None:
         **summarize(certified.rows, certified.settings, radii),
         **subject.facts,
         **near_chance(smoothed, images, certified.rows, subject.seed),
-        "images_asked": certified.asked,
+        "images_asked": certified.requested,
         **performance_of(certified, folder),
         **provenance(),
     }
@@ -125,12 +125,12 @@ def certify(cfg: DictConfig) -> float | None:
             cfg.shard,
             typed("runs", _all_shards(folder.path)),
         )
-    if len(certified.rows) < certified.asked:
+    if len(certified.rows) < certified.requested:
         logger.warning(
             "Time is up: the first %d of %d images are certified, in the order of their files. "
             "The same command goes on; images that were finished out of turn wait for it",
             len(certified.rows),
-            certified.asked,
+            certified.requested,
         )
     return summary["acr"]
 
