@@ -25,7 +25,7 @@ Votes = NDArray[np.int64]
 """Votes by class, shape (C,)."""
 
 Sampling = Generator[int, Votes, Certificate]
-"""The sampling of one image: yields the number of votes it needs, receives their counts, returns the
+"""The sampling of one image: yields how many votes it needs, receives their counts, and returns the
 certificate."""
 
 TARGETS = ("selection", "label")
