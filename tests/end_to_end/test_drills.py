@@ -56,7 +56,7 @@ def killed(rng, longest, function, *arguments):
 def finished(function, *arguments):
     process = started(function, *arguments)
     with ending(process):
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
 
 
