@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import gammaln as log_gamma
 from scipy.special import ndtri, xlogy
 
-from smoothcert.commands.benchmarking import add_folder, record
+from smoothcert.commands.benchmarking import record
+from studies import add_folder
 from tightness import BOUNDS, lower_bound
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from smoothcert.commands.benchmarking import add_folder, record
+from smoothcert.commands.benchmarking import record
 from smoothcert.stats import joint_lower_bound, probability_bounds
+from studies import add_folder
 
 BOUNDS = ("cohen", "rectangle", "joint")
 CLASSES: dict[str, tuple[float, ...]] = {

@@ -1,12 +1,13 @@
-"""Designs replayed on votes that were drawn once."""
+"""Sampling designs and precisions, as the scripts of `benchmarks/` compare them."""
 
 import numpy as np
 import pytest
 import torch
 
-from smoothcert.benchmarks import VoteLog, compare_designs, compare_precisions, draw_votes
-from smoothcert.benchmarks.designs import usual_designs
+from designs import compare_designs, usual_designs
+from precision import compare_precisions
 from smoothcert.certify import Example, Execution, SmoothedClassifier, TightCertifier
+from studies import VoteLog, draw_votes
 
 RADII = [0.0, 0.25, 0.5, 0.75]
 

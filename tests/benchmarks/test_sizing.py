@@ -5,11 +5,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from smoothcert import commands
 from smoothcert.benchmarks import (
@@ -167,42 +167,38 @@ def test_rows_are_compared_by_image_whatever_their_order_and_time():
 # The command.
 
 
-class Commands:
-    """In place of certifying: what was asked for, and rows and a pace for it."""
-
-    DEVNULL = subprocess.DEVNULL
+class Launches:
+    """In place of certifying in new processes: writes rows and a pace for what is requested."""
 
     def __init__(self, **rows):
-        self.asked = []
-        self.environments = []
+        self.configurations = []
+        self.processes = []
         self.changes = rows
-        self.code = 0
 
-    def run(self, command, env, **_):
-        self.environments.append(env)
-        self.asked.append(command[3:])
-        values = dict(each.split("=", 1) for each in command[3:])
-        folder = Path(values["hydra.run.dir"].strip("'"))
-        self.write(folder, int(values["max_images"]), int(values["devices"]))
-        return SimpleNamespace(returncode=self.code)
+    def __call__(self, function, configuration, threads, each):
+        assert function == sizing._work
+        assert threads == (1 if sizing._on_cpu(OmegaConf.create(configuration)) else None)
+        self.configurations.append(OmegaConf.create(configuration))
+        self.processes.append(each)
+        folder = Path(configuration["hydra"]["runtime"]["output_dir"])
+        self.write(folder, configuration["max_images"], each)
 
-    def write(self, folder, images, devices):
-        folder.mkdir()
-        changes = self.changes if devices == 2 else {}
-        rows = [replace(ROW, idx=idx, time=devices, **changes) for idx in range(images)]
+    def write(self, folder, images, processes):
+        changes = self.changes if processes == 2 else {}
+        rows = [replace(ROW, idx=idx, time=processes, **changes) for idx in range(images)]
         lines = [list(COLUMNS), *map(format_row, rows)]
         text = "".join("\t".join(line) + "\n" for line in lines)
         (folder / "certificates.tsv").write_text(text)
         paces = {1: (600.0, 1.0), 2: (1080.0, 1.8)}
-        pace = dict(zip(("samples_per_second", "images_per_second"), paces[devices], strict=True))
+        pace = dict(zip(("samples_per_second", "images_per_second"), paces[processes], strict=True))
         summary = {**SUMMARY, "images": images, **pace}
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
 @pytest.fixture
 def started(monkeypatch):
-    replaced = Commands()
-    monkeypatch.setattr(sizing, "subprocess", replaced)
+    replaced = Launches()
+    monkeypatch.setattr(sizing, "launch", replaced)
     return replaced
 
 
@@ -213,17 +209,15 @@ def sized(own, *overrides):
     return json.loads((own / "benchmark.json").read_text())["results"]
 
 
-def test_certification_is_told_what_this_command_is_told(started, tmp_path):
-    asked = ["images=5", "n=2000", "execution=fast", "execution.compile=false", "radii=[0,0.5]"]
-    sized(tmp_path, "run='a,b=1'", "repeats=2", *asked, "certifier.bound=cohen", "seed=3")
-    warmup, *measured = started.asked
-    assert {"max_images=2", "n=1000", "devices=2"} <= set(warmup)
-    counts = [next(each for each in line if each.startswith("devices=")) for line in measured]
-    assert counts == ["devices=1", "devices=2"] * 2
-    assert len({line[-1] for line in started.asked}) == 5
-    assert {env["OMP_NUM_THREADS"] for env in started.environments} == {"1"}
-    with composed(tmp_path, measured[1], "certify") as cfg:
-        assert (cfg.run, cfg.max_images, cfg.devices, cfg.split) == ("a,b=1", 5, 2, "test")
+def test_the_certification_has_the_settings_of_this_command(started, tmp_path):
+    given = ["images=5", "n=2000", "execution=fast", "execution.compile=false", "radii=[0,0.5]"]
+    sized(tmp_path, "run='a,b=1'", "repeats=2", *given, "certifier.bound=cohen", "seed=3")
+    warmup, *measured = started.configurations
+    assert (warmup.max_images, warmup.n) == (2, 1000)
+    assert started.processes == [2, 1, 2, 1, 2]
+    assert len({each.hydra.runtime.output_dir for each in started.configurations}) == 5
+    for cfg in measured:
+        assert (cfg.run, cfg.max_images, cfg.split) == ("a,b=1", 5, "test")
         assert (cfg.n, cfg.n0, cfg.seed, cfg.radii) == (2000, 100, 3, [0, 0.5])
         assert (cfg.execution.precision, cfg.execution.compile) == ("bfloat16", False)
         assert cfg.certifier._target_.endswith("SequentialCertifier")
@@ -233,10 +227,11 @@ def test_certification_is_told_what_this_command_is_told(started, tmp_path):
 def test_a_checkpoint_file_is_certified_with_its_network_and_data(started, tmp_path):
     network = ["ckpt=a.ckpt", "model=resnet50", "model.normalization=none", "sigma=0.5"]
     sized(tmp_path, *network, "data.root=/images", "+certify.data=imagenet", "+certify.split=val")
-    with composed(tmp_path, started.asked[1], "certify_checkpoint") as cfg:
-        assert (cfg.ckpt, cfg.sigma, cfg.split, cfg.data.root) == ("a.ckpt", 0.5, "val", "/images")
-        assert cfg.model.normalization == "none"
-        assert cfg.data._target_.endswith("ImageNetDataModule")
+    cfg = started.configurations[1]
+    assert (cfg.ckpt, cfg.sigma, cfg.split, cfg.data.root) == ("a.ckpt", 0.5, "val", "/images")
+    assert cfg.model.normalization == "none"
+    assert cfg.data._target_.endswith("ImageNetDataModule")
+    assert cfg.hydra.runtime.choices["model"] == "resnet50"
 
 
 def test_what_is_measured_and_given_makes_the_tables(started, tmp_path, capsys):
@@ -262,14 +257,14 @@ def test_what_is_measured_and_given_makes_the_tables(started, tmp_path, capsys):
     assert "| ImageNet | 50,000 | 600 (measured) | 60 (given) | 64 | 0.9 (assumed) |" in part
 
 
-def test_other_votes_in_other_runs_are_counted_and_told(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(sizing, "subprocess", Commands(n_a=451))
+def test_different_votes_are_counted_and_warned_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sizing, "launch", Launches(n_a=451))
     results = sized(tmp_path, "run=run", "images=4", "repeats=1")
     assert results["scaling"][0]["different_rows"] == 4
-    assert "4 of 4 images have other votes" in caplog.text
+    assert "4 of 4 images have different votes" in caplog.text
 
 
-def test_a_page_without_marks_costs_no_measurement(started, tmp_path):
+def test_a_page_without_marks_loses_no_measurement(started, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("text\n")
     with pytest.raises(SystemExit, match="Expected the marks"):
@@ -295,7 +290,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 ):
     with pytest.raises(SystemExit, match=message):
         sized(tmp_path, *overrides)
-    assert started.asked == []
+    assert started.processes == []
 
 
 def test_more_processes_than_gpus_are_refused_and_one_takes_a_given_efficiency(
@@ -303,17 +298,17 @@ def test_more_processes_than_gpus_are_refused_and_one_takes_a_given_efficiency(
 ):
     monkeypatch.setattr(sizing, "_on_cpu", lambda cfg: False)
     monkeypatch.setattr(sizing.torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SystemExit, match="at most 1, one a GPU, got 2"):
+    with pytest.raises(SystemExit, match="at most 1, one per GPU, got 2"):
         sized(tmp_path, "run=run")
     results = sized(tmp_path, "run=run", "processes=[1]", "efficiency=0.9")
     assert [row["processes"] for row in results["scaling"]] == [1]
     assert results["sizing"][1]["efficiency"] == {"value": 0.9, "source": "given"}
 
 
-def test_a_certification_that_fails_ends_the_command_with_its_line(started, tmp_path):
-    started.code = 1
-    with pytest.raises(SystemExit, match=r"-m src\.certify .*run.* ended with code 1"):
-        sized(tmp_path, "run=run")
+def test_a_certification_that_fails_ends_the_command_with_its_message(tmp_path):
+    with pytest.raises(SystemExit, match=r"Expected a run folder, got 'nowhere'"):
+        sized(tmp_path, "run=nowhere")
+    assert not (tmp_path / "benchmark.json").exists()
 
 
 def succeeded(command, *arguments):

@@ -1,4 +1,4 @@
-"""Training steps in two forms: the same steps, timed by turns, beside their memory."""
+"""Training steps in two forms: the same steps, timed in turns, and their memory."""
 
 import time
 from dataclasses import replace
@@ -9,27 +9,30 @@ import pytest
 import torch
 from torch import nn
 
+import training
 from smoothcert.attacks import PGD, NoAttack
-from smoothcert.benchmarks import (
-    PLAIN,
-    StepTimes,
-    StepVariant,
-    Training,
-    measure_steps,
-    summarize_steps,
-    training,
-)
-from smoothcert.benchmarks.training import PeakMemory, _OneByOne
 from smoothcert.data.datasets import InMemoryImages
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import fast_resnet
 from smoothcert.objectives import ADRE, Gaussian
 from tests.helpers.drawing import draw_alike
+from training import (
+    PLAIN,
+    PeakMemory,
+    StepTimes,
+    StepVariant,
+    Training,
+    _OneByOne,
+    augmented_batches,
+    loaded_batches,
+    measure_steps,
+    summarize_steps,
+)
 
 CPU = torch.device("cpu")
-OURS = StepVariant("ours", "float32", channels_last=True, compiled=False, batched=True)
-# The plain form with our loader: the same batches in another memory format.
-FIRST = replace(OURS, name="plain", channels_last=False)
+DEFAULT = StepVariant("default", "float32", channels_last=True, compiled=False, batched=True)
+# The plain form with the default loader: the same batches in a different memory format.
+FIRST = replace(DEFAULT, name="plain", channels_last=False)
 MB = 10**6
 # Python 3.12 warns of every fork beside threads; the loader's workers are forks.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -73,9 +76,9 @@ def same_noise(monkeypatch):
 @pytest.mark.parametrize("attack", [None, PGD(0.5, steps=2)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_two_forms_take_the_same_steps_given_the_same_batches(channels, attack):
-    ours, plain = (started(form, channels=channels, attack=attack) for form in (OURS, FIRST))
+    default, plain = (started(form, channels=channels, attack=attack) for form in (DEFAULT, FIRST))
     # More steps than an epoch has.
-    losses = [[run.step() for _ in range(6)] for run in (ours, plain)]
+    losses = [[run.step() for _ in range(6)] for run in (default, plain)]
     assert len(set(losses[0])) == 6
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -83,7 +86,7 @@ def test_two_forms_take_the_same_steps_given_the_same_batches(channels, attack):
 def test_every_form_starts_from_the_same_weights_and_leaves_them_as_they_were():
     base = network()
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    runs = [started(form, base=base, rate=0.1) for form in (OURS, FIRST)]
+    runs = [started(form, base=base, rate=0.1) for form in (DEFAULT, FIRST)]
     for run in runs:
         assert all(torch.equal(v, before[name]) for name, v in run.network.state_dict().items())
     runs[0].step()
@@ -92,7 +95,7 @@ def test_every_form_starts_from_the_same_weights_and_leaves_them_as_they_were():
     assert all(torch.equal(v, before[name]) for name, v in base.state_dict().items())
 
 
-@pytest.mark.parametrize("form", [OURS, replace(OURS, precision="bfloat16")])
+@pytest.mark.parametrize("form", [DEFAULT, replace(DEFAULT, precision="bfloat16")])
 def test_a_seed_decides_on_all_steps(form):
     losses = [[run.step() for _ in range(3)] for run in map(started, [form] * 3, [0, 0, 1])]
     assert losses[0] == losses[1]
@@ -124,7 +127,7 @@ def test_the_form_decides_on_precision_and_memory_format():
             seen.append((last, out.dtype))
             return out.mean((2, 3))
 
-    for form in (FIRST, OURS, replace(OURS, precision="bfloat16")):
+    for form in (FIRST, DEFAULT, replace(DEFAULT, precision="bfloat16")):
         run = started(form, base=Watching(), objective=Gaussian())
         run.step()
         last = run.network.layer.weight.is_contiguous(memory_format=torch.channels_last)
@@ -178,18 +181,25 @@ def test_forms_take_turns_after_a_step_that_does_not_count(monkeypatch):
     clock, log = Clock(), []
     monkeypatch.setattr(training, "time", clock)
     plain = Timed("plain", clock, log, [100, 1, 1, 2, 2])
-    ours = Timed("ours", clock, log, [100, 0.5, 0.5, 0.25, 0.25])
-    times = measure_steps("adre", [plain, ours], batch_size=8, turns=2, steps=2)
-    assert log == ["plain", "ours", *["plain"] * 2, *["ours"] * 2, *["plain"] * 2, *["ours"] * 2]
+    default = Timed("default", clock, log, [100, 0.5, 0.5, 0.25, 0.25])
+    times = measure_steps("adre", [plain, default], batch_size=8, turns=2, steps=2)
+    assert log == [
+        "plain",
+        "default",
+        *["plain"] * 2,
+        *["default"] * 2,
+        *["plain"] * 2,
+        *["default"] * 2,
+    ]
     assert times.method == "adre"
-    assert times.images_per_second == {"plain": [8, 4], "ours": [16, 32]}
-    assert set(times.peak_bytes) == {"plain", "ours"}
+    assert times.images_per_second == {"plain": [8, 4], "default": [16, 32]}
+    assert set(times.peak_bytes) == {"plain", "default"}
 
 
 def test_ratios_are_those_of_the_turns():
     """Turn by turn 3, 4 and 1; of the medians it would be 40 / 20."""
-    rates = {"plain": [10.0, 20.0, 40.0], "ours": [30.0, 80.0, 40.0]}
-    rows = summarize_steps([StepTimes("adre", rates, {"plain": 5, "ours": 7})])
+    rates = {"plain": [10.0, 20.0, 40.0], "default": [30.0, 80.0, 40.0]}
+    rows = summarize_steps([StepTimes("adre", rates, {"plain": 5, "default": 7})])
     assert rows == [
         {
             "method": "adre",
@@ -200,7 +210,7 @@ def test_ratios_are_those_of_the_turns():
         },
         {
             "method": "adre",
-            "form": "ours",
+            "form": "default",
             "images_per_second": [30.0, 80.0, 40.0],
             "ratio": {"median": 3, "min": 1, "max": 4},
             "peak_memory_bytes": 7,
@@ -209,23 +219,23 @@ def test_ratios_are_those_of_the_turns():
 
 
 def test_methods_stand_in_the_order_in_which_they_were_measured():
-    rates = {"ours": [3.0], "plain": [2.0]}
-    measured = [StepTimes(name, rates, {"plain": 0, "ours": 0}) for name in ("b", "a")]
+    rates = {"default": [3.0], "plain": [2.0]}
+    measured = [StepTimes(name, rates, {"plain": 0, "default": 0}) for name in ("b", "a")]
     rows = summarize_steps(measured)
     assert [(row["method"], row["form"]) for row in rows] == [
-        *(("b", "ours"), ("b", "plain"), ("a", "ours"), ("a", "plain"))
+        *(("b", "default"), ("b", "plain"), ("a", "default"), ("a", "plain"))
     ]
     assert rows[0]["ratio"]["median"] == 1.5
 
 
 @forks
 def test_real_steps_of_both_forms_are_measured():
-    runs = [started(form) for form in (PLAIN, OURS)]
+    runs = [started(form) for form in (PLAIN, DEFAULT)]
     times = measure_steps("adre", runs, batch_size=8, turns=2, steps=1)
     runs[0].batches.close()
     assert {name: len(rates) for name, rates in times.images_per_second.items()} == {
         "plain": 2,
-        "ours": 2,
+        "default": 2,
     }
     assert all(rate > 0 for rates in times.images_per_second.values() for rate in rates)
     assert all(peak >= 0 for peak in times.peak_bytes.values())
@@ -261,9 +271,9 @@ def test_what_was_there_before_does_not_count():
 
 
 def test_memory_that_was_freed_before_and_is_used_again_counts():
-    """Small pieces, which the C library would keep for the next who asks."""
+    """Small pieces, which the C library would keep for later allocations."""
     before = [bytearray(50_000) for _ in range(1200)]
-    # A last piece that stays: what lies below it is not given back by itself.
+    # A last piece that stays: the memory below it is not released by itself.
     last = bytearray(50_000)
     del before
     with PeakMemory(CPU) as memory:
@@ -272,7 +282,7 @@ def test_memory_that_was_freed_before_and_is_used_again_counts():
     assert (len(inside), len(last)) == (1200, 50_000)
 
 
-def test_an_error_inside_ends_the_watch_and_goes_on():
+def test_an_error_inside_ends_the_watch_and_is_raised():
     memory = PeakMemory(CPU)
     with pytest.raises(ZeroDivisionError), memory:
         raise ZeroDivisionError
@@ -319,8 +329,8 @@ def test_single_images_are_moved_as_torchvision_does_it_in_every_way():
 
 
 @forks
-def test_the_plain_loader_deals_every_image_with_its_label():
-    batches = training._batches(PLAIN, constant(), 4, 0, CPU)
+def test_the_plain_loader_yields_every_image_with_its_label():
+    batches = loaded_batches(constant(), 4, 0, CPU)
     first = [next(batches) for _ in range(3)]
     second = [next(batches) for _ in range(3)]
     batches.close()
@@ -334,16 +344,13 @@ def test_the_plain_loader_deals_every_image_with_its_label():
     assert [b.labels.tolist() for b in first] != [b.labels.tolist() for b in second]
 
 
-def test_our_loader_deals_every_image_with_its_label():
-    batches = training._batches(OURS, constant(), 4, 0, CPU)
+def test_the_default_loader_yields_every_image_with_its_label():
+    batches = augmented_batches(constant(), 4, 0, CPU)
     epoch = [next(batches) for _ in range(3)]
     labels = torch.cat([batch.labels for batch in epoch])
     pixels = torch.cat([batch.images for batch in epoch])
     assert sorted(labels.tolist()) == list(range(12))
     assert torch.allclose(pixels.amax((1, 2, 3)), 20 * (labels + 1) / 255)
-
-
-# What does not hold yet; each fails for the reason given.
 
 
 def test_images_that_are_no_squares_keep_their_shape_in_the_plain_form():

@@ -13,14 +13,15 @@ from omegaconf import OmegaConf
 
 from smoothcert import commands
 from smoothcert.benchmarks import count_passes
-from smoothcert.commands.methods import MARKS, markdown, methods_table
+from smoothcert.commands.methods import markdown, methods_table
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.objectives import LogitsObjective
-from smoothcert.report.markdown import replace_part
+from smoothcert.report.markdown import marks, replace_part
 from tests.helpers.methods import QUICK, names
 from tests.helpers.pages import blocks
 from tests.helpers.support import CONF, ROOT, composed
 
+MARKS = marks("methods", "python -m src.benchmark task=methods")
 METHODS = (
     "gaussian",
     "reg",

@@ -20,6 +20,7 @@ from omegaconf.errors import InterpolationResolutionError
 from PIL import Image
 from rich.console import Console
 
+import designs
 from smoothcert import commands
 from smoothcert.commands.security import refuse_secrets
 from smoothcert.data.decoding import decode_all
@@ -97,6 +98,10 @@ def measured(folder, *overrides):
         commands.benchmark(cfg)
 
 
+def replayed(votes, folder):
+    designs.main(["run", "--votes", str(votes), "--folder", str(folder)])
+
+
 def test_the_trap_is_a_real_one(sprung, tmp_path):
     as_checkpoint(tmp_path / "file", Trap(sprung))
     torch.load(tmp_path / "file", weights_only=False)
@@ -119,7 +124,7 @@ def best(run, own):
 
 def best_of_a_benchmark(run, own):
     path, _ = best(run, own)
-    return path, lambda: measured(own, f"run={run}", "task=precisions")
+    return path, lambda: measured(own, f"run={run}")
 
 
 def ckpt(run, own):
@@ -140,7 +145,7 @@ def ckpt_path(run, own):
 
 def votes(run, own):
     path = run / "votes.npz"
-    return path, lambda: measured(own, "task=designs", f"votes={path}")
+    return path, lambda: replayed(path, own)
 
 
 CHECKPOINTS = [last, best, best_of_a_benchmark, ckpt, weights, ckpt_path]
@@ -181,7 +186,7 @@ def test_votes_that_are_none_are_named(changes, tmp_path):
     path = tmp_path / "votes.npz"
     np.savez(path, **{**VOTES, **({"sigma": 0.5} if changes else {}), **changes})
     with pytest.raises(SystemExit, match=re.escape(str(path))):
-        measured(tmp_path / "own", "task=designs", f"votes={path}")
+        replayed(path, tmp_path / "own")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 300, None])
@@ -193,7 +198,7 @@ def test_votes_that_are_cut_off_or_another_file_are_named(kept, tmp_path):
         with path.open("wb") as file:
             np.save(file, VOTES["votes"])
     with pytest.raises(SystemExit, match=re.escape(str(path))):
-        measured(tmp_path / "own", "task=designs", f"votes={path}")
+        replayed(path, tmp_path / "own")
 
 
 @pytest.mark.parametrize("write", [as_pickle, as_array])

@@ -166,7 +166,7 @@ def test_what_belongs_elsewhere_is_refused_with_its_place(place, target, run, tm
         # Ours, with paths to write to as arguments; and those by another way.
         *("smoothcert.records.write_atomically", "smoothcert.records.CertificateFile"),
         *("smoothcert.data.write_thumbnails", "smoothcert.commands.train", "src.train.train"),
-        *("smoothcert.benchmarks.VoteLog", "src.smoothcert.records.write_atomically"),
+        *("smoothcert.benchmarks.Throughput", "src.smoothcert.records.write_atomically"),
         "tests.support.composed",
         # From an allowed module into another one.
         *("smoothcert.data.base.torch.hub.load", "torch.nn.modules.os.system"),

@@ -4,6 +4,7 @@ import inspect
 from itertools import product
 
 import pytest
+from hydra.errors import ConfigCompositionException
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
@@ -196,9 +197,10 @@ def test_settings_of_another_kind_are_refused_by_their_name(name, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("input_shape=abc", "input_shape=[32]", "mean=[0.5]", "std=[0.1,0.2,abc]", "devices=2"),
-        *("processes=abc", "executions=null", "methods=abc", "test_sets=abc", "certify=abc"),
-        *("curve_method=adrr task=train", "device=abc", "task=abc"),
+        *("input_shape=abc", "input_shape=[32]", "mean=[0.5]", "std=[0.1,0.2,abc]"),
+        *("executions=null", "device=abc", "device=abc task=methods"),
+        *(f"{each} task=sizing" for each in ("devices=2", "processes=abc", "test_sets=abc")),
+        "certify=abc task=sizing",
     ],
 )
 def test_a_benchmark_refuses_settings_of_another_kind_before_it_measures(wrong, tmp_path):
@@ -207,6 +209,15 @@ def test_a_benchmark_refuses_settings_of_another_kind_before_it_measures(wrong, 
         pytest.raises(InvalidArgumentError, match=f"^Expected `{wrong.partition('=')[0]}` "),
     ):
         benchmarking.benchmark(cfg)
+
+
+@pytest.mark.parametrize("wrong", ["task=throughput readme=x", "task=methods processes=[1]"])
+def test_settings_of_another_task_are_refused(wrong, tmp_path):
+    with (
+        pytest.raises(ConfigCompositionException, match="not in struct"),
+        composed(tmp_path, wrong.split(), "benchmark"),
+    ):
+        pass
 
 
 def test_seeds_that_numpy_does_not_take_are_refused(tmp_path):

@@ -54,11 +54,11 @@ def compose_first_job(name, overrides, folder):
 
 
 HELPS = {
-    "train": {"train": []},
-    "certify": {"certify": ["run=x"], "certify_checkpoint": ["ckpt=x", "model=resnet20"]},
-    "merge": {"merge": ["runs=x"]},
-    "report": {"report": ["runs=x"]},
-    "benchmark": {"benchmark": []},
+    "train": [("train", [])],
+    "certify": [("certify", ["run=x"]), ("certify_checkpoint", ["ckpt=x", "model=resnet20"])],
+    "merge": [("merge", ["runs=x"])],
+    "report": [("report", ["runs=x"])],
+    "benchmark": [("benchmark", [f"task={task}"]) for task in ("throughput", "methods", "sizing")],
 }
 """Of each command, its configurations and what they need."""
 
@@ -66,7 +66,7 @@ HELPS = {
 def help_of(command, folder):
     """Return the sections of a command's help by their first words, and its configurations."""
     configurations = []
-    for name, needed in HELPS[command].items():
+    for name, needed in HELPS[command]:
         with composed(folder, needed, name) as cfg:
             text = HydraConfig.get().help.template
             configurations.append(OmegaConf.to_container(cfg))

@@ -13,6 +13,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+import designs
+import precision
 from smoothcert import commands
 from smoothcert.certify import engine, scheduling
 from smoothcert.records import COLUMNS, read_certificates
@@ -541,28 +543,40 @@ def test_benchmark_measures_a_fresh_network_beside_the_reference(tmp_path, capsy
     assert "reference" in capsys.readouterr().out
 
 
-def test_benchmark_draws_the_votes_of_a_run_once_and_replays_them(finished, tmp_path):
+def study(script, folder, own, *arguments):
+    """Run a script of `benchmarks/` on a run in this process and return what was written."""
+    script.main([str(folder), *arguments, "--images", "3", "--folder", str(own)])
+    return json.loads((own / "benchmark.json").read_text())
+
+
+def test_a_study_draws_the_votes_of_a_run_once_and_replays_them(finished, tmp_path, capsys):
     folder, _ = finished
-    asked = [f"run='{folder}'", "task=designs", "n=2000", "images=3", f"votes={tmp_path}/v.npz"]
-    first = measured(tmp_path / "a", *asked)
+    given = ["--n", "2000", "--votes", str(tmp_path / "v.npz")]
+    first = study(designs, folder, tmp_path / "a", *given)
     assert (tmp_path / "v.npz").is_file()
-    again = measured(tmp_path / "b", "task=designs", "n=2000", f"votes={tmp_path}/v.npz")
+    again = study(designs, "no folder", tmp_path / "b", *given)
     assert again["results"] == first["results"]
-    assert first["results"][0]["samples_mean"] == 2100
+    assert (first["task"], first["results"][0]["samples_mean"]) == ("designs", 2100)
+    assert "fixed, joint" in capsys.readouterr().out
 
 
-def test_benchmark_compares_the_votes_of_two_precisions(finished, tmp_path):
+def test_a_study_compares_the_votes_of_two_precisions(finished, tmp_path):
     folder, _ = finished
-    [entry] = measured(tmp_path, f"run='{folder}'", "task=precisions", "n=200", "images=3")[
-        "results"
-    ]
+    [entry] = study(precision, folder, tmp_path, "--n", "200")["results"]
     assert (entry["images"], entry["votes_an_image"]) == (3, 200)
     assert 0 <= entry["share_of_votes_that_differ"] < 0.2
 
 
-def test_benchmark_names_the_tasks_that_it_knows(tmp_path):
-    with pytest.raises(SystemExit, match=r"`task` one of throughput, .*got 'speed'"):
-        measured(tmp_path, "task=speed")
+@pytest.mark.parametrize("script", [designs, precision])
+def test_a_study_without_a_run_folder_is_refused_in_one_line(script, tmp_path):
+    with pytest.raises(SystemExit, match=r"a run folder, got 'nowhere': it has no \.hydra"):
+        study(script, "nowhere", tmp_path)
+
+
+def test_benchmark_names_the_tasks_that_it_knows():
+    process = run("benchmark", "task=speed")
+    assert process.returncode == 1
+    assert re.search(r"'task/speed'.*\smethods\s+sizing\s+throughput\s", process.stderr, re.DOTALL)
 
 
 @pytest.mark.parametrize(

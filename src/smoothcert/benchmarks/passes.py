@@ -1,4 +1,4 @@
-"""What a training step costs: forward and backward passes, counted."""
+"""The forward and backward passes that a training step takes, counted."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from smoothcert.noise import draw_noise, generator
 from smoothcert.objectives import Objective
 from smoothcert.types import NoisyBatch
 
-LATE = 10_000
+LATE_EPOCH = 10_000
 """An epoch after every warm-up."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes through the network for each image of a step.
+    """Passes through the network per image and training step.
 
     Attributes:
-        forward: images that the network was given, divided by the batch size.
-        backward: images whose logits got a gradient, divided by the batch size.
+        forward: images that passed through the network, divided by the batch size.
+        backward: images whose logits received a gradient, divided by the batch size.
     """
 
     forward: float
@@ -28,7 +28,7 @@ class Passes:
 
 
 class CountingClassifier(nn.Module):
-    """A small classifier that counts the images that pass through it, in both directions.
+    """A small classifier that counts the images of its forward and backward passes.
 
     Args:
         shape: (C, H, W) of the images.
@@ -54,11 +54,11 @@ class CountingClassifier(nn.Module):
 
 
 def count_passes(objective: Objective, attack: Attack, sigma: float) -> Passes:
-    """Run one training step and count the passes of each image through the network.
+    """Run one training step and count the passes through the network per image.
 
     Args:
         objective: the training loss.
-        attack: moves the images before it.
+        attack: perturbs the images before the loss is computed.
         sigma: standard deviation of the noise, in pixel units.
 
     Example:
@@ -74,7 +74,7 @@ def count_passes(objective: Objective, attack: Attack, sigma: float) -> Passes:
     images = torch.rand((6, 1, 4, 4), generator=source)
     labels = torch.arange(6) % 3
     noise = draw_noise(images, sigma, objective.noise_draws, source)
-    batch = NoisyBatch(images, labels, noise, sigma, LATE)
+    batch = NoisyBatch(images, labels, noise, sigma, LATE_EPOCH)
     attacked = attack(classifier, batch, source)
     objective(classifier, batch.with_images(attacked.images), source).value.backward()
     return Passes(classifier.forwards / len(images), classifier.backwards / len(images))

@@ -1,4 +1,4 @@
-"""What researchers run today, timed: the published reference algorithm, and ART."""
+"""Throughput of the algorithms in use today: the published reference and ART."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 REFERENCE_BATCH = 1000
-"""Noisy images in a forward pass of the published code."""
+"""Noisy images per forward pass of the published code."""
 ART_SELECTION = 100
 
 
@@ -23,18 +23,18 @@ def has_art() -> bool:
 def reference_seconds(
     classifier: nn.Module, image: Tensor, sigma: float, num_classes: int, batches: int
 ) -> float:
-    """Return the seconds that the reference algorithm takes for one sample.
+    """Return the seconds per sample of the reference algorithm.
 
     Cohen et al. (2019), `core.py`: one image at a time, float32, contiguous, eager, batches of
-    1000 repeats of the image plus `randn_like`, votes counted on the host. One batch comes
-    before the clock starts.
+    1000 repeats of the image plus `randn_like`, votes counted on the host. One batch runs before
+    the clock starts.
 
     Args:
         classifier: in eval mode, on its device.
         image: shape (C, H, W), on that device.
         sigma: standard deviation of the noise.
         num_classes: number of classes.
-        batches: how many batches are timed.
+        batches: number of timed batches.
     """
     counts = np.zeros(num_classes, dtype=int)
     start = 0.0
@@ -51,10 +51,10 @@ def reference_seconds(
 def art_seconds(
     classifier: nn.Module, image: Tensor, sigma: float, num_classes: int, samples: int
 ) -> float:
-    """Return the seconds that ART's `PyTorchRandomizedSmoothing.certify` takes for one sample.
+    """Return the seconds per sample of ART's `PyTorchRandomizedSmoothing.certify`.
 
-    With its own default batch size. It holds all noisy copies of an image at once (6.6 GB at
-    100,000 of CIFAR's size), so fewer are timed; its time grows in proportion at least.
+    With its default batch size. It stores all noisy copies of an image at once (6.6 GB for 100,000
+    of CIFAR's size), so fewer are timed; its time grows at least linearly with them.
 
     Args:
         classifier: in eval mode, on its device.

@@ -1,4 +1,4 @@
-"""How long whole test sets take on one device and on many, from what a few images took."""
+"""How long test sets take on one device and on many, estimated from a few images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +16,12 @@ ASSUMED, ONE = "assumed", "one device"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, and where it is from.
+    """A number and its source.
 
     Attributes:
         value: the number.
-        source: `measured`; `given`; of an efficiency also `assumed`, that of another number of
-            devices, or `one device`, which shares with nobody.
+        source: `measured` or `given`; for an efficiency also `assumed` (measured with a different
+            number of devices) or `one device` (it is 1 by definition).
 
     Example:
         >>> Estimate(12.3, "given")
@@ -34,16 +34,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Workload:
-    """A test set, and what its images take.
+    """A test set, and what its images cost.
 
     Attributes:
-        name: what it is called in tables.
+        name: its name in tables.
         images: number of images.
-        samples: samples an image takes on average, selection included.
-        rate: samples a second of one device.
+        samples: mean samples per image, selection included.
+        rate: samples per second of one device.
 
     Raises:
-        InvalidArgumentError: if there is no image, or a figure is not positive.
+        InvalidArgumentError: if there are no images, or a figure is not positive.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Pace:
-    """What one certification said of its speed.
+    """The speed of one certification.
 
     Attributes:
-        samples_per_second: votes of all processes.
-        images_per_second: finished images of all processes.
+        samples_per_second: samples per second of all processes.
+        images_per_second: finished images per second of all processes.
     """
 
     samples_per_second: float
@@ -73,19 +73,20 @@ class Pace:
 def certification_hours(
     images: int, samples: float, rate: float, efficiency: float, devices: int, most: int
 ) -> float:
-    """Return the hours that D devices need for N images: N·s / (D·r·e) + m / r, in seconds.
+    """Return the hours that D devices need for N images: (N·s / (D·r·e) + m / r) / 3600.
 
-    The first term is the work, shared. The second is the end, where devices wait for the one that
-    began with its last image late: at most as long as one device needs for the longest image there
-    can be. For more devices than e was measured with this is an estimate: it takes e as it is.
+    The first term is the work, which the devices share. The second bounds the end, where devices
+    wait for the one that started its last image late: at most the time of one device for the most
+    samples that an image can take. For more devices than e was measured with, the result is an
+    estimate, which assumes the same e.
 
     Args:
         images: N.
-        samples: s, an image's on average, selection included.
-        rate: r, samples a second of one device alone.
-        efficiency: e, the rate of several devices together divided by as many times r; in (0, 1].
+        samples: s, mean samples per image, selection included.
+        rate: r, samples per second of one device alone.
+        efficiency: e, the rate of k devices together divided by k·r; in (0, 1].
         devices: D.
-        most: m, the most samples that an image can take, n0 + n; 0 leaves the end out.
+        most: m, the most samples that an image can take, n0 + n; 0: without the end.
 
     Raises:
         InvalidArgumentError: if the efficiency is out of range or there is no device.
@@ -114,10 +115,10 @@ def sizing_table(
         efficiency: of several devices, in (0, 1].
         devices: numbers of devices.
         most: the most samples that an image can take.
-        processes: with how many the efficiency was measured.
+        processes: number of processes with which the efficiency was measured.
 
     Returns:
-        JSON values, one entry a test set and number of devices; each figure with its source.
+        JSON values, one entry per test set and number of devices; each figure with its source.
 
     Raises:
         InvalidArgumentError: if a number is out of range.
@@ -127,51 +128,46 @@ def sizing_table(
         >>> [row["hours"] for row in sizing_table([one], Estimate(0.5), [1, 8], most=0)]
         [2.0, 0.5]
     """
-    return [
-        _entry(workload, _efficiency_at(count, efficiency, processes), count, most)
-        for workload in workloads
-        for count in devices
-    ]
-
-
-def _entry(workload: Workload, efficiency: Estimate, devices: int, most: int) -> dict[str, Any]:
-    samples, rate = workload.samples, workload.rate
-    hours = certification_hours(
-        workload.images, samples.value, rate.value, efficiency.value, devices, most
-    )
-    return {
-        "test_set": workload.name,
-        "images": workload.images,
-        "samples_per_image": asdict(samples),
-        "samples_per_second": asdict(rate),
-        "devices": devices,
-        "efficiency": asdict(efficiency),
-        "hours": hours,
-        "device_hours": devices * hours,
-        "last_image_hours": most / rate.value / 3600,
-    }
-
-
-def _efficiency_at(devices: int, measured: Estimate, processes: int) -> Estimate:
-    if devices == 1:
-        return Estimate(1.0, ONE)
-    is_other = measured.source == MEASURED and devices != processes
-    return replace(measured, source=ASSUMED) if is_other else measured
+    table = []
+    for workload in workloads:
+        samples, rate = workload.samples, workload.rate
+        for count in devices:
+            is_other = efficiency.source == MEASURED and count != processes
+            of_count = replace(efficiency, source=ASSUMED) if is_other else efficiency
+            if count == 1:
+                of_count = Estimate(1.0, ONE)
+            hours = certification_hours(
+                workload.images, samples.value, rate.value, of_count.value, count, most
+            )
+            table.append(
+                {
+                    "test_set": workload.name,
+                    "images": workload.images,
+                    "samples_per_image": asdict(samples),
+                    "samples_per_second": asdict(rate),
+                    "devices": count,
+                    "efficiency": asdict(of_count),
+                    "hours": hours,
+                    "device_hours": count * hours,
+                    "last_image_hours": most / rate.value / 3600,
+                }
+            )
+    return table
 
 
 def scaling_table(
     turns: Sequence[Mapping[int, Pace]], samples: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return how fast each number of processes was, beside one process in the same turn.
+    """Compare the speed of each number of processes with that of one process in the same turn.
 
     Args:
-        turns: in each turn the pace of each number of processes, 1 among them.
+        turns: for each turn, the pace by number of processes, 1 among them.
         samples: samples of each image, selection included.
 
     Returns:
-        JSON values, one entry a number of processes: rates turn by turn; the efficiency, the rate
-        divided by as many times that of one process, as median, smallest and largest over turns;
-        samples an image, as mean, median and 95th percentile.
+        JSON values, one entry per number of processes: rates of each turn; the efficiency (the rate
+        of k processes divided by k times the rate of one), as median, smallest and largest over
+        turns; samples per image, as mean, median and 95th percentile.
 
     Example:
         >>> turns = [{1: Pace(100.0, 1.0), 2: Pace(180.0, 1.8)}]
@@ -183,31 +179,38 @@ def scaling_table(
         "median": float(np.median(samples)),
         "p95": float(np.percentile(samples, 95)),
     }
-    return [
-        {
-            "processes": count,
-            "samples_per_second": [turn[count].samples_per_second for turn in turns],
-            "images_per_second": [turn[count].images_per_second for turn in turns],
-            "efficiency": _efficiencies(turns, count),
-            "samples_per_image": taken,
-        }
-        for count in turns[0]
-    ]
-
-
-def _efficiencies(turns: Sequence[Mapping[int, Pace]], count: int) -> dict[str, float]:
-    each = [turn[count].samples_per_second / (count * turn[1].samples_per_second) for turn in turns]
-    return {"median": median(each), "min": min(each), "max": max(each)}
+    table = []
+    for count in turns[0]:
+        paces = [turn[count] for turn in turns]
+        efficiencies = [
+            pace.samples_per_second / (count * turn[1].samples_per_second)
+            for pace, turn in zip(paces, turns, strict=True)
+        ]
+        table.append(
+            {
+                "processes": count,
+                "samples_per_second": [pace.samples_per_second for pace in paces],
+                "images_per_second": [pace.images_per_second for pace in paces],
+                "efficiency": {
+                    "median": median(efficiencies),
+                    "min": min(efficiencies),
+                    "max": max(efficiencies),
+                },
+                "samples_per_image": taken,
+            }
+        )
+    return table
 
 
 def measured_figures(scaling: Sequence[Mapping[str, Any]]) -> tuple[Estimate, Estimate, Estimate]:
-    """Return samples an image, samples a second of one device, and the efficiency of the most.
+    """Return samples per image, samples per second of one device, and the efficiency.
 
     Args:
         scaling: what `scaling_table` returns, one process first, the most last.
 
     Returns:
-        Medians over turns. An efficiency above 1 is chance, and counts as 1.
+        Medians over turns; the efficiency is that of the most processes. One above 1 is noise, and
+        counts as 1.
 
     Example:
         >>> scaling = scaling_table([{1: Pace(100.0, 1.0), 2: Pace(210.0, 2.1)}], [100])
@@ -225,14 +228,14 @@ def measured_figures(scaling: Sequence[Mapping[str, Any]]) -> tuple[Estimate, Es
 def unlike(
     first: Iterable[CertificateRow], others: Iterable[Iterable[CertificateRow]]
 ) -> list[int]:
-    """Return the images whose rows are not the same in all certifications, times aside.
+    """Return the images whose rows differ between certifications, except for their times.
 
     Args:
         first: rows of one certification.
-        others: rows of each other one, in any order.
+        others: rows of each other certification, in any order.
 
     Returns:
-        Indices, in order; an image that one of them lacks is among them.
+        Sorted indices; they include images that are missing from a certification.
 
     Example:
         >>> row = CertificateRow(7, 3, 3, 0.4217, 1, 0.5, 0.94, 0.04, 9500, 300, 10_000, "fixed")

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -15,15 +16,15 @@ from smoothcert.models import evaluating
 
 @dataclass(frozen=True)
 class Throughput:
-    """Measurements of one way to certify, one entry a repeat.
+    """Measurements of one way to certify.
 
     Attributes:
-        name: what was measured.
-        samples_per_second: votes counted a second, bounds and bookkeeping included for ours.
-        samples_per_image: votes an image takes on average, selection included.
-        peak_memory_bytes: most bytes in use by the end: of the GPU's allocator, or of the whole
-            process on a CPU, where it never falls again.
-        preparation_seconds: copying, folding and compiling, once; not part of the rates.
+        name: its name in tables.
+        samples_per_second: of each repeat; for smoothcert with the time for bounds and records.
+        samples_per_image: mean samples per image, selection included.
+        peak_memory_bytes: most bytes in use: of the GPU's allocator, or of the process on a CPU,
+            where the peak includes all that was measured before.
+        preparation_seconds: time to copy, fold and compile the network, once; not in the rates.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Throughput:
 
     @property
     def images_per_hour(self) -> list[float]:
-        """Images certified in an hour, one entry a repeat."""
+        """Certified images per hour, of each repeat."""
         return [3600 * rate / self.samples_per_image for rate in self.samples_per_second]
 
 
@@ -50,71 +51,73 @@ def measure_throughput(
     art_samples: int = 2000,
     seed: int = 0,
 ) -> list[Throughput]:
-    """Time the reference algorithm, ART where it is installed, and ours, in turns.
+    """Time the reference algorithm, ART if it is installed, and smoothcert, in turns.
 
-    All of them run in every repeat, so that what else the machine does meets them alike. The
-    reference takes n0 + n samples for every image, by definition; ours what its certifier asks
-    for on the given images.
+    All of them run in every repeat, so that other load on the machine affects them alike. The
+    reference takes n0 + n samples for every image, by definition; smoothcert takes what its
+    certifier requests for the given images.
 
     Args:
         classifier: maps images (N, C, H, W) to logits, on the device to measure.
-        examples: images that ours certifies.
-        certifier: ours; its n0 and n are the reference's, too.
+        examples: images that smoothcert certifies.
+        certifier: of smoothcert; the reference has the same n0 and n.
         sigma: standard deviation of the noise.
         num_classes: number of classes.
-        executions: ways to run ours, by name.
-        repeats: how often everything is measured.
-        reference_batches: timed batches of 1000 of the reference, a repeat.
-        art_samples: samples of ART's call, a repeat.
-        seed: seed of our noise.
+        executions: variants of smoothcert, by name.
+        repeats: number of measurements of each.
+        reference_batches: timed batches of 1000 of the reference in each repeat.
+        art_samples: samples of ART's call in each repeat.
+        seed: seed of the noise of smoothcert.
 
     Returns:
-        The reference first, then ART, then ours in the order given.
+        The reference first, then ART, then the variants of smoothcert in the order given.
     """
-    fixed = certifier.n0 + certifier.n
     device = next(iter(classifier.parameters())).device
     image = examples[0].image.to(device)
-    ours = {
-        name: _Ours(classifier, examples, certifier, sigma, num_classes, execution, seed)
+    reference = (classifier, image, sigma, num_classes)
+    variants = {
+        name: SmoothedClassifier(classifier, sigma, num_classes, execution)
         for name, execution in executions.items()
     }
-    rates: dict[str, list[float]] = {"reference": []}
-    memory: dict[str, int] = {}
-    if has_art():
-        rates["ART"] = []
-    rates |= {name: [] for name in ours}
+    names = ["reference", *(["ART"] if has_art() else []), *variants]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    samples = dict.fromkeys(names, float(certifier.n0 + certifier.n))
+    memory, preparation = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0)
+    short = replace(certifier, n=min(certifier.n, 512))
+    for name, smoothed in variants.items():
+        start = time.perf_counter()
+        # The first image copies, folds and compiles the network.
+        deque(smoothed.stream(examples[:1], short, seed), maxlen=0)
+        preparation[name] = time.perf_counter() - start
     for _ in range(repeats):
         with evaluating(classifier):
-            each = reference_seconds(classifier, image, sigma, num_classes, reference_batches)
-            rates["reference"].append(1 / each)
+            rates["reference"].append(1 / reference_seconds(*reference, reference_batches))
             memory["reference"] = _memory(device)
             if "ART" in rates:
-                each = art_seconds(classifier, image, sigma, num_classes, art_samples)
-                rates["ART"].append(1 / each)
+                rates["ART"].append(1 / art_seconds(*reference, art_samples))
                 memory["ART"] = _memory(device)
-        for name, measured in ours.items():
-            rates[name].append(measured.rate())
+        for name, smoothed in variants.items():
+            start = time.perf_counter()
+            results = list(smoothed.stream(examples, certifier, seed))
+            seconds = time.perf_counter() - start
+            taken = sum(result.samples for result in results)
+            rates[name].append(taken / seconds)
+            samples[name] = taken / len(results)
             memory[name] = _memory(device)
     return [
-        Throughput(
-            name,
-            rate,
-            ours[name].samples_per_image if name in ours else fixed,
-            memory[name],
-            ours[name].preparation_seconds if name in ours else 0.0,
-        )
-        for name, rate in rates.items()
+        Throughput(name, rates[name], samples[name], memory[name], preparation[name])
+        for name in names
     ]
 
 
 def summarize_throughput(measured: Sequence[Throughput]) -> list[dict[str, object]]:
-    """Return the measurements with their ratios to the first one, repeat by repeat.
+    """Return the measurements with their ratios to the first one in the same repeat.
 
     Args:
         measured: the reference first.
 
     Returns:
-        JSON values: for each rate and ratio its median, smallest and largest value.
+        JSON values: the rates of each repeat; median, smallest and largest ratio.
     """
     reference = measured[0]
     return [
@@ -128,42 +131,6 @@ def summarize_throughput(measured: Sequence[Throughput]) -> list[dict[str, objec
     ]
 
 
-class _Ours:
-    """Our certification of the examples, ready to be timed."""
-
-    def __init__(
-        self,
-        classifier: nn.Module,
-        examples: Sequence[Example],
-        certifier: Certifier,
-        sigma: float,
-        num_classes: int,
-        execution: Execution,
-        seed: int,
-    ) -> None:
-        self._examples = examples
-        self._certifier = certifier
-        self._smoothed = SmoothedClassifier(classifier, sigma, num_classes, execution)
-        self._seed = seed
-        self.samples_per_image = 0.0
-        start = time.perf_counter()
-        # One short image: copies, folds and compiles, as the settings say.
-        for _ in self._smoothed.stream(
-            examples[:1], replace(certifier, n=min(certifier.n, 512)), seed
-        ):
-            pass
-        self.preparation_seconds = time.perf_counter() - start
-
-    def rate(self) -> float:
-        """Certify all examples, and return the votes a second."""
-        start = time.perf_counter()
-        results = list(self._smoothed.stream(self._examples, self._certifier, self._seed))
-        seconds = time.perf_counter() - start
-        samples = sum(result.samples for result in results)
-        self.samples_per_image = samples / len(results)
-        return samples / seconds
-
-
 def _memory(device: torch.device) -> int:
     peak = peak_memory(device)
     if device.type == "cuda":
@@ -171,6 +138,6 @@ def _memory(device: torch.device) -> int:
     return peak
 
 
-def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+def _ratios(rates: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    ratios = [a / b for a, b in zip(rates, reference, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}

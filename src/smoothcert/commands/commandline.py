@@ -231,13 +231,12 @@ def checked_radii(asked: Any) -> list[float]:
 RANGES: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(("sigma", "max_hours"), require_positive),
     "alpha": require_probability,
-    **dict.fromkeys(("seed", "start", "curve_steps"), partial(require_count, minimum=0)),
+    **dict.fromkeys(("seed", "start"), partial(require_count, minimum=0)),
     "num_classes": partial(require_count, minimum=2),
     **dict.fromkeys(
         (
             *("n0", "n", "skip", "max_images", "num_nodes", "passes", "validation_draws"),
             *("images", "repeats", "reference_batches", "art_samples"),
-            *("noise_draws", "batch_size", "turns", "steps"),
         ),
         require_count,
     ),

@@ -1,4 +1,4 @@
-"""The table of training methods, made from the configurations themselves."""
+"""The table of training methods, made from the configurations: `task=methods` of the benchmark."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,29 +8,39 @@ from typing import Any
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from smoothcert.benchmarks import count_passes
+from smoothcert.commands.benchmarking import Measurement
 from smoothcert.errors import InvalidArgumentError
-from smoothcert.report.markdown import markdown_table, marks
+from smoothcert.report.markdown import markdown_table
 
 SIGMAS = (0.25, 0.5, 1.0)
 """The σ for which papers publish settings."""
 FAMILY, FAST = "cifar_", "cifar_fast_"
 METHOD = re.compile(r"^# (?P<method>[^(\n]+) \((?P<source>[^)\n]+\d{4})\)", re.MULTILINE)
 """How an experiment's comment names its method and its source."""
-MARKS = marks("methods", "python -m src.benchmark task=methods")
 NAMES = (
     *("method", "source", "`experiment=`", "override", "settings at σ = .25 / .5 / 1"),
     "extra forward / backward",
 )
 
 
-def methods_table() -> list[dict[str, Any]]:
-    """Return one entry for each method that has an experiment on CIFAR-10.
+def methods(cfg: DictConfig) -> Measurement:  # noqa: ARG001
+    """Make the table of training methods.
 
-    Passes are those of each image in a step beyond the one that Gaussian training with one draw
-    takes, counted once all warm-ups are over.
+    Args:
+        cfg: a configuration of `conf/benchmark.yaml` with `task=methods`.
+    """
+    table = methods_table()
+    return Measurement(table, markdown(table))
+
+
+def methods_table() -> list[dict[str, Any]]:
+    """Return one entry per method that has an experiment on CIFAR-10.
+
+    Passes are those per image and training step, after all warm-ups, beyond the one of Gaussian
+    training with one draw.
     """
     names = GlobalHydra.instance().config_loader().get_group_options("experiment")
     published = [name for name in names if name.startswith(FAMILY) and not name.startswith(FAST)]
@@ -109,6 +119,6 @@ def _settings(part: str, configurations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _joined(values: Iterable[Any]) -> str:
-    """Return one value for all σ, or one for each."""
+    """Return the value that all σ share, or one value per σ."""
     texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else "/".join(texts)

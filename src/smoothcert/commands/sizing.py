@@ -1,11 +1,9 @@
-"""How long whole test sets take on one device and on many: `task=sizing` of the benchmark."""
+"""How long test sets take on one device and on many: `task=sizing` of the benchmark."""
 
 import os
-import shlex
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,8 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig, OmegaConf
 
 from smoothcert.benchmarks import (
     GIVEN,
@@ -26,27 +26,26 @@ from smoothcert.benchmarks import (
     sizing_table,
     unlike,
 )
+from smoothcert.commands import certify
+from smoothcert.commands.benchmarking import Measurement, require_mapping, require_numbers
 from smoothcert.commands.build import device_of
 from smoothcert.commands.commandline import quoted
-from smoothcert.errors import (
-    InvalidArgumentError,
-    ProcessError,
-    SmoothCertWarning,
-    require_count,
-)
+from smoothcert.distributed.launch import launch
+from smoothcert.errors import InvalidArgumentError, SmoothCertWarning, require_count
 from smoothcert.records import CertificateRow, RunFolder
+from smoothcert.report.terminal import measurements_as_markdown
 
 THREADS = 1
 """Of each process on a CPU."""
 WARMUP_SAMPLES = 1000
-"""Estimation samples an image in what is not measured, at most."""
+"""Estimation samples per image of the certification that is not measured, at most."""
 
 
-def sizing(cfg: DictConfig) -> dict[str, list[dict[str, Any]]]:
-    """Measure how processes share a certification, and estimate whole test sets by it.
+def sizing(cfg: DictConfig) -> Measurement:
+    """Measure how processes share a certification, and estimate test sets from it.
 
     Args:
-        cfg: a configuration of `conf/benchmark.yaml`.
+        cfg: a configuration of `conf/benchmark.yaml` with `task=sizing`.
 
     Returns:
         Rows of two tables, `scaling` and `sizing`.
@@ -55,20 +54,23 @@ def sizing(cfg: DictConfig) -> dict[str, list[dict[str, Any]]]:
         InvalidArgumentError: if a setting is out of range.
         ProcessError: if a certification failed.
     """
+    require_numbers(cfg, ["processes", "devices"])
+    require_mapping(cfg, "certify", "test_sets")
     counts = _process_counts(cfg)
-    # What is wrong with the test sets shows before hours of measuring.
+    # Errors in the test sets show before hours of measuring.
     _estimates(cfg, (Estimate(1.0), Estimate(1.0), Estimate(1.0)))
-    turns = _certified_in_turns(cfg, counts)
-    first = turns[0][1]
+    turns = _certify_in_turns(cfg, counts)
     paces = [{count: each.pace for count, each in turn.items()} for turn in turns]
     threads = THREADS if _on_cpu(cfg) else None
+    first = turns[0][1]
     facts = {**first.facts, "threads": threads, "different_rows": _compare(turns)}
     scaling = [{**facts, **row} for row in scaling_table(paces, first.samples)]
-    return {"scaling": scaling, "sizing": _estimates(cfg, measured_figures(scaling))}
+    results = {"scaling": scaling, "sizing": _estimates(cfg, measured_figures(scaling))}
+    return Measurement(results, measurements_as_markdown("sizing", results))
 
 
 def _process_counts(cfg: DictConfig) -> list[int]:
-    """Return how many processes are to be measured, once that can be done here."""
+    """Return the numbers of processes to measure; refuse what cannot be measured here."""
     for name, value in (("repeats", cfg.repeats), *(("processes", each) for each in cfg.processes)):
         require_count(name, value)
     counts = sorted({1, *cfg.processes})
@@ -76,8 +78,8 @@ def _process_counts(cfg: DictConfig) -> list[int]:
         raise InvalidArgumentError("Expected more than one process to measure, or efficiency=…")
     if not _on_cpu(cfg) and counts[-1] > torch.cuda.device_count():
         raise InvalidArgumentError(
-            f"Expected `processes` of at most {torch.cuda.device_count()}, one a GPU, got "
-            f"{counts[-1]}. processes=[1] efficiency=… takes the efficiency from elsewhere"
+            f"Expected `processes` of at most {torch.cuda.device_count()}, one per GPU, got "
+            f"{counts[-1]}. To take the efficiency from another machine: processes=[1] efficiency=…"
         )
     return counts
 
@@ -101,7 +103,7 @@ def _given(value: float | None, measured: Estimate) -> Estimate:
 
 @dataclass(frozen=True)
 class _Certification:
-    """What one certification by the command left behind."""
+    """Summary and rows of one certification."""
 
     summary: dict[str, Any]
     rows: list[CertificateRow]
@@ -122,8 +124,8 @@ class _Certification:
         return {name: self.summary[name] for name in (*names, "compiled", "batch_size", "device")}
 
 
-def _certified_in_turns(cfg: DictConfig, counts: Sequence[int]) -> list[dict[int, _Certification]]:
-    """Certify with each number of processes in every turn, after once that does not count."""
+def _certify_in_turns(cfg: DictConfig, counts: Sequence[int]) -> list[dict[int, _Certification]]:
+    """Certify with each number of processes in every turn, after a warm-up."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         small = {"max_images": counts[-1], "n": min(cfg.certifier.n, WARMUP_SAMPLES)}
@@ -137,84 +139,74 @@ def _certified_in_turns(cfg: DictConfig, counts: Sequence[int]) -> list[dict[int
 def _certify(
     cfg: DictConfig, folder: Path, processes: int, changes: dict[str, Any] | None = None
 ) -> _Certification:
-    """Certify by the command itself; on a CPU a process is a device, of as many threads as set."""
-    command = [sys.executable, "-m", "src.certify"]
-    command += _certify_arguments(cfg, folder, processes, changes or {})
-    threads = {"OMP_NUM_THREADS": str(THREADS)} if _on_cpu(cfg) else {}
-    # Its progress and its errors are shown, its tables not.
-    done = subprocess.run(
-        command,
-        env={**os.environ, **threads},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode:
-        raise ProcessError(f"{shlex.join(command)} ended with code {done.returncode}")
+    """Certify as `python -m src.certify` does, in new processes, be it one or several."""
+    name = "certify_checkpoint" if cfg.run is None else "certify"
+    configuration = compose(name, _overrides(cfg, changes or {}), return_hydra_config=True)
+    configuration.hydra.run.dir = configuration.hydra.runtime.output_dir = str(folder)
+    folder.mkdir()
+    threads = THREADS if _on_cpu(cfg) else None
+    # Plain values: they are pickled.
+    launch(_work, OmegaConf.to_container(configuration), threads, each=processes)
     run = RunFolder(folder)
     return _Certification(run.summary() or {}, run.rows())
+
+
+def _work(configuration: dict[str, Any], threads: int | None) -> None:
+    """Run the command in one of its processes, as torchrun starts them, without its tables."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    setup_globals()
+    instance: Any = HydraConfig.instance()
+    instance.cfg = OmegaConf.create(configuration)
+    own = {name: value for name, value in configuration.items() if name != "hydra"}
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        certify(OmegaConf.create(own))
 
 
 def _on_cpu(cfg: DictConfig) -> bool:
     return device_of(cfg.device) == "cpu"
 
 
-def _certify_arguments(
-    cfg: DictConfig, folder: Path, processes: int, changes: dict[str, Any]
-) -> list[str]:
-    """Return what `python -m src.certify` is told, so that it does as this command says."""
-    choices = HydraConfig.get().runtime.choices
+def _overrides(cfg: DictConfig, changes: dict[str, Any]) -> list[str]:
+    """Return this command's settings as overrides of `python -m src.certify`."""
+    hydra = HydraConfig.get()
+    choices = hydra.runtime.choices
+    if cfg.run is not None:
+        subject, parts = [quoted("run", cfg.run)], ("certifier.", "execution.")
+    elif cfg.ckpt is not None:
+        subject = [quoted("ckpt", cfg.ckpt), f"model={choices.model}", f"sigma={cfg.sigma}"]
+        parts = ("certifier.", "execution.", "model.")
+    else:
+        raise InvalidArgumentError("Expected run=<run folder>, or ckpt=<file> model=… sigma=…")
     values = {
-        **{name: choices[name] for name in ("certifier", "execution")},
+        "certifier": choices.certifier,
+        "execution": choices.execution,
         **{name: cfg.certifier[name] for name in ("n0", "n", "alpha")},
         "radii": cfg.radii,
         "seed": cfg.seed,
         "device": cfg.device,
         "max_images": cfg.images,
-        "devices": processes,
         **changes,
         **cfg.certify,
     }
     return [
-        *_certified_subject(cfg),
+        *subject,
         *(f"{name}={'null' if value is None else value}" for name, value in values.items()),
-        *_overrides_of("certifier.", "execution."),
+        *(each for each in hydra.overrides.task if each.lstrip("+~").startswith(parts)),
         quoted("paths.data", cfg.paths.data),
-        quoted("hydra.run.dir", str(folder)),
+        *([] if cfg.data.root is None else [quoted("data.root", cfg.data.root)]),
     ]
-
-
-def _certified_subject(cfg: DictConfig) -> list[str]:
-    """Return how the command line of certification names a run, or a file and its network."""
-    root = [] if cfg.data.root is None else [quoted("data.root", cfg.data.root)]
-    if cfg.run is not None:
-        return [quoted("run", cfg.run), *root]
-    if cfg.ckpt is None:
-        raise InvalidArgumentError("Expected run=<run folder>, or ckpt=<file> model=… sigma=…")
-    network = f"model={HydraConfig.get().runtime.choices['model']}"
-    return [
-        quoted("ckpt", cfg.ckpt),
-        network,
-        f"sigma={cfg.sigma}",
-        *_overrides_of("model."),
-        *root,
-    ]
-
-
-def _overrides_of(*beginnings: str) -> list[str]:
-    """Return what this command's line says of single settings of some parts."""
-    said = HydraConfig.get().overrides.task
-    return [each for each in said if each.lstrip("+~").startswith(beginnings)]
 
 
 def _compare(turns: Sequence[dict[int, _Certification]]) -> int:
-    """Return how many images have different rows, which rounding errors alone may cause."""
+    """Return how many images have different rows, which only rounding errors may cause."""
     first, *others = chain.from_iterable(turn.values() for turn in turns)
     different = unlike(first.rows, (each.rows for each in others))
     if different:
         warnings.warn(
-            f"{len(different)} of {len(first.rows)} images have other votes in other runs, such "
-            f"as image {different[0]}: batches differ, and rounding errors with them",
+            f"{len(different)} of {len(first.rows)} images have different votes in different "
+            f"certifications, such as image {different[0]}: batches differ, and so do rounding "
+            "errors",
             SmoothCertWarning,
             stacklevel=2,
         )

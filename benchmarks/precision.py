@@ -1,5 +1,11 @@
-"""How often another precision votes otherwise, and what that does to radii."""
+"""How often bfloat16 votes differently from float32, and the effect on radii.
 
+    python benchmarks/precision.py <run folder> [--images 8] [--n 2000] [--folder <new folder>]
+
+Prints one row and writes it to `benchmark.json`.
+"""
+
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from smoothcert.benchmarks.designs import draw_votes
 from smoothcert.certify import Example, Execution
+from smoothcert.commands.benchmarking import record
+from smoothcert.commands.error_handling import command
 from smoothcert.stats import certified_radius
+from studies import add_run, draw_votes, subject_of
 
 
 def compare_precisions(
@@ -22,15 +30,15 @@ def compare_precisions(
     precision: str = "bfloat16",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Let the same noise vote in float32 and in another precision.
+    """Compare the votes of float32 and of another precision on the same noise.
 
     Args:
         classifier: maps images (N, C, H, W) to logits.
         examples: images with their labels.
-        sigma: standard deviation of the noise.
+        sigma: standard deviation of the noise, in pixel units.
         num_classes: number of classes.
-        n: votes of an image.
-        alpha: level of the radii, for each image's most voted class in float32.
+        n: votes per image.
+        alpha: level of the radii, for the class of each image with most votes in float32.
         precision: what is compared with float32.
         seed: seed of the noise.
 
@@ -64,3 +72,31 @@ def compare_precisions(
         "radius_mean_difference": float(difference.mean()),
         "torch": torch.__version__,
     }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare, print and write.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+    """
+    parser = ArgumentParser(description="How often bfloat16 votes differently from float32.")
+    add_run(parser, n=2000)
+    given = vars(parser.parse_args(arguments))
+    folder = given.pop("folder")
+    with command():
+        subject = subject_of(given)
+        entry = compare_precisions(
+            subject.classifier,
+            subject.examples,
+            subject.sigma,
+            subject.num_classes,
+            given["n"],
+            given["alpha"],
+            seed=given["seed"],
+        )
+        record("precisions", given, [entry], folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""`python -m src.benchmark task=train`: what it measures, writes, draws and prints."""
+"""The script `benchmarks/training.py`: what it measures, writes, draws and prints."""
 
 import json
 
@@ -6,51 +6,41 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smoothcert import commands
+import training
 from smoothcert.report import figures, plot_losses
-from tests.helpers.support import composed
 
 # Python 3.12 warns of every fork beside threads; the loader's workers are forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 SMALL = [
-    "task=train",
-    "device=cpu",
-    "model=small_cnn",
-    "model.width=4",
-    "input_shape=[3,8,8]",
-    "batch_size=8",
-    "noise_draws=2",
-    "turns=2",
-    "steps=1",
+    *("--device", "cpu", "--model", "small_cnn", "--shape", "3", "8", "8"),
+    *("--batch-size", "8", "--turns", "2", "--steps", "1"),
 ]
 STEPS = 12
-GAUSSIAN = ["~methods", "+methods={gaussian: {objective: gaussian, attack: none}}"]
+GAUSSIAN = ["--methods", "gaussian", "--turns", "1", "--curve-steps", "0"]
 
 
-def measured(own, *overrides):
-    """Benchmark in this process and return what was written."""
-    own.mkdir(exist_ok=True)
-    with composed(own, [*SMALL, *overrides], "benchmark") as cfg:
-        commands.benchmark(cfg)
-    return json.loads((own / "benchmark.json").read_text())
+def measured(folder, *arguments):
+    """Run the script in this process and return what was written."""
+    training.main([*SMALL, *arguments, "--folder", str(folder)])
+    return json.loads((folder / "benchmark.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One method with an attack and one without, and the curves of two seeds."""
     folder = tmp_path_factory.mktemp("benchmark")
-    asked = ["~methods.gaussian", f"curve_steps={STEPS}", "curve_seeds=[0,1]"]
-    return folder, measured(folder, *asked)
+    arguments = ["--methods", "adre", "adre+pgd", "--curve-steps", str(STEPS)]
+    return folder, measured(folder, *arguments)
 
 
 def test_each_method_is_measured_in_both_forms(finished):
     _, written = finished
     assert written["task"] == "train"
     assert [(row["method"], row["form"]) for row in written["results"]] == [
-        ("adre", "plain"),
-        ("adre", "ours"),
-        ("adre_pgd", "plain"),
-        ("adre_pgd", "ours"),
+        ("ADRE", "plain"),
+        ("ADRE", "default"),
+        ("ADREADV", "plain"),
+        ("ADREADV", "default"),
     ]
     for row in written["results"]:
         assert len(row["images_per_second"]) == 2
@@ -63,16 +53,16 @@ def test_each_method_is_measured_in_both_forms(finished):
 
 def test_ratios_are_those_of_the_same_turn(finished):
     _, written = finished
-    for plain, ours in zip(written["results"][::2], written["results"][1::2], strict=True):
-        rates = np.array(ours["images_per_second"]) / np.array(plain["images_per_second"])
-        said = [ours["ratio"][name] for name in ("min", "median", "max")]
-        assert said == pytest.approx([rates.min(), np.median(rates), rates.max()])
+    for plain, default in zip(written["results"][::2], written["results"][1::2], strict=True):
+        rates = np.array(default["images_per_second"]) / np.array(plain["images_per_second"])
+        ratios = [default["ratio"][name] for name in ("min", "median", "max")]
+        assert ratios == pytest.approx([rates.min(), np.median(rates), rates.max()])
 
 
-def test_what_was_measured_where_stands_beside_the_figures(finished):
+def test_settings_and_machine_are_written_with_the_figures(finished):
     _, written = finished
     assert written["configuration"]["batch_size"] == 8
-    assert list(written["configuration"]["methods"]) == ["adre", "adre_pgd"]
+    assert written["configuration"]["methods"] == ["adre", "adre+pgd"]
     assert written["machine"]
     assert "torch" in written["versions"]
 
@@ -80,7 +70,7 @@ def test_what_was_measured_where_stands_beside_the_figures(finished):
 def test_losses_are_kept_by_form_seed_and_step(finished):
     folder, _ = finished
     curves = json.loads((folder / "losses.json").read_text())
-    assert list(curves) == ["plain", "ours"]
+    assert list(curves) == ["plain", "default"]
     for seeds in curves.values():
         assert [len(losses) for losses in seeds] == [STEPS, STEPS]
         assert np.isfinite(seeds).all()
@@ -106,10 +96,10 @@ def test_the_losses_are_drawn_as_a_picture(finished):
 
 
 def test_the_table_is_printed_with_what_its_figures_mean(tmp_path, capsys):
-    written = measured(tmp_path, *GAUSSIAN, "turns=1", "curve_steps=0")
+    written = measured(tmp_path, *GAUSSIAN)
     printed = capsys.readouterr().out
-    assert [row["form"] for row in written["results"]] == ["plain", "ours"]
-    for word in ("method", "form", "images/s", "× plain", "peak MB", "gaussian", "ratio to the"):
+    assert [row["form"] for row in written["results"]] == ["plain", "default"]
+    for word in ("method", "form", "images/s", "× plain", "peak MB", "Gaussian", "ratio to the"):
         assert word in printed
     assert not (tmp_path / "losses.json").exists()
     assert not (tmp_path / "losses.png").exists()
@@ -132,13 +122,10 @@ def lines_of(curves, tmp_path, monkeypatch, window):
 
 def test_a_line_is_the_mean_of_the_last_steps(tmp_path, monkeypatch):
     losses = [8.0, 4.0, 2.0, 1.0, 3.0]
-    drawn = lines_of({"plain": [losses], "ours": [losses[::-1]]}, tmp_path, monkeypatch, 2)
+    drawn = lines_of({"plain": [losses], "default": [losses[::-1]]}, tmp_path, monkeypatch, 2)
     assert drawn[0][0].tolist() == [2, 3, 4, 5]
     assert drawn[0][1] == pytest.approx([6, 3, 1.5, 2])
     assert drawn[1][1] == pytest.approx([2, 1.5, 3, 6])
-
-
-# What does not hold yet; each fails for the reason given.
 
 
 def test_fewer_steps_than_a_mean_takes_are_drawn_at_their_values(tmp_path, monkeypatch):
@@ -147,5 +134,21 @@ def test_fewer_steps_than_a_mean_takes_are_drawn_at_their_values(tmp_path, monke
 
 
 def test_grey_images_are_measured_too(tmp_path):
-    grey = ["input_shape=[1,8,8]", "mean=[0.5]", "std=[0.5]", "turns=1", "curve_steps=0"]
-    measured(tmp_path, *grey, *GAUSSIAN)
+    measured(tmp_path, *GAUSSIAN, "--shape", "1", "8", "8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--curve-method", "adrr"], "Expected methods and a model of conf/.* got adrr"),
+        (["--methods", "adre+fgsm"], r"Expected methods and a model of conf/.* got adre\+fgsm"),
+        (["--turns", "0"], "`turns` a whole number >= 1"),
+        (["--device", "abc"], "Expected `device`"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_measured(
+    arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "measure_steps", None)
+    with pytest.raises(SystemExit, match=message):
+        measured(tmp_path, *arguments)
