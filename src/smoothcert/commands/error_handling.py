@@ -66,7 +66,8 @@ def command(when_stopped: str = "") -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide warnings that do not apply here, and show those of smoothcert as plain lines."""
-    for library in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
+    # `pytorch_lightning` itself sets its own level when it is imported.
+    for library in ("pytorch_lightning.trainer", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -54,7 +54,7 @@ def _of_lightning(*parts: str) -> list[str]:
 
 NETWORKS = ["torch.nn", "torchvision.models", "timm.models", "timm.layers", "smoothcert.models"]
 BUILDERS = ["torchvision.models", "timm.models", "smoothcert.models"]
-"""Where functions are that return networks."""
+"""Packages whose functions return networks."""
 OF_A_LOSS = [f"smoothcert.{part}" for part in ("objectives", "attacks", "warmup")]
 CERTIFYING, LEARNING = ["smoothcert.certify"], ["torch.optim", "timm.optim"]
 CALLBACKS = ["pytorch_lightning.callbacks"]
@@ -89,7 +89,8 @@ PLACES: Mapping[str, Allowed] = {
 """Places of the configuration that may call something, and what they may call of libraries. Modules
 of the user may be called in all of them. `*` is one name, `**` one or more. The first match counts.
 
-No other functions of timm: older versions run code in a file, private modules take files."""
+Functions of private modules may not be called: those of timm load files, and older versions of timm
+run code in them."""
 LIBRARIES = {"smoothcert", "torch", "torchvision", "timm", "pytorch_lightning", "lightning_fabric"}
 """Packages whose modules are not the user's."""
 OWN = (
@@ -168,7 +169,7 @@ def _refused(names: Sequence[str]) -> str | None:
     """Return what a setting would name although it must not; None if it is allowed."""
     if TARGET in names[:-1]:
         return "targets in parts"
-    # Attack: W&B's own settings. One of a hundred is its server, and others lead to servers, too.
+    # Attack: a server, to which several of W&B's hundred settings can lead.
     if names[:1] == ("logger",) and "settings" in names:
         return "servers"
     return next((REFUSED[name] for name in names if name in REFUSED), None)
