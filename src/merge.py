@@ -1,4 +1,4 @@
-"""Make one certification of its shards: `python -m src.merge runs='<run>/certify/test_shard-*'`."""
+"""Merge the shards of a certification: `python -m src.merge runs='<run>/certify/test_shard-*'`."""
 
 import sys
 

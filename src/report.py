@@ -10,7 +10,7 @@ from smoothcert import commands
 
 @hydra.main(config_path="../conf", config_name="report", version_base="1.3")
 def report(cfg: DictConfig) -> None:
-    """Make one report."""
+    """Write one report."""
     commands.report(cfg)
 
 

@@ -641,7 +641,7 @@ class KilledError(Exception):
     """The end of a process."""
 
 
-# Going on with another run.
+# Continuing another run.
 
 MOVED = pytest.mark.filterwarnings("ignore:The dirpath has changed")
 """Lightning's, of checkpoints that are another run's."""
@@ -680,9 +680,12 @@ def test_a_run_that_went_on_resumes_from_its_own_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([epochs(9), "optimizer=adamw"], "goes on with its own optimizer: optimizer was {.*SGD"),
+        ([epochs(9), "optimizer=adamw"], "continues with its own optimizer: optimizer was {.*SGD"),
         ([epochs(9), "optimizer.lr=0.5"], r"its own optimizer: .*Keep them, or .*model\.weights="),
-        ([epochs(9), "scheduler=cosine"], "goes on with its own scheduler: scheduler was {.*Step"),
+        (
+            [epochs(9), "scheduler=cosine"],
+            "continues with its own scheduler: scheduler was {.*Step",
+        ),
         ([epochs(8)], "`trainer.max_epochs` above the 8 epochs that .*best.ckpt has finished, g"),
         ([epochs(2)], "`trainer.max_epochs` above the 8 epochs that .* got 2"),
         ([epochs(9), "model.width=5"], r"has shape .* in \S*best.ckpt and"),
@@ -696,7 +699,7 @@ def test_a_state_that_does_not_fit_is_refused(run, tmp_path, overrides, message)
 
 
 def test_weights_alone_are_refused_with_the_setting_that_takes_them(file, tmp_path):
-    advice = f"holds weights alone, .* by model.weights={re.escape(str(file))}$"
+    advice = f"contains weights alone, .*: model.weights={re.escape(str(file))}$"
     with pytest.raises(SystemExit, match=advice):
         trained(tmp_path, *UNCERTIFIED, f"ckpt_path={file}")
 
@@ -704,16 +707,16 @@ def test_weights_alone_are_refused_with_the_setting_that_takes_them(file, tmp_pa
 def test_other_differences_are_named_in_a_warning(run, tmp_path, caplog):
     going = [epochs(9), f"ckpt_path={run}/checkpoints/last.ckpt"]
     trained(tmp_path / "same", *UNCERTIFIED, *going)
-    assert "trained otherwise" not in caplog.text
+    assert "different settings" not in caplog.text
     trained(tmp_path / "other", *UNCERTIFIED, *going, "sigma=0.5")
-    assert "trained otherwise: sigma was 0.25 and is now 0.5" in caplog.text
+    assert "with different settings: sigma was 0.25 and is now 0.5" in caplog.text
 
 
 def test_a_resumed_run_needs_more_than_weights(tmp_path):
     folder = trained(tmp_path, *UNCERTIFIED, epochs(1))
     last = folder / "checkpoints" / "last.ckpt"
     torch.save({"state_dict": last_of(folder)["state_dict"]}, last)
-    with pytest.raises(SystemExit, match=r"last\.ckpt holds weights alone, .* by model\.weights="):
+    with pytest.raises(SystemExit, match=r"last\.ckpt contains weights alone, .*: model\.weights="):
         trained(tmp_path, *UNCERTIFIED, epochs(1))
 
 
@@ -728,7 +731,7 @@ def test_a_longer_training_resumes_where_the_longer_schedule_is_by_then(
     going = [epochs(4), f"ckpt_path={first}/checkpoints/last.ckpt"]
     second = trained(tmp_path / "second", *asked, *going)
     assert rates_of(second) == pytest.approx(torchs(make, 12, per)[6:], rel=1e-5)
-    assert re.search(r"has another length now \(\w+ 2 to 4\).*model\.weights=", caplog.text)
+    assert re.search(r"has a different length now \(\w+ 2 to 4\).*model\.weights=", caplog.text)
     # It ends as a run of its own does that was interrupted.
     interrupted(tmp_path / "parts", 3, *asked, *going)
     parts = trained(tmp_path / "parts", *asked, *going)
@@ -970,7 +973,7 @@ def replaced(folder, name, change):
 @pytest.mark.parametrize(
     ("overrides", "change", "message"),
     [
-        (["sigma=0.5"], None, "holds a run of another configuration"),
+        (["sigma=0.5"], None, "contains a run of a different configuration"),
         ([], lambda f: (f / "checkpoints" / "last.ckpt").write_bytes(b"PK\3\4"), "is damaged"),
         (
             [],
@@ -987,7 +990,7 @@ def replaced(folder, name, change):
         ([], lambda f: replaced(f, "last.ckpt", lambda s: s.pop("optimizer_states")), "alone"),
         ([], lambda f: (f / "certificates.tsv").write_text("idx\tother\n1\t2\n"), "certificates"),
         (["callbacks.best.monitor=val/acc"], None, r"callbacks\.best\.monitor one of"),
-        (["optimizer.lr=-1"], None, "another configuration"),
+        (["optimizer.lr=-1"], None, "a different configuration"),
         (["n=0"], None, "Expected `n`"),
     ],
 )

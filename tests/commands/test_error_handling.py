@@ -36,7 +36,7 @@ CODE = "DataLoader worker (pid 7) exited unexpectedly with exit code 3. Details 
 
 
 class Dying(Dataset):
-    """Its second item is the end of the process that loads it, as for want of memory."""
+    """Its second item is the end of the process that loads it, as for lack of memory."""
 
     def __len__(self):
         return 4
@@ -91,7 +91,7 @@ def answer(work, *arguments):
 def test_a_killed_loading_process_ends_a_training_in_one_plain_line():
     said = answer(fit, DataLoader(Dying(), batch_size=None, num_workers=1))
     # Its signal is not told where torch finds it dead before the system says how it died.
-    start = r"DataError: A process that loads images died( \(signal: Killed\))?, often for want of"
+    start = r"DataError: A process that loads images died( \(signal: Killed\))?, often for lack of"
     assert re.match(f"{start} memory", said)
     assert "data.num_workers" in said
     assert "\n" not in said
@@ -124,7 +124,7 @@ def test_a_corrupt_image_in_a_loading_process_is_named_in_one_plain_line(content
 )
 def test_the_end_of_a_loading_process_is_told_as_far_as_it_is_known(messages, end):
     expected = (
-        f"DataError: A process that loads images died{end}, often for want of memory: lower "
+        f"DataError: A process that loads images died{end}, often for lack of memory: lower "
         "data.num_workers. Finished work is kept"
     )
     assert answer(raising, *messages) == expected
@@ -159,7 +159,7 @@ def test_the_message_names_the_run_that_can_go_on(tmp_path):
         last.parent.mkdir()
         last.touch()
         said = answer(raising, KILLED)
-    assert f"run={tmp_path} resumes it" in said
+    assert f"Resume with the same settings: run={tmp_path}. " in said
     assert said.endswith(f"ckpt_path={last}")
 
 

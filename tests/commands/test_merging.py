@@ -220,7 +220,7 @@ def refusal(folder, *overrides):
 
 def test_a_glob_that_matches_nothing_is_named(tmp_path):
     assert refusal(tmp_path) == (
-        f"InvalidArgumentError: Expected folders of shards by ['{tmp_path}/test_shard-*'], got none"
+        f"InvalidArgumentError: Expected folders of shards at ['{tmp_path}/test_shard-*'], got none"
     )
 
 

@@ -193,7 +193,7 @@ def test_several_globs_name_each_folder_once(by_hand):
 
 @pytest.mark.parametrize("pattern", ["nowhere/*", "run.txt", "run_unfinished"])
 def test_a_glob_of_no_finished_run_is_answered(by_hand, pattern):
-    with pytest.raises(SystemExit, match=f"folders with a summary.json, got none by .*{pattern}"):
+    with pytest.raises(SystemExit, match=f"a summary.json at .*{pattern}.*, got none"):
         reported(by_hand / "own", f"runs='{by_hand}/{pattern}'")
 
 
@@ -385,7 +385,7 @@ def test_a_damaged_run_among_many_is_named_and_left_out(finished, tmp_path, caps
     report_all(tmp_path / "own", f"runs=['{finished}/*/certify/*','{bad}','{missing}']")
     said = capsys.readouterr().out
     assert "bad is left out" in said
-    assert f"Nothing is at {missing}" in said
+    assert f"Nothing matches {missing}" in said
 
 
 def test_a_title_belongs_to_a_table(finished, tmp_path):
@@ -420,10 +420,10 @@ def test_a_key_that_no_run_has_is_answered_with_those_there_are(logs, finished, 
     with pytest.raises(SystemExit) as caught:
         report_all(tmp_path / "own", f"runs='{logs}/**'", "group_by=epsilon")
     assert str(caught.value).splitlines() == [
-        "InvalidArgumentError: Expected `group_by` of keys that some run has, got 'epsilon'. Of "
-        "logs there are eps (eps_64), path.1 (cohen, macer), path.3 (eps_64)"
+        "InvalidArgumentError: Expected `group_by` of keys that some run has, got 'epsilon'. "
+        "Logs have eps (eps_64), path.1 (cohen, macer), path.3 (eps_64)"
     ]
-    with pytest.raises(SystemExit, match=r"Of runs there are objective, .*; Of logs there are"):
+    with pytest.raises(SystemExit, match=r"Runs have objective, .*; Logs have"):
         report_all(tmp_path, f"runs=['{logs}/**','{finished}/**']", "group_by=objctive")
 
 

@@ -44,7 +44,7 @@ def test_a_failed_job_of_a_sweep_keeps_its_error_and_stops_nothing(tmp_path, cap
     said = (tmp_path / "1_sigma-0" / "error.txt").read_text()
     assert said == "InvalidArgumentError: Expected `sigma` > 0, got 0\n"
     assert result.return_value != result.return_value  # NaN, for sweepers that optimize
-    assert "Job 1 failed, the sweep goes on" in caplog.text
+    assert "Job 1 failed, the sweep continues" in caplog.text
     assert "Traceback" not in caplog.text
 
 

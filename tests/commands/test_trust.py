@@ -296,7 +296,7 @@ def test_a_link_to_a_module_in_the_folder_is_no_module_of_the_users(run, tmp_pat
 
 
 def test_a_module_that_is_not_here_is_said_where_it_is_needed(run):
-    assert "no such module is found: put its folder into PYTHONPATH" in refused("nowhere.X", run)
+    assert "no such module is found: add its folder to PYTHONPATH" in refused("nowhere.X", run)
     check_targets(calling("nowhere.X"), run / "config.yaml", run, all_used=False)
 
 
@@ -385,9 +385,9 @@ def test_every_part_of_a_resumed_run_is_checked(part, run):
     [
         ({"callbacks": {"x": {"_target_": "os.system"}}}, "calls 'os.system' as 'callbacks.x'"),
         ({"logger": {"x": "${y}"}, "y": {"_target_": "os.system"}}, "calls 'os.system' as 'y'"),
-        ({"optimizer": "${oc.create:'{_target_: os.system}'}"}, "it makes values"),
+        ({"optimizer": "${oc.create:'{_target_: os.system}'}"}, "it computes values"),
         ({"note": "${oc.env:DATABASE_URL}"}, "it reads DATABASE_URL from the environment"),
-        ({"note": "${oc.decode:${oc.env:HOME,1}}"}, "it makes values"),
+        ({"note": "${oc.decode:${oc.env:HOME,1}}"}, "it computes values"),
         ({"hydra": {"job": {"env_set": {"LD_PRELOAD": "x.so"}}}}, "sets hydra, and a run folder"),
         ({"model": {"arguments": {"checkpoint_path": "x"}}}, "may name no files"),
         ({f"a{n}": [f"${{a{n - 1}}}"] * 9 for n in range(1, 30)}, "by interpolation"),
@@ -575,8 +575,8 @@ ALIASES = "a0: &a0 [x]\n" + "".join(
     ("text", "what"),
     [
         (ALIASES, "expected no aliases"),
-        ("[" * 30_000, "expected at most 10,000 values, 50 deep"),
-        ("a: {" * 15_000, "expected at most 10,000 values, 50 deep"),
+        ("[" * 30_000, "expected at most 10,000 values, nested at most 50 deep"),
+        ("a: {" * 15_000, "expected at most 10,000 values, nested at most 50 deep"),
         ("[" + "1," * 30_000 + "]", "expected at most 10,000 values"),
         ("a: " + "x" * 100_000, "expected at most 65,536 bytes"),
     ],

@@ -56,7 +56,7 @@ def waiting_for_one_that_aborts(how):
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ("error", "Process 1 of 2 has ended: its images are gone. What is finished is kept"),
+        ("error", "Process 1 of 2 has ended: its images are gone. Finished work is kept"),
         ("signal", "143"),
     ],
 )

@@ -102,11 +102,11 @@ def interrupt(cfg):
 
 def launched(folder, function, *overrides):
     with composed(folder, [*TINY, *overrides]) as cfg:
-        return launching.run(f"{__name__}:{function}", cfg, each=2)
+        return launching.run(function, cfg, each=2)
 
 
 def test_each_process_does_it_once_and_the_first_ones_answer_is_returned(tmp_path):
-    assert launched(tmp_path, "report", "sigma=0.75") == {"sigma": 0.75, "ranks": 2}
+    assert launched(tmp_path, report, "sigma=0.75") == {"sigma": 0.75, "ranks": 2}
     said = {path.name: path.read_text() for path in tmp_path.glob("rank*")}
     assert said == {"rank0": "0 0 2", "rank1": "1 1 2"}
 
@@ -131,7 +131,7 @@ def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     with pytest.raises(kind, match=message):
-        launched(tmp_path, "fail", f"name='{how}'")
+        launched(tmp_path, fail, f"name='{how}'")
     # Torch reports it too, with traces of its own code, and keeps logs.
     printed = capfd.readouterr().err
     assert printed.count("Traceback") == (how == "another error")
@@ -142,7 +142,7 @@ def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
 @pytest.mark.slow
 def test_a_process_that_is_told_to_stop_stops_the_others(tmp_path):
     with pytest.raises(Stopped) as ended:
-        launched(tmp_path, "stop")
+        launched(tmp_path, stop)
     assert ended.value.code == 128 + signal.SIGUSR1
 
 
@@ -156,7 +156,7 @@ def test_processes_of_one_machine_listen_to_that_machine_alone(tmp_path, monkeyp
     # What is set for a cluster does not hold for one machine.
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     monkeypatch.setenv("MASTER_ADDR", "gpu07")
-    found = launched(tmp_path, "listen")
+    found = launched(tmp_path, listen)
     assert found
     assert set(found) <= LOOPBACK
 
@@ -215,14 +215,14 @@ def test_where_a_machine_fails_the_others_end_with_its_reason(tmp_path, how, mes
 @pytest.mark.slow
 def test_ctrl_c_lets_every_process_save_once(tmp_path):
     with from_a_terminal(), pytest.raises(Stopped) as ended:
-        launched(tmp_path, "interrupt")
+        launched(tmp_path, interrupt)
     assert ended.value.code == 128 + signal.SIGINT
     assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
 
 
 def test_a_folder_that_another_command_has_is_refused_before_anything_is_started(tmp_path):
     with FolderLock(tmp_path), pytest.raises(RecordsError, match=f"another process .{os.getpid()}"):
-        launched(tmp_path, "report")
+        launched(tmp_path, report)
 
 
 @pytest.mark.parametrize(

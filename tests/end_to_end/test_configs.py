@@ -230,7 +230,9 @@ def test_seeds_that_numpy_does_not_take_are_refused(tmp_path):
 
 @pytest.mark.parametrize("radii", ["abc", "012", 0.5, [], [0, "abc"], [0.5, 0.25], [0, None], [-1]])
 def test_radii_that_are_no_rising_list_are_refused(radii):
-    with pytest.raises(InvalidArgumentError, match=r"^Expected `radii` a list .*\[0,0.5,1\], got"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"^Expected `radii` an increasing list .*\[0,0.5,1\], got"
+    ):
         check_given(OmegaConf.create({"radii": radii}))
 
 

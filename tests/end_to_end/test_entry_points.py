@@ -358,8 +358,8 @@ def test_a_folder_that_is_no_run_is_refused():
             ["data=image_folder", "data.root=no/such"],
             "No class folders with images found in .*no/such: it does not exist",
         ),
-        (["data=image_folder"], "^InvalidArgumentError: Expected data.root=<folder>, which holds"),
-        (["data=image_folder", "data.root=null"], "Expected data.root=<folder>, which holds"),
+        (["data=image_folder"], "^InvalidArgumentError: Expected data.root=<folder>, with"),
+        (["data=image_folder", "data.root=null"], "Expected data.root=<folder>, with"),
         (["+model.num_classes=7"], "configured for 7 classes and the data has 10"),
         (["model=resnet50"], "resnet50 takes 3 channels, and the data has 1"),
         (["callbacks.certification.split=dev"], "one of train, val, test, got 'dev'"),
@@ -487,7 +487,7 @@ def test_a_run_that_is_to_train_longer_is_answered_with_the_command(tmp_path):
     OmegaConf.save(given, tmp_path / ".hydra" / "overrides.yaml")
     with pytest.raises(SystemExit) as caught:
         guarded("train", f"run={tmp_path}", "trainer.max_epochs=8")
-    command = str(caught.value).partition("in a folder of its own: ")[2]
+    command = str(caught.value).partition("in a new folder: ")[2]
     assert shlex.split(command) == [
         *("python", "-m", "src.train", "sigma=0.5", "name='a b'", "trainer.max_epochs=8"),
         f"ckpt_path={tmp_path}/checkpoints/last.ckpt",

@@ -109,7 +109,7 @@ def test_a_job_whose_time_is_short_is_queued_again_and_ends_as_if_it_had_not_bee
     [folder] = [path.parent for path in tmp_path.glob("sweep/*/summary.json")]
     logs = "".join(path.read_text() for path in tmp_path.glob("sweep/.submitit/*/*_log.out"))
     assert "Requeued job" in logs
-    assert "Going on from" in (folder / "train.log").read_text() + logs
+    assert "Resuming from" in (folder / "train.log").read_text() + logs
     calm = start("train", *asked, f"hydra.run.dir={tmp_path}/calm")
     finished(calm)
     for ours, theirs in zip(

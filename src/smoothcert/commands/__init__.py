@@ -1,13 +1,9 @@
-"""What the commands do: configurations in, run folders out.
+"""The commands: configurations in, run folders out.
 
-Whatever needs torch or Lightning is imported by the command that uses it: that takes ten seconds,
-and `--help` and a mistyped option answer without.
+Each command imports torch and Lightning itself, which takes up to ten seconds: `--help` and an
+invalid option are answered without them.
 """
 
-import logging
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -21,11 +17,10 @@ from smoothcert.commands.commandline import (
     suffix,
     typed,
 )
-from smoothcert.commands.error_handling import command, sweep_folder
+from smoothcert.commands.error_handling import command
 from smoothcert.commands.guard import check_command_line
 from smoothcert.commands.launching import devices_of, run
 from smoothcert.commands.security import check_places
-from smoothcert.errors import Stopped
 from smoothcert.records import check_links
 
 __all__ = [
@@ -42,30 +37,13 @@ __all__ = [
     "train",
 ]
 
-
-logger = logging.getLogger(__name__)
-
 KEPT = "Finished work is kept."
-
-
-@contextmanager
-def _how_to_resume(how: str) -> Iterator[None]:
-    """Say, where a signal ends a command, what is kept and how to resume."""
-    try:
-        yield
-    except Stopped as stopped:
-        name = signal.Signals(stopped.signal).name
-        sweep = sweep_folder()
-        if sweep is not None:
-            how = f"Resume the sweep with the same command and hydra.sweep.dir={sweep}"
-        logger.warning("Stopped by %s. %s", name, how)
-        raise
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train a base classifier, certify the best checkpoint, and leave a complete run folder.
 
-    A folder that holds an unfinished run is continued: training from `checkpoints/last.ckpt`,
+    A folder with an unfinished run is continued: training from `checkpoints/last.ckpt`,
     certification from the rows that are there.
 
     Args:
@@ -77,13 +55,18 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    resume = f"{KEPT} Resume with: python -m src.train {typed('run', cfg.paths.run)}"
-    with command(), _how_to_resume(resume):
+    with command(f"{KEPT} Resume with: python -m src.train {typed('run', cfg.paths.run)}"):
         check(cfg)
         check_places(cfg)
-        trainer = cfg.trainer
-        each = devices_of(trainer.devices, trainer.accelerator)
-        return run("smoothcert.commands.training:train", cfg, each, trainer.num_nodes)
+        each = devices_of(cfg.trainer.devices, cfg.trainer.accelerator)
+        return run(_train, cfg, each, cfg.trainer.num_nodes)
+
+
+def _train(cfg: DictConfig) -> float | None:
+    # Here, and not in the launcher, which needs no Lightning.
+    from smoothcert.commands import training
+
+    return training.train(cfg)
 
 
 def certify(cfg: DictConfig) -> float:
@@ -98,15 +81,21 @@ def certify(cfg: DictConfig) -> float:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(), _how_to_resume(f"{KEPT} Resume with the same command"):
+    with command(f"{KEPT} Resume with the same command"):
         check_links(Path(cfg.paths.run))
         check_given(cfg)
         each = devices_of(cfg.devices, "cpu" if cfg.device == "cpu" else "auto")
-        return run("smoothcert.commands.certification:certify", cfg, each, cfg.num_nodes)
+        return run(_certify, cfg, each, cfg.num_nodes)
+
+
+def _certify(cfg: DictConfig) -> float | None:
+    from smoothcert.commands import certification
+
+    return certification.certify(cfg)
 
 
 def merge(cfg: DictConfig) -> float:
-    """Make one certification of its shards.
+    """Merge the shards of one certification.
 
     Args:
         cfg: a configuration of `conf/merge.yaml`.
@@ -117,7 +106,7 @@ def merge(cfg: DictConfig) -> float:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(), _how_to_resume("The shards are unchanged. Merge them with the same command"):
+    with command("The shards are unchanged. Merge them with the same command"):
         from smoothcert.commands import merging
 
         return merging.merge(cfg)
@@ -132,7 +121,7 @@ def benchmark(cfg: DictConfig) -> None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(), _how_to_resume("Nothing was measured. Start again with the same command"):
+    with command("Nothing was measured. Start again with the same command"):
         check(cfg)
         from smoothcert.commands import benchmarking
 
@@ -140,7 +129,7 @@ def benchmark(cfg: DictConfig) -> None:
 
 
 def report(cfg: DictConfig) -> None:
-    """Print a table over runs, and write it.
+    """Compare runs: a page, tables and figures.
 
     Args:
         cfg: a configuration of `conf/report.yaml`.
@@ -148,7 +137,7 @@ def report(cfg: DictConfig) -> None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(), _how_to_resume("The runs are unchanged. Report them with the same command"):
+    with command("The runs are unchanged. Report them with the same command"):
         from smoothcert.commands import reporting
 
         reporting.report(cfg)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from inspect import Parameter, isclass, signature
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from smoothcert.commands.checkpoints import check_callbacks
 from smoothcert.commands.fitting import fitting_model, shortcut_of
-from smoothcert.commands.security import REQUIRED, TARGET, leaves
+from smoothcert.commands.security import REQUIRED, TARGET, leaves, resolved
 from smoothcert.data import ImageDataModule
 from smoothcert.data.class_folders import LAYOUT
 from smoothcert.distributed.group import is_group, processes
@@ -40,22 +40,22 @@ from smoothcert.report.methods import method_name
 logger = logging.getLogger(__name__)
 
 TRAINED_BY = ("sigma", "seed", "data", "model", "objective", "attack", "optimizer", "scheduler")
-"""What makes a run, with the names of its classes."""
+"""Settings and parts that a run depends on."""
 PLACES = ("root", "download", "cache", "num_workers", "corrupt")
-"""Where data lies and how it is read: no part of what makes a run. What certificates depend on are
-the images themselves."""
+"""Settings of the data that a run does not depend on: where images are, and how they are read.
+Certificates depend on the images themselves."""
 CHOICES = ("data", "model", "objective", "attack")
-"""Groups that say what a run is."""
+"""Groups whose options describe a run."""
 OF_ANY_MODEL = ("weights", "reinitialize", "freeze", "freeze_epochs", "normalization")
-"""Settings of `model` that are not the network's own."""
+"""Settings of `model` that are not arguments of the network."""
 
 
 def names_of_parts(cfg: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str]:
-    """Return what a run's data, model, objective and attack are called in summaries.
+    """Return the names of a run's data, model, objective and attack in summaries.
 
     Args:
         cfg: the configuration.
-        choices: the option that was chosen in each group.
+        choices: the option of each group.
 
     Example:
         >>> parts = {name: {"_target_": f"smoothcert.{name}"} for name in CHOICES}
@@ -68,41 +68,42 @@ def names_of_parts(cfg: Mapping[str, Any], choices: Mapping[str, str]) -> dict[s
 
 
 def name_of(group: str, config: Mapping[str, Any], choice: str) -> str:
-    """Return what a part is called in summaries: its option, or the name of a user's own class.
+    """Return the name of a part in summaries: its option, or the user's own class.
 
     Args:
         group: the group of the part.
         config: its configuration.
-        choice: the option that was chosen.
+        choice: the option of the group.
 
     Raises:
-        InvalidArgumentError: if the option leaves the class to the command line, which names none.
+        InvalidArgumentError: if the class is missing, which some options leave to the command line.
     """
     target = config.get(TARGET)
     if target in (None, REQUIRED):
         raise InvalidArgumentError(
             f"Expected {group}._target_=<module>.<class> with {group}={choice}, got none"
         )
-    # Whatever option the settings of a user's own class came from.
+    # A user's own class may have the settings of any option.
     return choice if target.startswith("smoothcert.") else target
 
 
 def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> nn.Module:
-    """Build a model for the data, whose shape and number of classes it takes from there.
+    """Build a model with the image shape and the number of classes of the data.
 
     Args:
         config: a configuration of `conf/model/`.
-        data: the data module, or anything with its facts.
+        data: the data module, or an object with the same `num_classes`, `input_shape`, `mean` and
+            `std`.
 
     Raises:
-        MismatchError: if the configuration names another number of classes, or the model does
-            not take the images, or gives another number of logits, or none.
-        InvalidArgumentError: if the configuration asks for an unknown normalisation.
+        MismatchError: if the configuration has a different number of classes, or the model refuses
+            the images, or returns no logits, or a different number of them.
+        InvalidArgumentError: if the configuration has an unknown normalization.
     """
-    asked = config.get("num_classes")
-    if asked is not None and asked != data.num_classes:
+    classes = config.get("num_classes")
+    if classes is not None and classes != data.num_classes:
         raise MismatchError(
-            f"The model is configured for {asked} classes and the data has {data.num_classes}. "
+            f"The model is configured for {classes} classes and the data has {data.num_classes}. "
             "Leave out model.num_classes: it is taken from the data"
         )
     facts = {
@@ -134,19 +135,19 @@ def build_model(config: DictConfig, data: ImageDataModule | SimpleNamespace) -> 
 
 
 def _instantiated(config: DictConfig, facts: Mapping[str, Any]) -> nn.Module:
-    """Return a network, made from what it takes of the facts; see README, "A model of your own"."""
-    takes = signature(get_method(config._target_)).parameters
-    wanted = set(takes)
-    if any(each.kind is Parameter.VAR_KEYWORD for each in takes.values()):
-        # Libraries pass these on to networks that know the number of classes alone.
-        wanted.add("num_classes")
-    given = {name: fact for name, fact in facts.items() if name in wanted}
-    network = instantiate(config, **given, _convert_="all")
+    """Return a network, built with those facts that it takes as arguments."""
+    parameters = signature(get_method(config._target_)).parameters
+    names = set(parameters)
+    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
+        # Libraries pass them on to networks that take only the number of classes.
+        names.add("num_classes")
+    arguments = {name: fact for name, fact in facts.items() if name in names}
+    network = instantiate(config, **arguments, _convert_="all")
     if not isinstance(network, nn.Module):
         raise InvalidArgumentError(
             f"Expected a torch.nn.Module from {config._target_}, got {type(network).__name__}"
         )
-    if {"mean", "std"} & set(takes):
+    if {"mean", "std"} & set(parameters):
         return network
     return normalized(network, facts["mean"], facts["std"])
 
@@ -161,14 +162,14 @@ def load_model(
 
     Args:
         config: a configuration of `conf/model/`.
-        data: the data module, or anything with its facts.
+        data: as in `build_model`.
         path: a checkpoint.
-        reinitialize: parts of the network that keep their fresh weights.
+        reinitialize: parts of the network that keep their initial weights.
 
     Raises:
-        CheckpointError: if the file cannot be read, or lacks a part of the model; it names the
-            option of `conf/model` that would fit.
-        MismatchError: as `build_model`, and if a part has another shape in the file.
+        CheckpointError: if the file cannot be read, or lacks a part of the model; the message
+            names an option of `conf/model` that fits.
+        MismatchError: as in `build_model`, and if a part has a different shape in the file.
     """
     model = build_model(settled(config, path, data), data)
     try:
@@ -178,24 +179,24 @@ def load_model(
         if found is None:
             raise
         override, classes = found
-        other = "" if classes == data.num_classes else f", for {classes} classes"
-        raise type(error)(f"{error}. It fits {override}{other}") from error
+        of_classes = "" if classes == data.num_classes else f", for {classes} classes"
+        raise type(error)(f"{error}. It fits {override}{of_classes}") from error
     return model
 
 
 def recorded_of(checkpoint: Path) -> dict[str, Any]:
-    """Return what a checkpoint records of its run; nothing where smoothcert did not write it.
+    """Return the configuration that a checkpoint records; empty if smoothcert did not write it.
 
     Args:
         checkpoint: the file.
     """
-    # Others may call anything so.
+    # Other programs may use the same key.
     recorded = read_checkpoint(checkpoint).get("configuration")
     return recorded if isinstance(recorded, dict) else {}
 
 
 def without_publisher(config: DictConfig) -> DictConfig:
-    """Return a configuration that fetches no weights of its network's publisher.
+    """Return a configuration that downloads no pretrained weights.
 
     Args:
         config: a configuration of `conf/model/`.
@@ -207,12 +208,12 @@ def without_publisher(config: DictConfig) -> DictConfig:
 
 
 def settled(config: DictConfig, path: Path, data: ImageDataModule | SimpleNamespace) -> DictConfig:
-    """Return a configuration whose `shortcut`, where it is null, is that of a file's network.
+    """Return a configuration whose `shortcut`, if it was null, is that of the network in a file.
 
     Args:
         config: a configuration of `conf/model/`.
         path: a checkpoint.
-        data: as `build_model` takes it.
+        data: as in `build_model`.
     """
     if config.get("shortcut", "") is not None:
         return config
@@ -234,53 +235,61 @@ def _network(config: DictConfig) -> DictConfig:
 def build_data(cfg: DictConfig) -> ImageDataModule:
     """Return the data of a configuration; no image is decoded before `load_images`.
 
+    Args:
+        cfg: a configuration with `data`.
+
     Raises:
-        InvalidArgumentError: if a setting is out of range, or the data needs a folder and none is
-            named.
+        InvalidArgumentError: if a setting is out of range, or the data needs a folder and
+            `data.root` is missing.
     """
     config = cfg.data.copy()
     with open_dict(config):
-        # What `src.certify` has for data of any kind; the digits have no folder.
+        # `src.certify` has these for any data; the digits have no folder.
         for name in ("root", "corrupt"):
             if name in config and (OmegaConf.is_missing(config, name) or config[name] is None):
                 del config[name]
     root = signature(get_class(config._target_)).parameters.get("root")
     if root is not None and root.default is root.empty and "root" not in config:
-        raise InvalidArgumentError(f"Expected data.root=<folder>, which holds {LAYOUT}")
+        raise InvalidArgumentError(f"Expected data.root=<folder>, with {LAYOUT}")
     return instantiate(config, _convert_="all")
 
 
 def load_images(data: ImageDataModule, *splits: str) -> None:
-    """Load splits, on each machine in one process first: it downloads, and decodes for all."""
+    """Load splits; on each machine, one process downloads and decodes before the others load.
+
+    Args:
+        data: the data module.
+        splits: `train`, `val` or `test`.
+    """
     team = processes()
-    this = f"loaded/{os.environ.get('NODE_RANK', os.environ.get('GROUP_RANK', 0))}"
+    name = f"loaded/{os.environ.get('NODE_RANK', os.environ.get('GROUP_RANK', 0))}"
     first = team.size == 1 or os.environ.get("LOCAL_RANK") == "0"
     if not first:
-        team.get(this)
+        team.get(name)
     data.prepare_data()
     for split in splits:
         data.images(split)
     if first:
-        team.set(this, True)
+        team.set(name, True)
 
 
 def build_module(
     cfg: DictConfig, data: ImageDataModule, last: Path | None = None
 ) -> SmoothedTraining:
-    """Return what Lightning trains.
+    """Return the module that Lightning trains.
 
     Args:
         cfg: a configuration of `conf/train.yaml`.
         data: the data module.
-        last: the run's own last checkpoint, which Lightning is going to load in place of the
-            weights that the configuration starts from.
+        last: the run's own last checkpoint, which Lightning will load; it replaces the weights
+            that the configuration names.
 
     Raises:
-        InvalidArgumentError: if parts are to be left out of weights that are not named.
+        InvalidArgumentError: if parts of the weights are excluded, and no weights are named.
     """
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings = resolved(cfg)
     for place in PLACES:
-        resolved["data"].pop(place, None)
+        settings["data"].pop(place, None)
     config = cfg.model.copy()
     if cfg.model.weights is None and cfg.model.reinitialize:
         raise InvalidArgumentError("Expected model.weights=<file> with model.reinitialize")
@@ -293,12 +302,13 @@ def build_module(
         model = load_model(config, data, Path(cfg.model.weights), cfg.model.reinitialize)
     else:
         model = build_model(config, data)
-    # Checkpoints from before there was a choice have none.
-    resolved["model"].pop("shortcut", None)
+    # Older checkpoints record none.
+    settings["model"].pop("shortcut", None)
     if config.get("shortcut") is not None:
-        resolved["model"]["shortcut"] = config.shortcut
+        settings["model"]["shortcut"] = config.shortcut
     if cfg.scheduler_interval == "step":
-        resolved["scheduler"]["max_epochs"] = cfg.trainer.max_epochs
+        settings["scheduler"]["max_epochs"] = cfg.trainer.max_epochs
+    ema = (cfg.get("callbacks") or {}).get("ema")
     return SmoothedTraining(
         model=model,
         objective=instantiate(cfg.objective, _convert_="all"),
@@ -309,8 +319,8 @@ def build_module(
         validation_draws=cfg.validation_draws,
         seed=cfg.seed,
         configuration={
-            **{name: resolved[name] for name in TRAINED_BY},
-            **({"ema": cfg.callbacks.ema.decay} if _averages(cfg) else {}),
+            **{name: settings[name] for name in TRAINED_BY},
+            **({"ema": ema.decay} if ema is not None else {}),
             "class_names": list(data.class_names),
         },
         scheduler_interval=cfg.scheduler_interval,
@@ -319,15 +329,11 @@ def build_module(
     )
 
 
-def _averages(cfg: DictConfig) -> bool:
-    return bool(cfg.get("callbacks")) and cfg.callbacks.get("ema") is not None
-
-
 def check_types(cfg: DictConfig) -> None:
-    """Refuse a text where what takes it says that it wants a number, true or false.
+    """Refuse a text as the argument of a class or function that takes a number, true or false.
 
     Args:
-        cfg: a configuration; parts that name a target are looked at.
+        cfg: a configuration; each of its parts with a target is checked.
 
     Raises:
         InvalidArgumentError: if there is one; the message names the setting.
@@ -335,41 +341,32 @@ def check_types(cfg: DictConfig) -> None:
     Example:
         >>> check_types(OmegaConf.create({"trainer": {"_target_": "pytorch_lightning.Trainer"}}))
     """
-    refused = {}
-    for names, part in _parts(OmegaConf.to_container(cfg, resolve=True)):
-        wanted = _numbers_taken(part[TARGET])
-        for key in wanted.keys() & part.keys():
-            if isinstance(part[key], str):
-                message = f"Expected {'.'.join((*names, key))} of type {wanted[key]}"
-                refused[(*names, key)] = f"{message}, got {part[key]!r}"
-    given = dict(leaves(OmegaConf.to_container(cfg)))
-    # Where it was set comes first: other settings may take it over from there.
-    for names in sorted(refused, key=lambda names: "${" in str(given.get(names))):
+    values, refused = dict(leaves(resolved(cfg))), {}
+    for names, value in values.items():
+        target = values.get((*names[:-1], TARGET))
+        if isinstance(value, str) and target is not None:
+            expected = _numeric_arguments(target).get(names[-1])
+            if expected is not None:
+                refused[names] = f"Expected {'.'.join(names)} of type {expected}, got {value!r}"
+    unresolved = dict(leaves(OmegaConf.to_container(cfg)))
+    # The setting itself before settings that interpolate it.
+    for names in sorted(refused, key=lambda names: "${" in str(unresolved.get(names))):
         raise InvalidArgumentError(refused[names])
 
 
-def _parts(values: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every part of a configuration that names a target, with the names that lead to it."""
-    if isinstance(values, dict):
-        if TARGET in values:
-            yield names, values
-        for name, value in values.items():
-            yield from _parts(value, (*names, str(name)))
-
-
 @cache
-def _numbers_taken(target: str) -> Mapping[str, str]:
+def _numeric_arguments(target: str) -> Mapping[str, str]:
     """Return the arguments of a class or function that take no text, with their types in words."""
     try:
         found = get_object(target)
         hints = get_type_hints(found.__init__ if isclass(found) else found)
-    except Exception:  # Whatever is wrong with a target is said where it is called.
+    except Exception:  # An invalid target is reported where it is called.
         return {}
-    taken = {name: set(get_args(hint) or (hint,)) - {NoneType} for name, hint in hints.items()}
+    types = {name: set(get_args(hint) or (hint,)) - {NoneType} for name, hint in hints.items()}
     return {
-        name: " or ".join(sorted(kind.__name__ for kind in kinds))
-        for name, kinds in taken.items()
-        if kinds and kinds <= {int, float, bool}
+        name: " or ".join(sorted(each.__name__ for each in alternatives))
+        for name, alternatives in types.items()
+        if alternatives and alternatives <= {int, float, bool}
     }
 
 
@@ -380,8 +377,8 @@ def build_trainer(cfg: DictConfig) -> Any:
         cfg: a configuration of `conf/train.yaml`.
 
     Raises:
-        InvalidArgumentError: if one of its settings cannot be, or a file of the run would not hold
-            the network that its certificates speak of.
+        InvalidArgumentError: if a setting is out of range, or a file of the run would not contain
+            the network that is certified.
     """
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"):
         if cfg.trainer[name] is not None:
@@ -402,64 +399,62 @@ def build_trainer(cfg: DictConfig) -> Any:
         logger=loggers,
         precision=precision_of(cfg.trainer.precision, cfg.trainer.accelerator),
         plugins=[WholeCheckpoints(), LightningEnvironment()],
-        **_of_this_group(cfg),
+        **_for_this_group(cfg),
         _convert_="all",
     )
-    settings = OmegaConf.to_container(cfg.callbacks, resolve=True) if callbacks else {}
+    settings = resolved(cfg.callbacks) if callbacks else {}
     check_callbacks(callbacks, settings, Path(cfg.paths.run), trainer)
     return trainer
 
 
 def log_configuration(cfg: DictConfig, names: Mapping[str, str], trainer: Any) -> None:
-    """Give the configuration to a trainer's loggers.
+    """Log the configuration with a trainer's loggers.
 
     Args:
         cfg: a configuration of `conf/train.yaml`.
         names: names of the run and of its parts.
         trainer: Lightning's trainer.
     """
-    configuration = OmegaConf.to_container(cfg, resolve=True)
+    configuration = {
+        **names,
+        "method": method_name(names.get("objective"), names.get("attack")),
+        "sigma": cfg.sigma,
+        "seed": cfg.seed,
+        "cfg": resolved(cfg),
+    }
     for each in trainer.loggers:
-        each.log_hyperparams(
-            {
-                **names,
-                "method": method_name(names.get("objective"), names.get("attack")),
-                "sigma": cfg.sigma,
-                "seed": cfg.seed,
-                "cfg": configuration,
-            }
-        )
+        each.log_hyperparams(configuration)
 
 
-def _of_this_group(cfg: DictConfig) -> dict[str, Any]:
-    """Return what a trainer must be told where it is one of several processes."""
-    named = not str(cfg.trainer.devices).removeprefix("-").isalnum()
+def _for_this_group(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of a trainer that depend on the number of processes."""
+    by_number = not str(cfg.trainer.devices).removeprefix("-").isalnum()
     if not is_group():
-        # Nothing is left to guess: Lightning would start processes of its own.
-        return {"num_nodes": 1} | ({} if named else {"devices": 1})
+        # Explicit numbers: otherwise Lightning would start processes of its own.
+        return {"num_nodes": 1} | ({} if by_number else {"devices": 1})
     each = int(os.environ["LOCAL_WORLD_SIZE"])
-    told: dict[str, Any] = {"num_nodes": processes().size // each}
-    if not named:
-        told["devices"] = each
+    settings: dict[str, Any] = {"num_nodes": processes().size // each}
+    if not by_number:
+        settings["devices"] = each
     if cfg.trainer.strategy == "auto":
-        # A frozen part has no gradient to wait for.
-        told["strategy"] = SmoothedDDP(find_unused_parameters=bool(cfg.model.freeze))
-    return told
+        # Frozen parts have no gradients to wait for.
+        settings["strategy"] = SmoothedDDP(find_unused_parameters=bool(cfg.model.freeze))
+    return settings
 
 
-def precision_of(asked: str, accelerator: str) -> str:
-    """Return Lightning's precision: `auto` is bfloat16 where the hardware multiplies it.
+def precision_of(setting: str, accelerator: str) -> str:
+    """Return the precision for Lightning: `auto` is bfloat16 where the hardware multiplies it.
 
     Args:
-        asked: a precision of Lightning's, or `auto`.
-        accelerator: an accelerator of Lightning's.
+        setting: a precision of Lightning, or `auto`.
+        accelerator: an accelerator of Lightning.
 
     Example:
         >>> precision_of("32-true", "cpu")
         '32-true'
     """
-    if asked != "auto":
-        return asked
+    if setting != "auto":
+        return setting
     if _on_gpu(accelerator):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -471,11 +466,11 @@ def switch(name: str, value: Any) -> bool | Literal["auto"]:
     """Return a setting that is true, false or `auto`.
 
     Args:
-        name: what to call it in the message.
+        name: its name in the message.
         value: the setting.
 
     Raises:
-        InvalidArgumentError: if it is something else.
+        InvalidArgumentError: if it is none of these.
 
     Example:
         >>> switch("speed.compile", "auto")
@@ -486,10 +481,10 @@ def switch(name: str, value: Any) -> bool | Literal["auto"]:
     return value
 
 
-def _compiled(asked: bool | str, accelerator: str) -> bool:
-    """Return whether to compile: `auto` is on a GPU, where a step gains by it."""
-    asked = switch("speed.compile", asked)
-    return _on_gpu(accelerator) if asked == "auto" else asked
+def _compiled(setting: bool | str, accelerator: str) -> bool:
+    """Return whether to compile: `auto` compiles on a GPU, where it makes steps faster."""
+    setting = switch("speed.compile", setting)
+    return _on_gpu(accelerator) if setting == "auto" else setting
 
 
 def _on_gpu(accelerator: str) -> bool:
@@ -497,7 +492,10 @@ def _on_gpu(accelerator: str) -> bool:
 
 
 def device_of(name: str) -> str:
-    """Return the device that a setting means: `auto` is a GPU where there is one.
+    """Return the device for a setting: `auto` is a GPU if there is one.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:1`.
 
     Raises:
         InvalidArgumentError: if there is no such device.

@@ -1,4 +1,4 @@
-"""What `python -m src.certify` does."""
+"""The command `python -m src.certify`."""
 
 import logging
 import re
@@ -28,9 +28,8 @@ from smoothcert.commands.build import (
     without_publisher,
 )
 from smoothcert.commands.chance import near_chance
-from smoothcert.commands.commandline import check, checked_radii, read_yaml, typed
-from smoothcert.commands.guard import choices_of
-from smoothcert.commands.security import trusted
+from smoothcert.commands.commandline import check, checked_radii, choices_of, read_yaml, typed
+from smoothcert.commands.security import TARGET, resolved, trusted
 from smoothcert.commands.summary import performance_of, provenance, write_summary
 from smoothcert.data import ImageDataModule, write_thumbnails
 from smoothcert.distributed.group import processes
@@ -50,20 +49,20 @@ from smoothcert.stats import default_radii
 logger = logging.getLogger(__name__)
 
 OF_TRAINING = ("epochs", "seconds_training", "training_images", "training")
-"""What a certification's summary repeats of its run's."""
+"""Keys of a run's summary that the summaries of its certifications repeat."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is certified, of a run or of a file.
+    """What is certified: the best or last network of a run, or the one in a file.
 
     Attributes:
         model: the base classifier, with its weights.
         data: the images.
         sigma: standard deviation of the noise, in pixel units.
-        certifier: samples and bounds.
+        certifier: the certifier.
         seed: seed of the noise.
-        facts: what the summary says of it.
+        facts: its entries in the summary.
     """
 
     model: nn.Module
@@ -121,51 +120,44 @@ def certify(cfg: DictConfig) -> float | None:
     write_summary(summary, folder, certified)
     if cfg.shard is not None:
         logger.info(
-            "This is shard %s alone. Once all are there: python -m src.merge %s",
+            "This is shard %s. After all shards: python -m src.merge %s",
             cfg.shard,
-            typed("runs", _all_shards(folder.path)),
+            typed("runs", re.sub(r"shard-\d+-of-", "shard-*-of-", escape(str(folder)))),
         )
     if len(certified.rows) < certified.requested:
         logger.warning(
             "Time is up: the first %d of %d images are certified, in the order of their files. "
-            "The same command goes on; images that were finished out of turn wait for it",
+            "Finished work is kept, further images included. Resume with the same command",
             len(certified.rows),
             certified.requested,
         )
     return summary["acr"]
 
 
-def _all_shards(folder: Path) -> str:
-    """Return a glob of the folders of all shards, from the folder of one."""
-    return re.sub(r"shard-\d+-of-", "shard-*-of-", escape(str(folder)))
-
-
 def subject_of_run(cfg: DictConfig) -> Subject:
-    """Return a run's model, data and certifier, with whatever the command line says otherwise."""
+    """Return a run's model, data and certifier, with the changes of the command line."""
     run = RunFolder(cfg.run)
     trained, choices = trained_configuration(run, cfg)
-    # What it cannot do is refused before any image is read.
-    certifier = _certifier(cfg, trained)
+    # Before any image is read.
+    certifier = _certifier_of_run(cfg, trained)
     checkpoint = run.checkpoint(cfg.checkpoint)
     data = build_data(trained)
     _check_classes(checkpoint, data)
     model = load_model(trained.model, data, checkpoint)
-    return Subject(
-        model,
-        data,
-        _sigma(cfg, trained),
-        certifier,
-        trained.seed if cfg.seed is None else cfg.seed,
-        {**choices, **_training_facts(run, trained), "run": str(run)},
-    )
+    sigma = trained.sigma if cfg.sigma is None else cfg.sigma
+    require_positive("sigma", sigma)
+    _warn_of_sigma(sigma, trained.sigma)
+    seed = trained.seed if cfg.seed is None else cfg.seed
+    facts = {**choices, **_training_facts(run, trained), "run": str(run)}
+    return Subject(model, data, sigma, certifier, seed, facts)
 
 
 def _training_facts(run: RunFolder, trained: DictConfig) -> dict[str, Any]:
-    """Return what a run's own summary says of its training, where it has one."""
+    """Return the facts about a run's training, from its summary if there is one."""
     try:
         summary = run.summary() or {}
     except RecordsError as error:
-        raise RecordsError(f"{error}. Without it the run can be certified: remove it") from error
+        raise RecordsError(f"{error}. Remove it: the run can be certified without it") from error
     facts = {name: summary[name] for name in OF_TRAINING if name in summary}
     return {"name": trained.name, "training_seed": trained.seed, **facts}
 
@@ -174,131 +166,125 @@ def subject_of_file(cfg: DictConfig) -> Subject:
     """Return the model of a checkpoint file, with the data and the certifier of the command line.
 
     Raises:
-        InvalidArgumentError: if the command line does not say σ, which no published file records,
-            or no certifier.
-        MismatchError: if a file of ours records another normalisation.
+        InvalidArgumentError: if there is no certifier, or no σ, which no published file records.
+        MismatchError: if the file records a different normalization.
     """
-    # Of runs of ours; published files have none.
+    # Empty for published files.
     recorded = recorded_of(Path(cfg.ckpt))
     if cfg.sigma is None:
         if "sigma" not in recorded:
             raise InvalidArgumentError(
                 "Expected sigma=<σ that the network was trained at>; the file does not record it"
             )
-        # A text would be interpolated.
+        # Attack: a text, which would be interpolated.
         require_positive("sigma", recorded["sigma"])
         cfg.sigma = recorded["sigma"]
     check(cfg)
     _warn_of_sigma(cfg.sigma, recorded.get("sigma", cfg.sigma))
-    _check_normalization(cfg.model.normalization, recorded)
-    asked = _asked(cfg)
-    if "_target_" not in asked:
+    normalization = cfg.model.normalization
+    trained = recorded.get("model", {}).get("normalization", normalization)
+    if normalization != trained:
+        raise MismatchError(
+            f"The network was trained with model.normalization={trained}, got {normalization}"
+        )
+    settings = _certifier_settings(cfg)
+    if TARGET not in settings:
         raise InvalidArgumentError("Expected certifier=<option>; a checkpoint file has none")
-    certifier = _built(asked)
+    certifier = _built(settings)
     data = build_data(cfg)
     _check_classes(Path(cfg.ckpt), data)
     choices = HydraConfig.get().runtime.choices
-    network = name_of("model", cfg.model, choices["model"])
+    facts = {
+        "data": choices["data"],
+        "model": name_of("model", cfg.model, choices["model"]),
+        "objective": None,
+        "attack": None,
+        "ckpt": str(cfg.ckpt),
+        "normalization": normalization,
+    }
     model = load_model(cfg.model, data, Path(cfg.ckpt))
-    facts = {"objective": None, "attack": None, "ckpt": str(cfg.ckpt)}
-    facts |= {"normalization": cfg.model.normalization}
-    return Subject(
-        model,
-        data,
-        cfg.sigma,
-        certifier,
-        cfg.seed,
-        {"data": choices["data"], "model": network, **facts},
-    )
+    return Subject(model, data, cfg.sigma, certifier, cfg.seed, facts)
 
 
 def trained_configuration(run: RunFolder, cfg: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """Return a run's configuration, with this command's paths, and the names of its choices."""
+    """Return a run's configuration, with the paths of this command, and the names of its parts.
+
+    Args:
+        run: the run folder.
+        cfg: the configuration of this command.
+
+    Raises:
+        InvalidArgumentError: if this is no run folder, or it contains something not allowed.
+        RecordsError: if it is damaged.
+    """
     run.check_links()
     configuration: Any = read_yaml(run, "config")
     choices = choices_of(run)
     trained = trusted(configuration, cfg.paths, run.path)
-    # A data folder that moved since is named again, as in training.
-    # Its unreadable images may be left out now.
+    # The data may have been moved since, or have unreadable images to leave out.
     for name in ("root", "corrupt"):
         if cfg.data.get(name) is not None:
             trained.data[name] = cfg.data[name]
-    # The run's own weights come next.
+    # The run's own weights replace them.
     trained.model = without_publisher(trained.model)
     try:
-        # As they stand: what they interpolate is not looked at.
-        plain: Any = OmegaConf.to_container(configuration)
-        return trained, names_of_parts(plain, choices)
+        # Not resolved: only the parts in `trained` have been checked.
+        parts: Any = OmegaConf.to_container(configuration)
+        return trained, names_of_parts(parts, choices)
     except (AttributeError, KeyError, TypeError) as error:
         raise RecordsError(f"{run.path / '.hydra'} is damaged: {error}") from error
 
 
 def _check_classes(checkpoint: Path, data: ImageDataModule) -> None:
-    """Number test images alone as in training; refuse data that has different classes."""
+    """Refuse data with other classes than in training; test images alone get the same numbers."""
     trained = recorded_of(checkpoint).get("class_names")
     data.trained_classes = trained
     if trained is not None and trained != list(data.class_names):
-        ours, theirs = next(
+        found, expected = next(
             pair for pair in zip_longest(data.class_names, trained) if pair[0] != pair[1]
         )
         raise MismatchError(
-            f"The data has a class {ours!r} where the run was trained with {theirs!r}: the class "
-            "folders must have the same names"
+            f"The data has a class {found!r} where the run was trained with {expected!r}: the "
+            "class folders must have the same names"
         )
 
 
-def _sigma(cfg: DictConfig, trained: DictConfig) -> float:
-    if cfg.sigma is None or cfg.sigma == trained.sigma:
-        return trained.sigma
-    require_positive("sigma", cfg.sigma)
-    _warn_of_sigma(cfg.sigma, trained.sigma)
-    return cfg.sigma
-
-
-def _warn_of_sigma(asked: float, trained: float) -> None:
-    if asked != trained:
+def _warn_of_sigma(sigma: float, trained: float) -> None:
+    if sigma != trained:
         warnings.warn(
-            f"Certifying at sigma={asked} a classifier that was trained at sigma={trained}",
+            f"Certifying at sigma={sigma} a classifier that was trained at sigma={trained}",
             SmoothCertWarning,
             stacklevel=3,
         )
 
 
-def _check_normalization(asked: str, recorded: dict[str, Any]) -> None:
-    trained = recorded.get("model", {}).get("normalization", asked)
-    if asked != trained:
-        raise MismatchError(
-            f"The file's network was trained with model.normalization={trained}, got {asked}"
-        )
+def _certifier_of_run(cfg: DictConfig, trained: DictConfig) -> Certifier:
+    """Return the run's certifier, with the changes of the command line."""
+    settings = _certifier_settings(cfg)
+    base = resolved(trained.certifier)
+    samples = ("n0", "n", "alpha")
+    if TARGET in settings:
+        base = {name: base[name] for name in samples if name in base}
+    return _built({**base, **settings, **{n: cfg[n] for n in samples if cfg[n] is not None}})
 
 
-def _certifier(cfg: DictConfig, trained: DictConfig) -> Certifier:
-    """Return the run's certifier, with whatever the command line says otherwise."""
-    asked = _asked(cfg)
-    base: Any = OmegaConf.to_container(trained.certifier, resolve=True)
-    if "_target_" in asked:
-        base = {name: base[name] for name in ("n0", "n", "alpha") if name in base}
-    shorthands = {name: cfg[name] for name in ("n0", "n", "alpha") if cfg[name] is not None}
-    return _built({**base, **asked, **shorthands})
+def _certifier_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of the certifier on the command line."""
+    return {name: value for name, value in resolved(cfg.certifier).items() if value is not None}
 
 
-def _asked(cfg: DictConfig) -> dict[str, Any]:
-    """Return the settings of the certifier that the command line gives."""
-    asked: Any = OmegaConf.to_container(cfg.certifier, resolve=True)
-    return {name: value for name, value in asked.items() if value is not None}
-
-
-def _built(wanted: dict[str, Any]) -> Certifier:
+def _built(settings: dict[str, Any]) -> Certifier:
+    target = settings[TARGET]
     try:
-        takes = signature(get_class(wanted["_target_"])).parameters
+        parameters = signature(get_class(target)).parameters
     except (ImportError, TypeError, ValueError) as error:
         raise InvalidArgumentError(
-            f"Expected certifier._target_ a class that can be imported, got {wanted['_target_']!r}"
+            f"Expected certifier._target_ a class that can be imported, got {target!r}"
         ) from error
-    for name in wanted:
-        if name != "_target_" and name not in takes:
+    for name in settings:
+        if name != TARGET and name not in parameters:
             raise InvalidArgumentError(
-                f"Expected settings of {wanted['_target_'].rpartition('.')[2]}, "
-                f"{', '.join(takes)}; got {name!r}"
+                f"Expected settings of {target.rpartition('.')[2]}, {', '.join(parameters)}; "
+                f"got {name!r}"
             )
-    return instantiate(wanted, _convert_="all")
+    return instantiate(settings, _convert_="all")

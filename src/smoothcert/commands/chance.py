@@ -1,4 +1,4 @@
-"""What a certification says of a classifier whose smoothed accuracy is that of guessing."""
+"""What a summary adds about a classifier whose smoothed accuracy is that of guessing."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ BATCH = 64
 def near_chance(
     smoothed: SmoothedClassifier, images: Examples, rows: Sequence[CertificateRow], seed: int
 ) -> dict[str, Any]:
-    """Return what a summary adds where smoothed accuracy is near chance; nothing elsewhere.
+    """Return what a summary adds if smoothed accuracy is near chance; otherwise nothing.
 
     Args:
         smoothed: the smoothed classifier.
-        images: the images that the rows' indices belong to.
-        rows: its certificates.
+        images: the certified images, among others.
+        rows: the certificates.
         seed: seed of the noise draw.
 
     Returns:
-        Under `near_chance` the accuracy of guessing and the base classifier's own accuracy on
-        the rows' images, without noise and under one noise draw each.
+        Under `near_chance` the accuracy of guessing, and the base classifier's accuracy on the
+        certified images, without noise and under one noise draw per image.
     """
     most_common = max(Counter(row.label for row in rows).values()) / len(rows)
     chance = max(1 / smoothed.num_classes, most_common)

@@ -1,8 +1,8 @@
-"""Which network a run keeps: what is validated, chosen, stored and certified is one and the same.
+"""Checks that the network which a run validates, selects, stores and certifies is the same.
 
 `src.train` certifies `checkpoints/best.ckpt`, `src.certify` reads it, and `run=` resumes from
-`checkpoints/last.ckpt`. Settings of callbacks by which these files would hold other weights than
-those that were chosen are refused before anything is loaded.
+`checkpoints/last.ckpt`. Settings of callbacks that would store other weights in these files are
+refused before anything is loaded.
 """
 
 import math
@@ -17,17 +17,18 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.lightning import EMA, CertificationCallback
 from smoothcert.lightning.module import VALIDATED
 
-OURS = ("smoothcert.", "pytorch_lightning.")
+KNOWN = ("smoothcert.", "pytorch_lightning.")
+"""Packages whose callbacks log no metrics of their own."""
 ACR = "certify/acr"
 OF_LIGHTNING = ("epoch", "step")
-"""What Lightning itself lets a checkpoint monitor."""
+"""Values of Lightning itself that a checkpoint can monitor."""
 NEVER = {"enable_version_counter": False, "save_on_exception": False}
 FILES: Mapping[str, Mapping[str, Any]] = {
     "best": {"filename": "best", "save_top_k": 1, "save_last": False, **NEVER},
     "last": {"filename": "last", "save_top_k": 1, "save_weights_only": False, **NEVER},
 }
-"""What keeps the files of a run what their names say. Otherwise a second choice would overwrite the
-best, or weights that were never validated; and nothing resumes from weights alone."""
+"""Required settings by file. With other settings, further weights or weights that were never
+validated could overwrite the best; and training cannot resume from weights alone."""
 ONE_FILE = {key for settings in FILES.values() for key in settings}
 DEFAULTS = signature(ModelCheckpoint).parameters
 
@@ -35,7 +36,7 @@ DEFAULTS = signature(ModelCheckpoint).parameters
 def check_callbacks(
     callbacks: Mapping[str, Callback], settings: Any, folder: Path, trainer: Any
 ) -> None:
-    """Refuse callbacks that would keep, choose or average other weights than those certified.
+    """Refuse callbacks that would store, select or average other weights than those certified.
 
     Args:
         callbacks: the run's callbacks by their names in the configuration.
@@ -44,9 +45,9 @@ def check_callbacks(
         trainer: Lightning's trainer.
 
     Raises:
-        InvalidArgumentError: if a metric that is monitored will not exist, or a checkpoint would
-            hold weights that its metric does not speak of, or a file of the run would not hold
-            what its name says.
+        InvalidArgumentError: if a monitored metric will not exist, or a checkpoint would contain
+            other weights than those its metric was measured on, or a file of the run would not
+            contain what its name says.
     """
     certification = next(
         (each for each in callbacks.values() if isinstance(each, CertificationCallback)), None
@@ -55,8 +56,8 @@ def check_callbacks(
         if isinstance(callback, WeightAveraging) and not isinstance(callback, EMA):
             raise InvalidArgumentError(
                 f"Expected callbacks.{name} a smoothcert.lightning.EMA, got "
-                f"{type(callback).__name__}: Lightning's own would certify its average of the last "
-                "epoch, whichever checkpoint is the best"
+                f"{type(callback).__name__}: with Lightning's own, the average of the last epoch "
+                "would be certified, and not the best checkpoint"
             )
         monitor = getattr(callback, "monitor", None)
         if monitor is not None:
@@ -75,23 +76,23 @@ def _check_monitor(
     certification: CertificationCallback | None,
     trainer: Any,
 ) -> None:
-    """Refuse a metric that will not exist; those of training are known at the first step."""
+    """Refuse a metric that will not exist, or not before the last epoch."""
     known = [*(VALIDATED if trainer.limit_val_batches else ())]
     known += certification.logged if certification else ()
-    foreign = any(not type(each).__module__.startswith(OURS) for each in callbacks)
     if monitor in (*known, *OF_LIGHTNING) or monitor.startswith("train/"):
         first = math.lcm(saved, _measured(monitor, certification, trainer))
         if not trainer.fast_dev_run and 0 < (trainer.max_epochs or 0) < first:
             raise InvalidArgumentError(
                 f"Expected trainer.max_epochs of at least {first} with callbacks.{name}.monitor="
-                f"{monitor}, which it can go by in epoch {first} first, got {trainer.max_epochs}"
+                f"{monitor}, which is first measured in epoch {first}, got {trainer.max_epochs}"
             )
         return
-    if not foreign:
+    # A user's own callback may log further metrics.
+    if all(type(each).__module__.startswith(KNOWN) for each in callbacks):
         more = "" if ACR in known else f"; {ACR} with callbacks.certification.every_n_epochs=1"
         raise InvalidArgumentError(
             f"Expected callbacks.{name}.monitor one of {', '.join([*known, 'train/loss'])} and "
-            f"further figures of train/{more}, got {monitor!r}"
+            f"further metrics of train/{more}, got {monitor!r}"
         )
 
 
@@ -108,7 +109,7 @@ def _measured(monitor: str, certification: CertificationCallback | None, trainer
 def _check_moment(
     name: str, monitor: str | None, settings: Mapping[str, Any], trainer: Any
 ) -> None:
-    """Refuse to save weights at another moment than that at which their metric is measured."""
+    """Refuse to save weights at a different moment from the measurement of their metric."""
     if monitor is None or not monitor.startswith(("val/", "certify/")):
         return
     between = next(
@@ -120,25 +121,25 @@ def _check_moment(
     if between is not None:
         raise InvalidArgumentError(
             f"Expected no callbacks.{name}.{between} with monitor={monitor}, got "
-            f"{settings[between]}: weights would be stored under a figure of earlier weights. "
-            "Leave it out: they are saved after each validation"
+            f"{settings[between]}: weights would be stored with the metric of earlier weights. "
+            "Leave it out: weights are saved after each validation"
         )
 
 
 def _check_file(name: str, settings: Mapping[str, Any], folder: Path) -> None:
-    """Refuse what would put other weights into a file than those that it is named after."""
-    wanted, place = FILES.get(name, {}), folder / "checkpoints"
+    """Refuse settings by which a file would not contain the weights that its name says."""
+    required, place = FILES.get(name, {}), folder / "checkpoints"
     given = {key: settings.get(key, DEFAULTS[key].default) for key in ONE_FILE}
-    if not wanted and given["filename"] and "{" not in given["filename"]:
-        # Each of several checkpoints would replace the one before.
-        wanted = {} if given["enable_version_counter"] else {"save_top_k": 1}
-    elif wanted:
-        wanted = {**wanted, "dirpath": str(place.resolve())}
+    if not required and given["filename"] and "{" not in given["filename"]:
+        # Each checkpoint would replace the one before.
+        required = {} if given["enable_version_counter"] else {"save_top_k": 1}
+    elif required:
+        required = {**required, "dirpath": str(place.resolve())}
         given["dirpath"] = str(Path(settings.get("dirpath") or place).resolve())
-    for key, value in wanted.items():
+    for key, value in required.items():
         if (given[key] or False) != value:
             raise InvalidArgumentError(
                 f"Expected callbacks.{name}.{key}={value}, got {given[key]}: its file would not "
-                "hold what its name says. Save other checkpoints by a callback of their own, "
+                "contain what its name says. Save other checkpoints by a callback of your own, "
                 "+callbacks.<name>._target_=pytorch_lightning.callbacks.ModelCheckpoint"
             )

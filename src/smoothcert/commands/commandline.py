@@ -1,4 +1,4 @@
-"""Overrides as Hydra and a shell take them, ranges of settings, and the resolvers of `conf/`."""
+"""Overrides, ranges of settings, the resolvers of `conf/`, and the files of `.hydra`."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,15 +32,15 @@ from smoothcert.records import RunFolder, read_bounded
 
 HELP_WIDTH = 80
 SEEDS = 2**32
-"""NumPy takes smaller ones."""
+"""NumPy requires smaller seeds."""
 LONGEST_FOLDER_NAME = 200
 
 
 def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
     """Return a table's value at the published σ that is nearest to the given one.
 
-    Configurations call it as `${for_sigma:${sigma},{0.25:…,0.5:…,1.0:…}}`: papers tune a few
-    values of σ, and a sweep asks for others too.
+    Configurations call it as `${for_sigma:${sigma},{0.25:…,0.5:…,1.0:…}}`: papers tune their
+    settings for a few values of σ only.
 
     Args:
         sigma: standard deviation of the noise.
@@ -54,11 +54,11 @@ def for_sigma(sigma: float, table: Mapping[float, Any]) -> Any:
 
 
 def folder_name(number: int, overrides: str) -> str:
-    """Return a folder name for a job of a sweep: its number and what it overrides.
+    """Return a folder name for a job of a sweep: its number and its overrides.
 
     Args:
         number: number of the job.
-        overrides: Hydra's `override_dirname`, without what all jobs share.
+        overrides: Hydra's `override_dirname`, without those that all jobs share.
 
     Example:
         >>> folder_name(2, "data.root=/a/b,sigma=0.5")
@@ -70,7 +70,7 @@ def folder_name(number: int, overrides: str) -> str:
 
 
 def suffix(overrides: str) -> str:
-    """Return overrides as the end of a folder name, empty where there are none.
+    """Return overrides as the end of a folder name; an empty text without overrides.
 
     Args:
         overrides: Hydra's `override_dirname`.
@@ -83,17 +83,17 @@ def suffix(overrides: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text with the characters alone that Hydra and shells take without quotes."""
+    """Replace all characters for which Hydra or a shell needs quotes."""
     text = re.sub(r"\b(shard=\d+)/(\d+)", r"\1-of-\2", text)
-    # Character by character: names of n=1 and n=-1 differ by their length.
+    # Each character by one: the names of n=1 and n=-1 differ in length.
     return re.sub(r"[^\w.+-]", "-", re.sub("[,/]", "_", text), flags=re.ASCII)
 
 
 def epochs_within(passes: int, each: int) -> int:
-    """Return how many epochs a number of passes allows, at least one.
+    """Return the number of epochs for a budget of passes, at least one.
 
     Args:
-        passes: passes of each image over the whole training.
+        passes: passes of each image through the network over the training.
         each: passes of each image in a step.
 
     Example:
@@ -107,7 +107,7 @@ def path_name(path: str) -> str:
     """Return a path as the name of a folder.
 
     Args:
-        path: any path; of a long one the end is kept.
+        path: any path; only the end of a long one is kept.
 
     Example:
         >>> path_name("models/noise_0.25/checkpoint.pth.tar")
@@ -117,7 +117,7 @@ def path_name(path: str) -> str:
 
 
 def sweep_or(mode: object, folder: str, name: str) -> str:
-    """Return the name of the sweep that a run is a job of, or of its experiment.
+    """Return the name of a run's sweep, or of its experiment for a single run.
 
     Args:
         mode: Hydra's mode.
@@ -134,11 +134,11 @@ def sweep_or(mode: object, folder: str, name: str) -> str:
 
 
 def bar_every(terminal: int, file: int) -> int:
-    """Return how many steps a progress bar moves at: a log file gets fewer lines than a terminal.
+    """Return the number of steps between two updates of a progress bar.
 
     Args:
-        terminal: steps, where a person looks on.
-        file: steps, where the output goes elsewhere.
+        terminal: steps, if the output is a terminal.
+        file: steps, if it is something else, such as a log file.
     """
     return terminal if sys.stdout.isatty() else file
 
@@ -157,38 +157,40 @@ def options(*groups: str) -> str:
 
 
 OmegaConf.register_new_resolver("oc.env", environment, replace=True)
-OmegaConf.register_new_resolver("options", options, replace=True)
-OmegaConf.register_new_resolver("for_sigma", for_sigma, replace=True)
-OmegaConf.register_new_resolver("epochs_within", epochs_within, replace=True)
-OmegaConf.register_new_resolver("bar_every", bar_every, replace=True)
-OmegaConf.register_new_resolver("path_name", path_name, replace=True)
-OmegaConf.register_new_resolver("suffix", suffix, replace=True)
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-OmegaConf.register_new_resolver("sweep_or", sweep_or, replace=True)
+for _resolver in (
+    bar_every,
+    epochs_within,
+    folder_name,
+    for_sigma,
+    options,
+    path_name,
+    suffix,
+    sweep_or,
+):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse what no part could use, before anything is loaded.
+    """Refuse settings out of range, before anything is loaded.
 
     Args:
         cfg: a configuration with `sigma`, `alpha` and `seed`.
 
     Raises:
-        InvalidArgumentError: if one of its own settings is out of range.
+        InvalidArgumentError: if a setting of the command itself is out of range.
 
     Example:
         >>> check(OmegaConf.create({"sigma": 0.25, "alpha": 0.001, "seed": 0}))
     """
-    require_positive("sigma", cfg.sigma)
-    require_probability("alpha", cfg.alpha)
-    require_count("seed", cfg.seed, minimum=0)
+    for name in ("sigma", "alpha", "seed"):
+        RANGES[name](name, cfg[name])
     if cfg.seed >= SEEDS:
         raise InvalidArgumentError(f"Expected `seed` below {SEEDS}, got {cfg.seed}")
     check_given(cfg)
 
 
 def check_given(cfg: DictConfig) -> None:
-    """Refuse settings out of range, of a configuration in which null leaves them to a run.
+    """Refuse settings out of range, in a configuration whose null settings come from a run.
 
     Args:
         cfg: a configuration of any command.
@@ -206,24 +208,27 @@ def check_given(cfg: DictConfig) -> None:
         checked_radii(cfg.radii)
 
 
-def checked_radii(asked: Any) -> list[float]:
+def checked_radii(values: Any) -> list[float]:
     """Return the radii of a configuration.
 
+    Args:
+        values: the setting.
+
     Raises:
-        InvalidArgumentError: if they are no list of numbers >= 0 that increase.
+        InvalidArgumentError: if it is not an increasing list of numbers >= 0.
 
     Example:
         >>> checked_radii([0, 0.5])
         [0.0, 0.5]
     """
     try:
-        radii = [] if isinstance(asked, str) else [float(radius) for radius in asked]
+        radii = [] if isinstance(values, str) else [float(radius) for radius in values]
     except (TypeError, ValueError):
         radii = []
     rising = all(low < high for low, high in pairwise(radii))
     if not radii or not rising or not all(0 <= radius < math.inf for radius in radii):
         raise InvalidArgumentError(
-            f"Expected `radii` a list of numbers >= 0 that increase, such as [0,0.5,1], got {asked}"
+            f"Expected `radii` an increasing list of numbers >= 0, such as [0,0.5,1], got {values}"
         )
     return radii
 
@@ -241,34 +246,48 @@ RANGES: dict[str, Callable[[str, Any], None]] = {
         require_count,
     ),
 }
-"""What commands' own settings have to be."""
+"""Checks of the settings of the commands themselves, which raise `InvalidArgumentError`."""
 
 
 def quoted(key: str, value: str) -> str:
-    """Return an override as Hydra takes it, its value in quotes where they are needed.
+    """Return an override for Hydra, with quotes around the value where Hydra needs them.
 
     Args:
-        key: what to override.
-        value: the value, a text.
+        key: the setting.
+        value: its value, a text.
 
     Example:
         >>> quoted("run", "outputs/sweeps/0_sigma-0.5"), quoted("run", "0_sigma=0.5,seed=1")
         ('run=outputs/sweeps/0_sigma-0.5', "run='0_sigma=0.5,seed=1'")
     """
-    try:
-        if OverridesParser.create().parse_override(f"{key}={value}").value() == value:
-            return f"{key}={value}"
-    except HydraException:
-        pass
+    override = parsed(f"{key}={value}")
+    if override is not None and override.value() == value:
+        return f"{key}={value}"
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
-def typed(key: str, value: str) -> str:
-    """Return an override as it is typed into a shell.
+def parsed(override: str) -> Override | None:
+    """Return an override as parsed by Hydra; None if Hydra cannot parse it.
 
     Args:
-        key: what to override.
-        value: the value, a text.
+        override: such as `sigma=0.5`.
+
+    Example:
+        >>> parsed("title=CIFAR-10 (JPEG copy)") is None
+        True
+    """
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def typed(key: str, value: str) -> str:
+    """Return an override to type into a shell.
+
+    Args:
+        key: the setting.
+        value: its value, a text.
 
     Example:
         >>> print(typed("run", "outputs/a=b"), typed("runs", "outputs/**"))
@@ -281,7 +300,7 @@ def typed(key: str, value: str) -> str:
 
 
 def names_checkpoint(arguments: Sequence[str]) -> bool:
-    """Return whether a command line is about a checkpoint file, not about a run.
+    """Return whether a command line names a checkpoint file, not a run.
 
     Args:
         arguments: the command line.
@@ -301,7 +320,7 @@ def read_yaml(run: RunFolder, name: str) -> Any:
         name: `config`, `overrides` or `hydra`.
 
     Raises:
-        InvalidArgumentError: if it is not there.
+        InvalidArgumentError: if the file is missing.
         RecordsError: if it is damaged.
     """
     path = run.configuration(name)
@@ -330,6 +349,26 @@ def overrides_of(run: RunFolder) -> list[str]:
     listed = read_yaml(run, "overrides")
     if not isinstance(listed, ListConfig):
         raise RecordsError(f"{run.configuration('overrides')} is damaged: expected a list")
-    # As they stand: what they interpolate is Hydra's to find.
+    # Not resolved: the values that they interpolate are Hydra's.
     overrides: Any = OmegaConf.to_container(listed)
     return [str(override) for override in overrides]
+
+
+def choices_of(run: RunFolder) -> dict[str, str]:
+    """Return the option that a run uses of each group of `conf/`.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        InvalidArgumentError: if it is no run folder.
+        RecordsError: if the file is damaged.
+    """
+    saved: Any = OmegaConf.to_container(read_yaml(run, "hydra"))
+    try:
+        choices = dict(saved["hydra"]["runtime"]["choices"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RecordsError(f"{run.configuration('hydra')} is damaged: {error}") from error
+    if any("${" in str(each) for pair in choices.items() for each in pair):
+        raise RecordsError(f"{run.configuration('hydra')} is damaged: expected plain choices")
+    return choices

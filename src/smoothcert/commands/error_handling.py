@@ -1,4 +1,4 @@
-"""What surrounds a command: plain errors, plain warnings, honest exit codes."""
+"""What surrounds a command: plain errors and warnings, signals, exit codes."""
 
 import errno
 import logging
@@ -25,36 +25,53 @@ from smoothcert.records import RunFolder
 logger = logging.getLogger(__name__)
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What the system says of a disk that is full, of a quota, and of one that has become read-only."""
+"""Error numbers of a full disk, an exhausted quota and a read-only file system."""
 LOADING = "DataLoader worker"
-"""What torch calls a process that loads images."""
+"""Torch's name for a process that loads images."""
 NO_SHARED_MEMORY = re.compile(r"shared memory\(shm\)|out of shared memory|to file </torch_")
 END_OF_PROCESS = re.compile(r"(signal: [^.]+|exit code -?\d+)\.")
+ADVICE = (
+    ".*does not have many workers.*",
+    ".*LeafSpec.*",
+    "Checkpoint directory .* exists and is not empty.*",
+    "The dirpath has changed from.*",
+    ".*number of training batches .* is smaller than the logging.*",
+    # Values logged at the end of an epoch are those of all processes already.
+    ".*It is recommended to use .*sync_dist=True.*",
+)
+"""Warnings of libraries that do not apply here."""
 
 
 @contextmanager
-def command() -> Iterator[None]:
-    """Run a command as its user should see it."""
+def command(when_stopped: str = "") -> Iterator[None]:
+    """Run a command with plain errors and warnings; signals end it in an orderly way.
+
+    Args:
+        when_stopped: what to log where a signal ends it: what is kept, and how to resume.
+    """
     with _plain_errors(), quiet(), signals_stop():
-        yield
+        try:
+            yield
+        except Stopped as stopped:
+            sweep = sweep_folder()
+            if sweep is not None:
+                when_stopped = (
+                    "Finished work is kept. Resume the sweep with the same command and "
+                    f"hydra.sweep.dir={sweep}"
+                )
+            logger.warning("Stopped by %s. %s", signal.Signals(stopped.signal).name, when_stopped)
+            raise
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide advice that does not apply here, and show our own warnings as plain lines."""
-    for library in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
+    """Hide warnings that do not apply here, and show those of smoothcert as plain lines."""
+    # `pytorch_lightning` itself sets its own level when it is imported.
+    for library in ("pytorch_lightning.trainer", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        for advice in (
-            ".*does not have many workers.*",
-            ".*LeafSpec.*",
-            "Checkpoint directory .* exists and is not empty.*",
-            "The dirpath has changed from.*",
-            ".*number of training batches .* is smaller than the logging.*",
-            # What is logged at the end of an epoch is that of all processes already.
-            ".*It is recommended to use .*sync_dist=True.*",
-        ):
+        for advice in ADVICE:
             warnings.filterwarnings("ignore", advice)
         warnings.filterwarnings("always", category=SmoothCertWarning)
         standard = warnings.showwarning
@@ -71,24 +88,26 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Answer bad input with its message alone; other errors keep their trace."""
+    """End a command at an error of the user's input with its message alone, without a trace."""
     try:
         yield
     except Exception as error:
         cause = plain(error)
         if cause is None:
             raise
-        stop = _stop_before(error)
-        if stop is not None:
+        # A scheduler's signal stops the processes that load images, too. The first one that ends
+        # is reported while the command is still stopping.
+        stop = next((each for each in _chain(error) if isinstance(each, SystemExit)), None)
+        if stop is not None and LOADING in str(error):
             raise stop from None
         if sweep_folder() is not None:
-            # An exit would end the whole sweep.
+            # An exit would end the sweep.
             raise cause from None
         raise SystemExit(f"{type(cause).__name__}: {cause}") from error
 
 
 def plain(error: BaseException) -> SmoothCertError | None:
-    """Return the error that says in plain words what is wrong; None where its trace is needed.
+    """Return the error to show without a trace; None if the trace is needed.
 
     Args:
         error: what a command raised.
@@ -96,15 +115,15 @@ def plain(error: BaseException) -> SmoothCertError | None:
     from hydra.errors import InstantiationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    # Hydra wraps whatever a constructor raises.
+    # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error, InstantiationException) else error
     if isinstance(cause, SmoothCertError):
-        return _as_it_was_raised(cause)
+        return _without_trace(cause)
     if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
         where = cause.filename or "A file of the run"
         return RecordsError(
-            f"{where} cannot be written: {cause.strerror}. What is finished is kept, and goes on "
-            "once there is room"
+            f"{where} cannot be written: {cause.strerror}. Finished work is kept. Resume once it "
+            "can be written"
         )
     if (folder := _removed_folder()) is not None:
         return RecordsError(f"{folder} was removed during the run: start again, or put it back")
@@ -113,47 +132,47 @@ def plain(error: BaseException) -> SmoothCertError | None:
     if isinstance(cause, MissingMandatoryValue):
         return InvalidArgumentError(f"Expected {cause.full_key}=…, which has no default")
     if isinstance(cause, OmegaConfBaseException):
-        return InvalidArgumentError(f"{_one_line(cause)}, at {cause.full_key}")
+        return InvalidArgumentError(f"{_first_line(cause)}, at {cause.full_key}")
     if isinstance(error, InstantiationException):
         return _of_refused_settings(error)
     if type(cause).__name__ == "MisconfigurationException":
-        return InvalidArgumentError(_one_line(cause))
+        return InvalidArgumentError(_first_line(cause))
     if type(cause).__module__.startswith("wandb."):
         return InvalidArgumentError(
-            f"W&B: {_one_line(cause)}. Without a network: WANDB_MODE=offline in the environment, "
+            f"W&B: {_first_line(cause)}. Without a network: WANDB_MODE=offline in the environment, "
             "and `wandb sync` later; or logger=csv"
         )
     return _of_lost_process(cause) if isinstance(cause, RuntimeError) else None
 
 
-def _one_line(error: BaseException | None) -> str:
-    """Return the first line of an error's message, without the closing full stop."""
+def _first_line(error: BaseException | None) -> str:
+    """Return the first line of an error's message, without the full stop at its end."""
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _of_refused_settings(error: Exception) -> InvalidArgumentError | None:
-    """Return what to say of a class that refuses its settings, or is not found.
+    """Return the error to show where a class refuses its settings, or is not found.
 
-    Hydra's error has the target, the cause and the place in the configuration in lines of its own.
+    Hydra's message has the target, the cause and the place in the configuration on separate lines.
     """
     cause = error.__cause__
     target = re.search(r"target '([^']+)'", str(error))
     place = re.search(r"full_key: (\S+)", str(error))
-    of = f"{place[1] if place else 'a part'} ({target[1] if target else 'its target'})"
+    part = f"{place[1] if place else 'a part'} ({target[1] if target else 'its target'})"
     if type(cause).__name__ == "MisconfigurationException" or isinstance(
         cause, TypeError | ValueError | RuntimeError
     ):
-        return InvalidArgumentError(f"Expected settings that {of} takes: {_one_line(cause)}")
+        return InvalidArgumentError(f"Expected settings that {part} takes: {_first_line(cause)}")
     if "Error locating target" in str(error):
         return InvalidArgumentError(
-            f"Expected a class or function that can be imported for {of}: "
+            f"Expected a class or function that can be imported for {part}: "
             f"{' '.join(str(cause).split())}"
         )
     return None
 
 
 def _removed_folder() -> Path | None:
-    """Return the run folder, if it is there no more."""
+    """Return the run folder if it no longer exists."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -167,8 +186,8 @@ def _removed_folder() -> Path | None:
     return None if folder.is_dir() else folder
 
 
-def _as_it_was_raised(error: SmoothCertError) -> SmoothCertError:
-    """Return an error without the trace that torch adds where a process loads images."""
+def _without_trace(error: SmoothCertError) -> SmoothCertError:
+    """Return an error without the trace that torch adds in a process that loads images."""
     text = str(error)
     if not re.match(r"Caught \w+ in .*\.\nOriginal Traceback", text):
         return error
@@ -177,34 +196,24 @@ def _as_it_was_raised(error: SmoothCertError) -> SmoothCertError:
 
 
 def _of_lost_process(error: RuntimeError) -> DataError | None:
-    """Return what to say where a process that loads images has died, or cannot hand them on."""
+    """Return the error to show where a process that loads images died, or shares no memory."""
     if LOADING not in str(error):
         return None
-    # One that is found dead was reported by its signal before.
-    said = " ".join(str(each) for each in _chain(error))
-    if NO_SHARED_MEMORY.search(said):
+    # If torch finds it dead, an earlier error of the chain has the signal.
+    text = " ".join(str(each) for each in _chain(error))
+    if NO_SHARED_MEMORY.search(text):
         return DataError(
-            "Shared memory (/dev/shm), through which loading processes hand images on, is full: "
+            "Shared memory (/dev/shm), through which loading processes return images, is full: "
             "enlarge it (docker run --shm-size=8g), or lower data.num_workers; 0 needs none. "
-            f"{_way_on()}"
+            f"{_how_to_resume()}"
         )
-    if f"{LOADING} (pid" not in said:
+    if f"{LOADING} (pid" not in text:
         return None
-    end = END_OF_PROCESS.search(said)
+    end = END_OF_PROCESS.search(text)
     return DataError(
-        f"A process that loads images died{f' ({end[1]})' if end else ''}, often for want of "
-        f"memory: lower data.num_workers. {_way_on()}"
+        f"A process that loads images died{f' ({end[1]})' if end else ''}, often for lack of "
+        f"memory: lower data.num_workers. {_how_to_resume()}"
     )
-
-
-def _stop_before(error: BaseException) -> SystemExit | None:
-    """Return the end of the command that a process which loads images has died in.
-
-    A scheduler's signal stops them all, and the first to end is reported while the others do.
-    """
-    if LOADING not in str(error):
-        return None
-    return next((each for each in _chain(error) if isinstance(each, SystemExit)), None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -213,7 +222,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _way_on() -> str:
+def _how_to_resume() -> str:
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized():
@@ -223,7 +232,7 @@ def _way_on() -> str:
     if not last.is_file():
         return "No checkpoint is written yet: start again"
     return (
-        f"Finished work is kept: run={run} resumes it as it was started. With fewer "
+        f"Finished work is kept. Resume with the same settings: run={run}. With fewer "
         f"data.num_workers, continue in a new folder: the same command with ckpt_path={last}"
     )
 
@@ -240,11 +249,11 @@ def sweep_folder() -> str | None:
 
 @contextmanager
 def signals_stop() -> Iterator[None]:
-    """End at SIGTERM, SIGUSR1 and Ctrl-C in good order, with an honest exit code.
+    """Raise `Stopped` at SIGTERM, SIGUSR1 and Ctrl-C, so that the exit code tells the signal.
 
-    Schedulers send the first two before they kill. A second Ctrl-C ends at once. Lightning's own
-    handler exits with 0, as if all had gone well. A handler that is there already is a
-    scheduler's, which may put the job in its queue again; it decides what comes next.
+    Schedulers send the first two before they kill. A second Ctrl-C ends the command at once.
+    Lightning's own handler would exit with 0, as after success. A handler that is there already is
+    a scheduler's, which may requeue the job: it is called instead.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -253,7 +262,7 @@ def signals_stop() -> Iterator[None]:
     stopping: list[int] = []
 
     def leave(number: int, frame: Any) -> None:
-        # What is being saved and closed is not to be interrupted again.
+        # A second signal must not interrupt saving and closing.
         if stopping:
             end_at_second_interrupt(number, stopping[0])
             return

@@ -1,6 +1,6 @@
-"""Networks of `conf/model` that a file's weights fit."""
+"""Options of `conf/model` that fit the weights in a file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from smoothcert.models import Match, match_names, read_checkpoint
+from smoothcert.models import match_names, read_checkpoint
 from smoothcert.models.matching import UNUSED
 from smoothcert.models.resnet_cifar import DEFAULT_SHORTCUT, SHORTCUTS
 
 WIDTHS = ("width", "factor")
-"""Settings that the number of the last layer's inputs is proportional to."""
+"""Settings proportional to the number of inputs of the last layer."""
 BLOCK = 6
-"""Layers by which a network with a `depth` grows."""
+"""Smallest step of a `depth`, in layers."""
 
 
 def shortcut_of(path: Path, config: DictConfig, shape: tuple[int, ...]) -> str | None:
-    """Return the `shortcut` of the network that a checkpoint is of; None: the default.
+    """Return the `shortcut` of the network in a checkpoint; None: the default.
 
     Args:
         path: a checkpoint.
@@ -40,7 +40,7 @@ def shortcut_of(path: Path, config: DictConfig, shape: tuple[int, ...]) -> str |
 
 
 def fitting_model(path: Path, shape: tuple[int, ...]) -> tuple[str, int] | None:
-    """Return the override of `conf/model` that a checkpoint fits, and its number of classes.
+    """Return the overrides for the network in a checkpoint, and its number of classes.
 
     Args:
         path: a checkpoint.
@@ -57,24 +57,26 @@ def fitting_model(path: Path, shape: tuple[int, ...]) -> tuple[str, int] | None:
     for file in _options() if outputs else ():
         option = OmegaConf.load(file)
         assert isinstance(option, DictConfig), "an option is settings by name"
-        # Others are networks from elsewhere.
+        # Not networks of other libraries.
         if OmegaConf.is_missing(option, "_target_") or "pretrained" in option:
             continue
-        with suppress(InstantiationException):  # of a network that takes no such images
+        with suppress(InstantiationException):  # The network takes no images of this shape.
             for settings in _variants(option, weights, shape, outputs[-1]):
-                own = _outline(_changed(option, **settings), shape, outputs[-1])
-                if match_names(own, weights).fits:
+                outline = _outline(_changed(option, **settings), shape, outputs[-1])
+                if match_names(outline, weights).fits:
                     changed = {n: v for n, v in settings.items() if v != option[n]}
                     if changed.get("shortcut") == DEFAULT_SHORTCUT:
                         del changed["shortcut"]
                     overrides = [f"model.{name}={value}" for name, value in changed.items()]
                     found.append([f"model={file.stem}", *overrides])
-    best = min(found, key=lambda each: (len(each), each[0] != chosen), default=None)
-    return None if best is None else (" ".join(best), outputs[-1])
+    if not found:
+        return None
+    best = min(found, key=lambda each: (len(each), each[0] != chosen))
+    return " ".join(best), outputs[-1]
 
 
 def _options() -> list[Path]:
-    """Return the files of `conf/model`, from the folder that this command's configuration is of."""
+    """Return the files of `conf/model` in the folder of this command's configuration."""
     if not HydraConfig.initialized():
         return []
     sources = HydraConfig.get().runtime.config_sources
@@ -87,7 +89,7 @@ def _changed(config: DictConfig, **settings: Any) -> DictConfig:
 
 
 def _outline(config: DictConfig, shape: tuple[int, ...], num_classes: int) -> dict[str, Tensor]:
-    """Return the `state_dict` of one of our networks, without memory for its values."""
+    """Return the `state_dict` of a network of `conf/model`, without memory for its values."""
     constants = [0.5] * shape[0]
     with torch.device("meta"):
         facts = {"num_classes": num_classes, "input_shape": shape}
@@ -98,27 +100,25 @@ def _outline(config: DictConfig, shape: tuple[int, ...], num_classes: int) -> di
 def _variants(
     option: DictConfig, weights: Mapping[str, Tensor], shape: tuple[int, ...], num_classes: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield settings with which an option may have as many tensors as a file, of its widths."""
+    """Yield settings by which an option may get the number of tensors and the widths of a file."""
     for shortcut in SHORTCUTS if "shortcut" in option else (None,):
         settings: dict[str, Any] = {} if shortcut is None else {"shortcut": shortcut}
-        own = _outline(_changed(option, **settings), shape, num_classes)
-        match = match_names(own, weights)
-        inputs = [t.shape[1] for t in own.values() if t.dim() == 2][-1]
-        theirs = [t.shape[1] for t in weights.values() if t.dim() == 2][-1]
+        outline = _outline(_changed(option, **settings), shape, num_classes)
+        match = match_names(outline, weights)
+        inputs = [
+            [tensor.shape[1] for tensor in each.values() if tensor.dim() == 2][-1]
+            for each in (outline, weights)
+        ]
         for name in WIDTHS:
             if name in option:
-                settings[name] = max(1, option[name] * theirs // inputs)
+                settings[name] = max(1, option[name] * inputs[1] // inputs[0])
         if "depth" in option:
             deeper = _outline(_changed(option, depth=option.depth + BLOCK), shape, num_classes)
-            blocks = (_size(match) - _count(own)) // (_count(deeper) - _count(own))
+            size, found = _count(outline), _count([*match.weights, *match.foreign])
+            blocks = (found - size) // (_count(deeper) - size)
             settings["depth"] = max(option.depth % BLOCK + BLOCK, option.depth + BLOCK * blocks)
         yield settings
 
 
-def _size(match: Match) -> int:
-    names = [*match.weights, *match.foreign]
+def _count(names: Iterable[str]) -> int:
     return sum(not name.endswith(UNUSED) for name in names)
-
-
-def _count(own: Mapping[str, Tensor]) -> int:
-    return sum(not name.endswith(UNUSED) for name in own)

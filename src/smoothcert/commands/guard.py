@@ -14,11 +14,17 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
-from smoothcert.commands.commandline import overrides_of, quoted, read_yaml, typed
+from smoothcert.commands.commandline import (
+    choices_of,
+    overrides_of,
+    parsed,
+    quoted,
+    read_yaml,
+    typed,
+)
 from smoothcert.commands.error_handling import plain
 from smoothcert.commands.launching import require_common_folder
 from smoothcert.commands.security import refuse_secrets, trusted
@@ -27,23 +33,23 @@ from smoothcert.records import RunFolder
 
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=submitit")
 """Launchers that an extra of this package installs."""
-HYDRAS_FILES = 2**16
-"""Bytes that Hydra writes, at most, before a command begins."""
+HYDRA_BYTES = 2**16
+"""Upper bound on what Hydra writes before a command begins."""
 PLAIN_OVERRIDE = re.compile(r"(?!hydra\b)(?!.*(\$\{|_target_|\.\./))[\w.]+=.*")
 """Overrides that set a value or choose an option of `conf/`."""
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
-"""Keys that a job's folder is not named by."""
+"""Keys that are left out of the name of a job's folder."""
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
-    """Refuse what Hydra would repeat, or answer with a trace, while it composes a configuration.
+    """Refuse what Hydra would store or print, or what it cannot compose and answers with a trace.
 
     Args:
         arguments: the command line.
 
     Raises:
-        SystemExit: with what was expected: no secret, an option in place of a group's null, a
-            launcher that is installed, values that Hydra can parse.
+        SystemExit: if it contains a secret, null as the option of a group, a launcher that is not
+            installed, or a value that Hydra cannot parse.
 
     Example:
         >>> check_command_line(["src/train.py", "-m", "sigma=0.25,0.5", "logger=csv"])
@@ -57,52 +63,44 @@ def check_command_line(arguments: Sequence[str]) -> None:
             raise SystemExit(f"Expected {key}= one of {options}, got null. To do without: '~{key}'")
         if argument.startswith(LAUNCHERS) and find_spec("submitit") is None:
             raise SystemExit(f"Expected submitit for {argument}: pip install 'smoothcert[slurm]'")
-        if value and not _parses(argument) and _parses(quoted(key, value)):
+        if value and parsed(argument) is None and parsed(quoted(key, value)) is not None:
             raise SystemExit(
                 f"Expected quotes around the value of {argument}, which Hydra cannot parse: "
                 f"{typed(key, value)}"
             )
 
 
-def _parses(override: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(override)
-    except HydraException:
-        return False
-    return True
-
-
 class Guard(Callback):
-    """Refuses a command before Hydra writes anything, in one line.
+    """Refuses a command before Hydra writes anything, with a message of one line.
 
     Args:
-        command: which of the commands it is.
+        command: `train`, `certify`, `merge`, `report` or `benchmark`.
     """
 
     def __init__(self, command: str) -> None:
         self.command = command
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Look at what a run is given, and at its folder.
+        """Check the settings of a run, and its folder.
 
         Raises:
             SystemExit: if a setting is missing or names no run, or the folder cannot be made or
-                written, holds another run, or a link in it leads elsewhere.
+                written, contains another run, or contains a link that leads out of it.
         """
-        # Hydra itself does so next; a folder's name may come from its values.
+        # Hydra does so next; the folder's name may depend on its values.
         HydraConfig.instance().set_config(config)
-        with _one_line():
+        with _plain_exit():
             self._require_subject(config)
             if self.command == "certify" and config.get("ckpt") is None:
-                _require_run(config.run)
+                _read_run(config.run)
             if self.command == "train":
-                given = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
-                require_common_folder([self.command, *given])
+                overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+                require_common_folder([self.command, *overrides])
                 if config.run is not None:
-                    _resume(config, given)
+                    _resume(config, overrides)
                 else:
                     _require_same_run(config)
-            # A merge writes to a folder that it finds by itself.
+            # A merge determines its folder later.
             if self.command != "merge":
                 folder = Path(config.hydra.run.dir)
                 _require_writable(folder, "hydra.run.dir")
@@ -111,12 +109,12 @@ class Guard(Callback):
                     RunFolder(folder).check_links()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Look at the folder of a sweep, and leave what its jobs share out of their names.
+        """Check the folder of a sweep, and leave overrides that all jobs share out of their names.
 
         Raises:
             SystemExit: if a setting is missing, or the folder cannot be made or written.
         """
-        with _one_line():
+        with _plain_exit():
             self._require_subject(config)
             runs = [each for each in config.hydra.overrides.task if each.startswith("run=")]
             if self.command == "train" and runs:
@@ -124,33 +122,34 @@ class Guard(Callback):
                     f"{runs[0]} resumes one run exactly as it was started; got it in a multirun"
                 )
             _require_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
-            shared = _shared_keys(_given(config))
+            overrides = _overrides(config)
+            different = {each.key_or_group for each in overrides if each.is_sweep_override()}
+            shared = sorted({each.key_or_group for each in overrides} - different)
             with read_write(config):
-                # Each job is composed anew, wherever it runs, with the overrides of Hydra's own
-                # part.
+                # Every job composes its configuration anew, from these overrides too.
                 config.hydra.overrides.hydra.append(f"{EXCLUDED}={shared}")
 
     def _require_subject(self, config: DictConfig) -> None:
-        """Refuse a command line that does not name what the command is about."""
-        given = {each.key_or_group for each in _given(config)}
-        if self.command == "certify" and not given & {"run", "ckpt"}:
+        """Refuse a command line without the run, the file or the folders that the command needs."""
+        keys = {each.key_or_group for each in _overrides(config)}
+        if self.command == "certify" and not keys & {"run", "ckpt"}:
             raise InvalidArgumentError(
                 "Expected run=<run folder>, a folder that `python -m src.train` made, or "
                 "ckpt=<file> model=<its network> sigma=<σ>"
             )
-        if self.command == "certify" and given >= {"run", "ckpt"}:
+        if self.command == "certify" and keys >= {"run", "ckpt"}:
             raise InvalidArgumentError(
                 "Expected run=… or ckpt=…, got both: a run has its own weights"
             )
-        if self.command in ("report", "merge") and "runs" not in given:
+        if self.command in ("report", "merge") and "runs" not in keys:
             raise InvalidArgumentError(
                 "Expected runs='<folders>', for example runs='outputs/sweeps/**'"
             )
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """End the command at any error: Hydra warns of those in a callback, and runs it anyway."""
+def _plain_exit() -> Iterator[None]:
+    """End the command at any error; at one in a callback, Hydra would only warn and continue."""
     try:
         yield
     except Exception as error:
@@ -160,92 +159,62 @@ def _one_line() -> Iterator[None]:
         raise SystemExit(1 if cause is None else str(cause)) from error
 
 
-def _given(config: DictConfig) -> list[Override]:
+def _overrides(config: DictConfig) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
 
 
-def _shared_keys(overrides: Sequence[Override]) -> list[str]:
-    """Return the keys that have one value in all jobs of a sweep."""
-    different = {each.key_or_group for each in overrides if each.is_sweep_override()}
-    return sorted({each.key_or_group for each in overrides} - different)
-
-
-def _require_run(named: Any) -> RunFolder:
-    if not isinstance(named, str):
+def _read_run(name: Any) -> tuple[RunFolder, Any]:
+    """Return a run folder and its saved configuration."""
+    if not isinstance(name, str):
         raise InvalidArgumentError(
-            f"Expected run=<run folder>, got run={named}; a name that Hydra reads as a value needs "
-            f"quotes: {typed('run', str(named))}"
+            f"Expected run=<run folder>, got run={name}; a name that Hydra reads as a value needs "
+            f"quotes: {typed('run', str(name))}"
         )
-    run = RunFolder(named)
-    if not run.configuration("config").is_file():
-        raise InvalidArgumentError(
-            f"Expected a run folder, got {named!r}: it has no .hydra/config.yaml"
-        )
+    run = RunFolder(name)
     run.check_links()
-    return run
+    return run, read_yaml(run, "config")
 
 
-def _resume(config: DictConfig, given: Sequence[str]) -> None:
-    """Replace this command's configuration by the one that a run has saved, once it was checked."""
-    run = _require_run(config.run)
-    others = [each for each in given if not each.startswith(("run=", "hydra.mode="))]
+def _resume(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Check the configuration that a run has saved, and replace this command's one by it."""
+    run, saved = _read_run(config.run)
+    others = [each for each in overrides if not each.startswith(("run=", "hydra.mode="))]
     if others:
         raise InvalidArgumentError(
             f"{quoted('run', config.run)} resumes a run exactly as it was started, so nothing else "
-            f"may be set; got {' '.join(others)}. To train on from its last epoch, in a folder of "
-            f"its own: {_continuation(run, others)}"
+            f"may be set; got {' '.join(others)}. To continue from its last epoch in a new folder: "
+            f"{_continuation(run, others)}"
         )
-    saved, place = read_yaml(run, "config"), str(run.path.absolute())
+    place = str(run.path.absolute())
     with read_write(config.hydra), open_dict(config):
         config.hydra.run.dir = str(run)
-        # Its configuration is there, and stays to the byte.
+        # The run's `.hydra` stays unchanged.
         config.hydra.output_subdir = None
         config.hydra.runtime.output_dir = place
         config.hydra.runtime.choices = choices_of(run)
-        # What the configuration interpolates of Hydra's.
+        # The saved configuration interpolates some of these.
         HydraConfig.instance().set_config(config)
         paths = {"outputs": config.paths.outputs, "run": place}
-        own = trusted(saved, paths, run.path, None)
+        checked = trusted(saved, paths, run.path, None)
         for name in set(config) - {"hydra"}:
             del config[name]
-        config.update(own)
+        config.update(checked)
 
 
-def choices_of(run: RunFolder) -> dict[str, str]:
-    """Return the options that a run has of the groups of `conf/`.
-
-    Args:
-        run: the run folder.
-
-    Raises:
-        InvalidArgumentError: if it is no run folder.
-        RecordsError: if the file is damaged.
-    """
-    # As they stand: what they interpolate is not followed.
-    said: Any = OmegaConf.to_container(read_yaml(run, "hydra"))
-    try:
-        choices = dict(said["hydra"]["runtime"]["choices"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RecordsError(f"{run.configuration('hydra')} is damaged: {error}") from error
-    if any("${" in str(each) for pair in choices.items() for each in pair):
-        raise RecordsError(f"{run.configuration('hydra')} is damaged: expected plain choices")
-    return choices
-
-
-def _continuation(run: RunFolder, given: Sequence[str]) -> str:
-    """Return the command that trains on from a run's last checkpoint with other settings."""
-    overrides = overrides_of(run)
+def _continuation(run: RunFolder, overrides: Sequence[str]) -> str:
+    """Return the command that continues from a run's last checkpoint with other settings."""
+    before = overrides_of(run)
     last = f"ckpt_path={run.checkpoint('last')}"
-    # Attack: overrides that call code, for the user to paste into a shell.
-    if not all(map(PLAIN_OVERRIDE.fullmatch, overrides)):
-        return f"the command that it was started with, and {shlex.join([*given, last])}"
-    keys = {argument.lstrip("+~").partition("=")[0] for argument in (*given, "ckpt_path")}
-    kept = [each for each in overrides if each.partition("=")[0] not in keys]
-    return shlex.join(["python", "-m", "src.train", *kept, *given, last])
+    # Attack: overrides that call code, in a command that the user pastes into a shell.
+    if not all(map(PLAIN_OVERRIDE.fullmatch, before)):
+        return f"the command that it was started with, and {shlex.join([*overrides, last])}"
+    keys = {argument.lstrip("+~").partition("=")[0] for argument in (*overrides, "ckpt_path")}
+    kept = [each for each in before if each.partition("=")[0] not in keys]
+    return shlex.join(["python", "-m", "src.train", *kept, *overrides, last])
 
 
 def _require_same_run(config: DictConfig) -> None:
-    """Refuse a folder that holds a run with other overrides: two configurations would be mixed."""
+    """Refuse a folder that contains a run with other overrides: it would mix two configurations."""
     run = RunFolder(config.hydra.run.dir)
     if not run.configuration("overrides").is_file():
         return
@@ -253,7 +222,7 @@ def _require_same_run(config: DictConfig) -> None:
     before = overrides_of(run)
     if sorted(before) != sorted(config.hydra.overrides.task):
         raise RecordsError(
-            f"{run} holds a run that was started with {' '.join(before)!r}. Resume it with "
+            f"{run} contains a run that was started with {' '.join(before)!r}. Resume it with "
             f"{typed('run', str(run))}, or choose another folder; nothing was overwritten"
         )
 
@@ -261,9 +230,9 @@ def _require_same_run(config: DictConfig) -> None:
 def _require_writable(folder: Path, setting: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A disk that is full, or a quota, shows in what is written.
+        # Only writing shows that a disk is full or a quota exhausted.
         with TemporaryFile(dir=folder) as file:
-            file.write(bytes(HYDRAS_FILES))
+            file.write(bytes(HYDRA_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

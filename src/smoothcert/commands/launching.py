@@ -1,7 +1,7 @@
-"""One command in several processes: started here by `launch`, or by torchrun.
+"""One command in several processes, which `launch` or torchrun has started.
 
-Each GPU has a process, and so has each share of a CPU's cores. On several machines the command is
-started once on each (by SLURM, or by hand), and starts its processes there.
+There is one process per GPU, or several that share the cores of a CPU. On several machines the
+command is started once on each, by SLURM or by hand, and starts its processes there.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,25 +24,27 @@ if TYPE_CHECKING:
     from smoothcert.distributed.launch import Machine
 
 PORTS, FIRST_PORT = 10_000, 15_000
-"""Jobs of a cluster take different ports by their numbers, as Lightning's do."""
+"""Jobs of a cluster use different ports, by their job IDs, as in Lightning."""
 
 
-def run(function: str, cfg: DictConfig, each: int, machines: int = 1) -> Any:
-    """Run a function of a configuration in as many processes as requested.
+def run(
+    function: Callable[[DictConfig], Any], cfg: DictConfig, each: int, machines: int = 1
+) -> Any:
+    """Run a function of a configuration in several processes.
 
     Args:
-        function: where it is, as `module:function`; it takes the configuration.
-        cfg: its configuration; `cfg.paths.run` is the folder that is written.
-        each: processes on each machine.
-        machines: machines, on each of which the same command is started.
+        function: a function of a module, which each process can import; it takes `cfg`.
+        cfg: a configuration; `cfg.paths.run` is the folder to write.
+        each: number of processes on each machine.
+        machines: number of machines; the same command is started on each.
 
     Returns:
         What the function returned in the first process; None on other machines than the first.
 
     Raises:
         RecordsError: if another command is writing the folder.
-        ProcessError: if a process died; the others are stopped then.
-        Stopped: if a signal asked for the end.
+        ProcessError: if a process died; the others have been stopped.
+        Stopped: if a signal ended it.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -56,17 +57,20 @@ def run(function: str, cfg: DictConfig, each: int, machines: int = 1) -> Any:
         if first:
             held.enter_context(FolderLock(Path(cfg.paths.run)))
         if here is not None and here.of * each > 1:
-            hydra = _plain(HydraConfig.get(), cfg)
-            return launch(_as_hydras_job, function, cfg, hydra, each=each, machine=here)
+            # Plain values: the classes that a launcher of Hydra defines cannot be pickled.
+            values: Any = OmegaConf.to_container(cfg)
+            values["hydra"] = OmegaConf.to_container(HydraConfig.get())
+            hydra = OmegaConf.create(values)
+            return launch(_as_hydra_job, function, cfg, hydra, each=each, machine=here)
         if elsewhere:
             if not first:
-                _be_silent()
+                _silence()
             held.enter_context(joined())
-        return _call(function, cfg)
+        return function(cfg)
 
 
-def _as_hydras_job(function: str, cfg: DictConfig, hydra: DictConfig) -> Any:
-    """Be what Hydra makes of its own process: resolvers, its configuration, the job's log."""
+def _as_hydra_job(function: Callable[[DictConfig], Any], cfg: DictConfig, hydra: DictConfig) -> Any:
+    """Run a function as a job of Hydra: with its resolvers, its configuration and its log."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import configure_log, setup_globals
 
@@ -76,41 +80,27 @@ def _as_hydras_job(function: str, cfg: DictConfig, hydra: DictConfig) -> Any:
     instance: Any = HydraConfig.instance()
     instance.cfg = hydra
     if os.environ["RANK"] != "0":
-        _be_silent()
+        _silence()
     elif not OmegaConf.is_missing(hydra.hydra.job, "name"):
         configure_log(hydra.hydra.job_logging, hydra.hydra.verbose)
     try:
         with quiet(), signals_stop(), joined(), working_in(Path(cfg.paths.run)):
-            return _call(function, cfg)
+            return function(cfg)
     except Exception as error:
         if (known := plain(error)) is None:
             raise
         raise known from None
 
 
-def _call(function: str, cfg: DictConfig) -> Any:
-    module, _, name = function.partition(":")
-    return getattr(import_module(module), name)(cfg)
-
-
-def _be_silent() -> None:
-    """Leave the messages to the first process."""
+def _silence() -> None:
+    """Leave messages and progress bars to the first process."""
     os.environ["TQDM_DISABLE"] = "1"
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
 
 
-def _plain(hydra: Any, cfg: DictConfig) -> DictConfig:
-    """Return Hydra's configuration without its classes, next to what it refers to.
-
-    A launcher's are defined anew in each process, and so cannot be sent to another one.
-    """
-    others: Any = OmegaConf.to_container(cfg)
-    return OmegaConf.create({**others, "hydra": OmegaConf.to_container(hydra)})
-
-
 def started_elsewhere() -> bool:
-    """Return whether torchrun, or something that speaks like it, has started this process."""
+    """Return whether torchrun, or a launcher with the same variables, has started this process."""
     return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"))
 
 
@@ -121,7 +111,7 @@ def require_common_folder(arguments: Sequence[str]) -> None:
         arguments: the command line.
 
     Raises:
-        SystemExit: with what was expected.
+        SystemExit: if it names no folder.
     """
     named = any(each.startswith(("hydra.run.dir=", "run=", "--")) for each in arguments[1:])
     if started_elsewhere() and not named:
@@ -134,10 +124,10 @@ def machine(machines: int) -> Machine:
     """Return which of several machines this one is, from SLURM's variables or torch's.
 
     Args:
-        machines: how many there are.
+        machines: number of machines.
 
     Raises:
-        InvalidArgumentError: if there are several, and nothing says which one this is.
+        InvalidArgumentError: if there are several, and no variable numbers this one.
 
     Example:
         >>> machine(1).number
@@ -147,16 +137,16 @@ def machine(machines: int) -> Machine:
 
     if machines == 1:
         return Machine()
-    given = os.environ
-    if "SLURM_NODEID" in given and "SLURM_JOB_NODELIST" in given:
+    variables = os.environ
+    if "SLURM_NODEID" in variables and "SLURM_JOB_NODELIST" in variables:
         from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-        address = SLURMEnvironment.resolve_root_node_address(given["SLURM_JOB_NODELIST"])
-        port = FIRST_PORT + int(given.get("SLURM_JOB_ID", "0")) % PORTS
-        return Machine(int(given["SLURM_NODEID"]), machines, address, port)
+        address = SLURMEnvironment.resolve_root_node_address(variables["SLURM_JOB_NODELIST"])
+        port = FIRST_PORT + int(variables.get("SLURM_JOB_ID", "0")) % PORTS
+        return Machine(int(variables["SLURM_NODEID"]), machines, address, port)
     try:
-        number, port = int(given["NODE_RANK"]), int(given["MASTER_PORT"])
-        return Machine(number, machines, given["MASTER_ADDR"], port)
+        number, port = int(variables["NODE_RANK"]), int(variables["MASTER_PORT"])
+        return Machine(number, machines, variables["MASTER_ADDR"], port)
     except (KeyError, ValueError) as error:
         raise InvalidArgumentError(
             f"Expected NODE_RANK (0 … {machines - 1}), MASTER_ADDR and MASTER_PORT in the "
@@ -165,14 +155,14 @@ def machine(machines: int) -> Machine:
 
 
 def devices_of(devices: Any, accelerator: str) -> int:
-    """Return how many processes a machine is to have.
+    """Return the number of processes on a machine.
 
     Args:
-        devices: as Lightning takes it: a number, a list, `auto` or -1.
-        accelerator: as Lightning takes it.
+        devices: as in Lightning: a number, a list, `auto` or -1.
+        accelerator: as in Lightning.
 
     Raises:
-        InvalidArgumentError: if it is none of these.
+        InvalidArgumentError: if `devices` is none of these.
 
     Example:
         >>> devices_of(2, "cpu"), devices_of([0, 3], "gpu"), devices_of("auto", "cpu")

@@ -16,7 +16,7 @@ from smoothcert.commands.security import trusted
 from smoothcert.records import RunFolder
 
 PATHS = {"data": "data", "outputs": "outputs"}
-"""In place of the run's own, as in `conf/paths/default.yaml`."""
+"""Replace the run's own paths, as in `conf/paths/default.yaml`."""
 
 
 def load(
@@ -27,8 +27,8 @@ def load(
 ) -> SmoothedClassifier:
     """Return the smoothed classifier of a run: its network, its normalisation and its σ.
 
-    The folder is looked at as `python -m src.certify run=…` does: it calls nothing that is not
-    allowed there. No image is read, and the data need not be on this machine.
+    The folder is checked as by `python -m src.certify run=…`: its configuration can call only what
+    is allowed there. No image is read, and the data need not be on this machine.
 
     Args:
         run: a run folder that `python -m src.train` made.
@@ -37,7 +37,7 @@ def load(
         execution: how the network is run; `Execution()` (float32) unless given.
 
     Raises:
-        InvalidArgumentError: if this is no run folder, or names what it may not.
+        InvalidArgumentError: if this is no run folder, or its configuration is not allowed.
         RecordsError: if its configuration is damaged.
         CheckpointError: if the checkpoint is missing or damaged.
 
@@ -52,7 +52,7 @@ def load(
     trained = trusted(read_yaml(folder, "config"), PATHS, folder.path)
     path = folder.checkpoint(checkpoint)
     data = build_data(trained)
-    # Runs from before names were recorded need their data here.
+    # Older runs recorded no names, and need their data here.
     names = recorded_of(path).get("class_names") or data.class_names
     facts = SimpleNamespace(
         num_classes=len(names), input_shape=data.input_shape, mean=data.mean, std=data.std

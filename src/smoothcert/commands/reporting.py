@@ -1,4 +1,4 @@
-"""What `python -m src.report` does: no torch, no Lightning, so it answers at once."""
+"""The command `python -m src.report`, which needs neither torch nor Lightning."""
 
 import re
 import shutil
@@ -37,9 +37,9 @@ from smoothcert.report.tables import experiments, radii_of, tables_of
 from smoothcert.report.terminal import print_grid
 
 GENERATOR = '<meta name="generator" content="smoothcert">'
-"""How a page of this command is recognized."""
+"""Marks the pages of this command."""
 RADII = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
-"""Radii of a table for a page that is edited by hand."""
+"""Radii of the table of `table=…`."""
 
 
 def report(cfg: DictConfig) -> None:
@@ -51,15 +51,19 @@ def report(cfg: DictConfig) -> None:
 
 
 def _report_all(cfg: DictConfig) -> None:
-    _refuse_settings_of_a_table(cfg)
+    for name in ("title", "readme"):
+        if cfg[name] is not None:
+            raise InvalidArgumentError(
+                f"Expected table=<experiments> with {name}=…: it is a setting of one table"
+            )
     named = [path for path in map(Path, _listed(cfg.runs)) if path.exists()]
-    # A damaged folder is left out among others, and refused where it is the only one.
+    # A damaged folder among others is skipped; a single one is refused.
     required = named if len(_listed(cfg.runs)) == 1 else [path for path in named if path.is_file()]
     found = read_runs(_paths(cfg.runs), skip_damaged=True, named=required)
     notes = [*_unmatched(cfg.runs), *found.notes]
     if not found.runs:
         raise InvalidArgumentError(
-            f"Expected finished runs, or logs of the six columns {' '.join(FIELD_COLUMNS)}, by "
+            f"Expected finished runs, or logs of the six columns {' '.join(FIELD_COLUMNS)}, at "
             f"{cfg.runs}, got none. {' '.join(notes)}"
         )
     sections = sections_of(found.runs, _keys(cfg.group_by, found.runs))
@@ -68,8 +72,8 @@ def _report_all(cfg: DictConfig) -> None:
     baseline = None if cfg.baseline is None else chosen_method(str(cfg.baseline), methods)
     folder = Path(cfg.paths.run)
     _clear(folder)
-    folders = [folder] if len(sections) == 1 else _numbered(folder, len(sections))
-    for section, place in zip(sections, folders, strict=True):
+    for number, section in enumerate(sections, start=1):
+        place = folder if len(sections) == 1 else folder / f"part_{number}"
         base = baseline if baseline in section.methods else None
         tables = tables_of(section, radii or radii_of(section), base)
         _write_tables(tables, place / "tables")
@@ -83,16 +87,8 @@ def _report_all(cfg: DictConfig) -> None:
     _say(f"  page   {folder / 'index.html'}")
 
 
-def _refuse_settings_of_a_table(cfg: DictConfig) -> None:
-    for name in ("title", "readme"):
-        if cfg[name] is not None:
-            raise InvalidArgumentError(
-                f"Expected table=<experiments> with {name}=…: it is a setting of one table"
-            )
-
-
 def _keys(value: Any, runs: Sequence[Run]) -> list[str]:
-    """Return the keys that make a method, each known to some run; none where none are given."""
+    """Return the keys that define a method; empty without `group_by`."""
     if value is None:
         return []
     keys = [key.strip() for name in _listed(value) for key in name.split(",") if key.strip()]
@@ -107,28 +103,28 @@ def _keys(value: Any, runs: Sequence[Run]) -> list[str]:
 
 
 def _known(unknown: str, runs: Sequence[Run]) -> str:
-    """Return which keys of `group_by` there are, the nearest first, and values of paths' parts."""
+    """Return the possible keys of `group_by`, similar ones first; those of logs with values."""
     of_logs: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.log_path.settings.items() if run.is_foreign else ():
             of_logs.setdefault(key, {})[value] = None
-    ours = [run.summary for run in runs if not run.is_foreign]
-    own = [
-        *(key for each in ours for key, value in each.items() if isinstance(value, str)),
-        *(key for each in ours for key in flat_settings(each.get("training", {}))),
+    summaries = [run.summary for run in runs if not run.is_foreign]
+    of_runs = [
+        *(key for each in summaries for key, value in each.items() if isinstance(value, str)),
+        *(key for each in summaries for key in flat_settings(each.get("training", {}))),
     ]
     parts = []
-    if own:
-        near = get_close_matches(unknown, own)
-        parts.append(f"Of runs there are {some([*dict.fromkeys([*near, *own])], 12)}")
+    if of_runs:
+        similar = get_close_matches(unknown, of_runs)
+        parts.append(f"Runs have {some([*dict.fromkeys([*similar, *of_runs])], 12)}")
     if of_logs:
         shown = [f"{key} ({some([*values], 3)})" for key, values in of_logs.items()]
-        parts.append(f"Of logs there are {some(shown, 8)}")
+        parts.append(f"Logs have {some(shown, 8)}")
     return "; ".join(parts)
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier report, so that no table of it stays next to those of this one."""
+    """Remove an earlier report: none of its files may stay among the new ones."""
     page = folder / "index.html"
     if not page.is_file() or GENERATOR not in page.read_text(encoding="utf-8", errors="replace"):
         return
@@ -142,10 +138,6 @@ def _write_tables(tables: Sequence[Grid], folder: Path) -> None:
     for grid in tables:
         for ending, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
             write_atomically(folder / f"{grid.name}.{ending}", render(grid))
-
-
-def _numbered(folder: Path, count: int) -> list[Path]:
-    return [folder / f"part_{number}" for number in range(1, count + 1)]
 
 
 def _report_one_table(cfg: DictConfig) -> None:
@@ -179,7 +171,7 @@ def _say(line: str) -> None:
 
 
 def matching(patterns: str | Sequence[str]) -> list[Path]:
-    """Return the folders that globs name, in order.
+    """Return the run folders that globs match, in order.
 
     Args:
         patterns: one glob, or several.
@@ -189,20 +181,19 @@ def matching(patterns: str | Sequence[str]) -> list[Path]:
     """
     folders = [folder for folder in _paths(patterns) if RunFolder(folder).is_summarized]
     if not folders:
-        raise InvalidArgumentError(f"Expected folders with a summary.json, got none by {patterns}")
+        raise InvalidArgumentError(f"Expected folders with a summary.json at {patterns}, got none")
     return folders
 
 
 def _paths(patterns: str | Sequence[str]) -> list[Path]:
-    """Return the files and folders that globs name, `**` standing for any depth."""
+    """Return the files and folders that globs match; `**` is any depth."""
     return sorted({path for pattern in _listed(patterns) for path in _matches(pattern)})
 
 
 def _matches(pattern: str) -> list[Path]:
     if Path(pattern).exists():
         return [Path(pattern)]
-    # Of absolute paths too, which `Path.glob` refuses. Of a folder that is not there, `folder/**`
-    # names the folder.
+    # `Path.glob` refuses absolute paths. `folder/**` matches the folder even if it is missing.
     return [path for path in paths_matching(pattern) if path.exists()]
 
 
@@ -211,15 +202,15 @@ def _unmatched(patterns: str | Sequence[str]) -> list[str]:
     notes = []
     for each in _listed(patterns):
         if not _matches(each):
-            notes.append(f"Nothing is at {each}.{hint if ',' in each else ''}")
+            notes.append(f"Nothing matches {each}.{hint if ',' in each else ''}")
         elif Path(each).is_dir() and not RunFolder(each).is_certified:
             notes.append(
-                f"{each} is a folder without {CERTIFICATES}; {each}/** reads what is in it."
+                f"{each} is a folder without {CERTIFICATES}; {each}/** reads the folders in it."
             )
     return notes
 
 
 def _listed(values: Any) -> list[str]:
-    """Return one value, or those of a list, as texts: YAML reads some names as numbers."""
+    """Return a value, or the values of a list, as texts: YAML reads some names as numbers."""
     is_list = isinstance(values, Sequence) and not isinstance(values, str)
     return [str(each) for each in (values if is_list else [values])]

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its certificates: `summary.json`, and where it came from."""
+"""The summary of a run, `summary.json`, and the versions and the machine that made it."""
 
 import platform
 import subprocess
@@ -24,24 +24,24 @@ def write_summary(summary: dict[str, Any], run: RunFolder, certified: Certified)
 
     Args:
         summary: JSON values by name.
-        run: where.
-        certified: the certificates that it is about.
+        run: the run folder.
+        certified: the summarized certificates.
 
     Raises:
-        RecordsError: if the certificates are not in their file any more, nor can be written anew.
+        RecordsError: if the certificates are no longer in their file, and cannot be written again.
     """
-    # Pictures and loggers took their time: what is reported is in the folder that is named.
+    # Figures and loggers took some time: the file must still have the rows that are summarized.
     MergedCertificates(certified.settings, certified.rows).write(run.certificates)
     run.write_summary(summary)
     print_summary(summary, run.path)
 
 
 def performance_of(certified: Certified, run: RunFolder) -> dict[str, Any]:
-    """Return the measurements of a certification; of the call that did the work, if not this one.
+    """Return the measurements of a certification, by this command or by the one that computed it.
 
     Args:
-        certified: what this call has certified.
-        run: its folder, which an earlier call may have summarized.
+        certified: the certification.
+        run: its folder, perhaps with a summary of an earlier command.
     """
     names = [field.name for field in fields(Performance)]
     if certified.performance is not None:
@@ -50,8 +50,8 @@ def performance_of(certified: Certified, run: RunFolder) -> dict[str, Any]:
         try:
             values = run.summary() or {}
         except RecordsError as error:
-            # It is replaced, so this is no reason to stop.
-            warnings.warn(f"{error}. It is written anew", SmoothCertWarning, stacklevel=2)
+            # It will be replaced.
+            warnings.warn(f"{error}. It is replaced", SmoothCertWarning, stacklevel=2)
             values = {}
     return {name: values.get(name) for name in names}
 
@@ -75,7 +75,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the working tree, with `+` where files differ from it."""
+    """Return the commit of the working tree, with `+` if files were changed."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40"]
     command += ["--dirty=+", "--match", "no tag"]
     try:
@@ -85,10 +85,10 @@ def _git_commit() -> str | None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return what a result was measured on.
+    """Return the hardware and the system of a measurement.
 
     Args:
-        device: `cpu`, or a GPU's name for torch.
+        device: `cpu`, or torch's name of a GPU.
     """
     name = torch.cuda.get_device_name(device) if device != "cpu" else _processor()
     return {

@@ -1,4 +1,4 @@
-"""What a sweep does when a job fails, and what it says at its end."""
+"""Failed jobs of a sweep, and the messages at its end."""
 
 import logging
 import time
@@ -17,25 +17,25 @@ from smoothcert.records import RunFolder, write_atomically
 logger = logging.getLogger(__name__)
 
 ERROR = "error.txt"
-"""File of a job's folder that says why it failed."""
+"""File in the folder of a failed job, with its error."""
 
 
 class SweepEnd(Callback):
-    """Lets a sweep go on after a failed job, and says at its end what came of all of them.
+    """Continues a sweep after a failed job, and reports the failed jobs at its end.
 
-    A failed job leaves `error.txt` in its folder, whichever launcher ran it, and counts as NaN
-    for a sweeper that optimizes.
+    A failed job leaves `error.txt` in its folder, with any launcher. A sweeper that optimizes
+    receives NaN as its value.
     """
 
     def __init__(self) -> None:
         self.began = 0.0
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
-        """Remember when: a folder that is used again holds jobs of other sweeps."""
+        """Keep the time: the folder may contain jobs of earlier sweeps."""
         self.began = time.time()
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Forget the error of an earlier attempt."""
+        """Remove the error of an earlier attempt."""
         (Path(config.hydra.runtime.output_dir) / ERROR).unlink(missing_ok=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -44,19 +44,19 @@ class SweepEnd(Callback):
             error = job_return._return_value
             message = f"{type(error).__name__}: {error}"
             logger.error(
-                "Job %s failed, the sweep goes on: %s",
+                "Job %s failed, the sweep continues: %s",
                 config.hydra.job.num,
                 message,
-                # Errors about a user's input say all that there is to say.
+                # Errors of the user's input need no trace.
                 exc_info=None if isinstance(error, SmoothCertError) else error,
             )
             write_atomically(Path(config.hydra.runtime.output_dir) / ERROR, f"{message}\n")
             job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Name the failed jobs, and the command that compares the others."""
+        """Log the failed jobs, and the command that compares the others."""
         folder = Path(config.hydra.sweep.dir)
-        jobs = [path for path in sorted(folder.iterdir()) if self._is_ours(path)]
+        jobs = [path for path in sorted(folder.iterdir()) if self._is_of_this_sweep(path)]
         failed = [path for path in jobs if (path / ERROR).is_file()]
         logger.info("%d of %d jobs finished in %s", len(jobs) - len(failed), len(jobs), folder)
         for path in failed:
@@ -67,7 +67,7 @@ class SweepEnd(Callback):
         if failed:
             raise SystemExit(1)
 
-    def _is_ours(self, folder: Path) -> bool:
+    def _is_of_this_sweep(self, folder: Path) -> bool:
         overrides = RunFolder(folder).configuration("overrides")
-        # A file system's clock may be coarser than ours.
+        # The clock of a file system may be coarser.
         return overrides.is_file() and overrides.stat().st_mtime >= self.began - 2

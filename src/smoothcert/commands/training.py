@@ -1,4 +1,4 @@
-"""What `python -m src.train` does."""
+"""The command `python -m src.train`."""
 
 import logging
 import sys
@@ -44,9 +44,9 @@ from smoothcert.records.summary import summarize
 logger = logging.getLogger(__name__)
 
 STATE = ("optimizer", "scheduler")
-"""Parts whose state a checkpoint restores, their settings included."""
+"""Parts whose state and settings a checkpoint restores."""
 LENGTHS = ("T_max", "total_steps", "max_epochs")
-"""Settings by which schedules say how long they are."""
+"""Settings for the length of a schedule."""
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -56,7 +56,7 @@ def train(cfg: DictConfig) -> float | None:
     choices = names_of_parts(cfg, HydraConfig.get().runtime.choices)
     last, best = folder.checkpoint("last"), folder.checkpoint("best")
     _check_common(folder, last)
-    # What it refuses is refused before any image is read.
+    # Settings are refused before any image is read.
     check_types(cfg)
     trainer = build_trainer(cfg)
     data = build_data(cfg)
@@ -64,7 +64,7 @@ def train(cfg: DictConfig) -> float | None:
     module = build_module(cfg, data, last if last.is_file() else None)
     checkpoint = _checkpoint(last, cfg.ckpt_path, module, trainer)
     callbacks = [c for c in trainer.callbacks if isinstance(c, CertificationCallback)]
-    # Those of the certification too: missing images are found now, not after the last epoch.
+    # The images to certify too: missing ones are found now, not after the last epoch.
     load_images(data, "train", "val", *(each.subset.split for each in callbacks))
     try:
         log_configuration(cfg, {**choices, "name": cfg.name}, trainer)
@@ -91,36 +91,35 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def _report_without_certificates(folder: RunFolder, trainer: Any) -> None:
-    """Say what a training has reached, where its weights are, and how they are certified."""
-    figures = {
-        name: float(value)
+    """Log the last metrics of a training, the file of its weights, and how to certify them."""
+    parts = [f"Trained {trainer.current_epoch} epochs"]
+    parts += [
+        f"{name} {float(value):.4g}"
         for name, value in trainer.callback_metrics.items()
         if name in ("train/loss", *VALIDATED)
-    }
-    said = [f"Trained {trainer.current_epoch} epochs"]
-    said += [f"{name} {value:.4g}" for name, value in figures.items()]
-    logger.info(", ".join(said))
+    ]
+    logger.info(", ".join(parts))
     best = folder.checkpoint("best")
     if trainer.fast_dev_run or not best.is_file():
         logger.info("No checkpoint is kept in %s", folder)
         return
     for each in trainer.checkpoint_callbacks:
-        by = getattr(each, "monitor", None)
-        if by is not None and each.best_model_path == str(best.resolve()):
+        metric = getattr(each, "monitor", None)
+        if metric is not None and each.best_model_path == str(best.resolve()):
             epoch = read_checkpoint(best)["epoch"] + 1
-            logger.info("Best epoch: %d, %s %.4g", epoch, by, float(each.best_model_score))
+            logger.info("Best epoch: %d, %s %.4g", epoch, metric, float(each.best_model_score))
     logger.info("Weights: %s", best)
     logger.info("Certify them: python -m src.certify %s", typed("run", str(folder)))
 
 
 def _check_common(folder: RunFolder, last: Path) -> None:
-    """Refuse to train in folders of different names, or from different states."""
-    begun = last.stat().st_mtime_ns if last.is_file() else None
-    told = processes().all_gather_object("folder", [str(folder.path.resolve()), begun])
-    if any(each != told[0] for each in told):
+    """Refuse processes with different folders, or that would resume from different states."""
+    time = last.stat().st_mtime_ns if last.is_file() else None
+    found = processes().all_gather_object("folder", [str(folder.path.resolve()), time])
+    if any(each != found[0] for each in found):
         raise ProcessError(
             "Expected one run folder that all processes see, for example by hydra.run.dir=…, got "
-            + " and ".join(sorted({place for place, _ in told}))
+            + " and ".join(sorted({place for place, _ in found}))
         )
 
 
@@ -151,30 +150,29 @@ def _finish(
 
 
 def _checkpoint(
-    last: Path, other: str | None, module: SmoothedTraining, trainer: Any
+    last: Path, ckpt_path: str | None, module: SmoothedTraining, trainer: Any
 ) -> Path | None:
-    """Return where training goes on from: this run's own last epoch, another run's, or nowhere."""
+    """Return the checkpoint to continue from: the run's own, another run's, or None."""
     if last.is_file():
         _prepare_resume(last, module, trainer)
         return last
-    # An attempt that ended before its first checkpoint may have logged some steps.
-    _forget_from(0, trainer)
-    if other is None:
+    # An earlier attempt may have logged steps before its first checkpoint.
+    _drop_metrics_from(0, trainer)
+    if ckpt_path is None:
         return None
-    _prepare_continuation(Path(other), module, trainer)
-    return Path(other)
+    _prepare_continuation(Path(ckpt_path), module, trainer)
+    return Path(ckpt_path)
 
 
 def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) -> None:
-    """Refuse a checkpoint of another run whose state does not fit; name what else is different."""
-    checkpoint = read_checkpoint(path)
-    _require_state(checkpoint, path)
+    """Refuse a checkpoint of another run whose state does not fit; warn of other differences."""
+    checkpoint = _read_state(path)
     load_weights(module.model, path)
     averaged = "current_model_state" in checkpoint
     if averaged != any(isinstance(callback, EMA) for callback in trainer.callbacks):
         raise MismatchError(
-            f"{path} was trained {'with' if averaged else 'without'} callbacks=ema, and so must "
-            f"its continuation be. Or start from the weights alone by model.weights={path}"
+            f"Expected a continuation {'with' if averaged else 'without'} callbacks=ema, as {path} "
+            f"was trained. To start from its weights alone: model.weights={path}"
         )
     different = _differences(checkpoint, module)
     length = _lengths(checkpoint, module)
@@ -182,22 +180,23 @@ def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) ->
         different.pop("scheduler")
         module.replay_schedule = True
         warnings.warn(
-            f"The schedule of {path} has another length now ({', '.join(length)}): the learning "
-            "rate resumes where a whole training of that length would be. For a schedule from its "
-            f"start: model.weights={path} and no ckpt_path, trainer.max_epochs=<further epochs>",
+            f"The schedule of {path} has a different length now ({', '.join(length)}): the "
+            "learning rate resumes where a complete training of that length would be. For a "
+            f"schedule from its start: model.weights={path} and no ckpt_path, "
+            "trainer.max_epochs=<further epochs>",
             SmoothCertWarning,
             stacklevel=2,
         )
     state = [name for name in STATE if name in different]
     if state:
         raise MismatchError(
-            f"{path} goes on with its own {' and '.join(state)}: "
+            f"{path} continues with its own {' and '.join(state)}: "
             f"{', '.join(different[name] for name in state)}. Keep them, or start from the weights "
-            f"alone by model.weights={path}"
+            f"alone: model.weights={path}"
         )
     if different:
         warnings.warn(
-            f"Going on from {path}, trained otherwise: {', '.join(different.values())}",
+            f"Continuing from {path} with different settings: {', '.join(different.values())}",
             SmoothCertWarning,
             stacklevel=2,
         )
@@ -210,71 +209,72 @@ def _prepare_continuation(path: Path, module: SmoothedTraining, trainer: Any) ->
 
 
 def _differences(checkpoint: Mapping[str, Any], module: SmoothedTraining) -> dict[str, str]:
-    """Return, for each part of the configuration that is not a checkpoint's, what it was and is."""
-    ours = module.configuration
-    # Runs of before it was recorded go on.
-    theirs = {"ema": ours.get("ema"), **checkpoint.get("configuration", {})}
+    """Return the parts of the configuration that a checkpoint has differently: before and now."""
+    now = module.configuration
+    # Older runs recorded no `ema`.
+    before = {"ema": now.get("ema"), **checkpoint.get("configuration", {})}
     return {
-        name: f"{name} was {theirs.get(name)!r} and is now {ours[name]!r}"
-        for name in ours
-        if theirs.get(name) != ours[name]
+        name: f"{name} was {before.get(name)!r} and is now {now[name]!r}"
+        for name in now
+        if before.get(name) != now[name]
     }
 
 
 def _lengths(checkpoint: Mapping[str, Any], module: SmoothedTraining) -> list[str]:
-    """Return how a schedule's length has changed, where nothing else of it has."""
-    theirs = checkpoint.get("configuration", {}).get("scheduler")
-    ours = module.configuration.get("scheduler")
-    if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping):
+    """Return the changes of a schedule's length; empty if other settings of it changed, too."""
+    before = checkpoint.get("configuration", {}).get("scheduler")
+    now = module.configuration.get("scheduler")
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
         return []
-    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if not set(keys) <= set(LENGTHS):
         return []
-    return [f"{key} {theirs.get(key)} to {ours.get(key)}" for key in keys]
+    return [f"{key} {before.get(key)} to {now.get(key)}" for key in keys]
 
 
-def _require_state(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint that training cannot be resumed from."""
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return a checkpoint, unless training cannot be resumed from it."""
+    checkpoint = read_checkpoint(path)
     if "optimizer_states" not in checkpoint:
         raise CheckpointError(
-            f"{path} holds weights alone, and training resumes with an optimizer too. Start from "
-            f"the weights by model.weights={path}"
+            f"{path} contains weights alone, and training resumes with an optimizer, too. Start "
+            f"from the weights: model.weights={path}"
         )
+    return checkpoint
 
 
 def _prepare_resume(last: Path, module: SmoothedTraining, trainer: Any) -> None:
-    """Refuse to go on with a run of another configuration, or from a damaged checkpoint."""
-    checkpoint = read_checkpoint(last)
-    _require_state(checkpoint, last)
+    """Refuse to resume a run of a different configuration, or from a damaged checkpoint."""
+    checkpoint = _read_state(last)
     different = _differences(checkpoint, module)
     if different:
         raise RecordsError(
-            f"{last.parent.parent} holds a run of another configuration: "
+            f"{last.parent.parent} contains a run of a different configuration: "
             f"{', '.join(different.values())}. Nothing was overwritten; choose another run folder"
         )
     before = checkpoint.get("processes", trainer.world_size)
     if before != trainer.world_size:
         warnings.warn(
-            f"Going on with {trainer.world_size} processes where there were {before}: noise "
-            "and shares of batches are other ones",
+            f"Resuming with {trainer.world_size} processes instead of {before}: the noise, and "
+            "which images of a batch each process takes, are different",
             SmoothCertWarning,
             stacklevel=2,
         )
-    # Lightning loads them again, with errors that name no file.
+    # Lightning loads them again, but its errors name no file.
     load_weights(module.model, last)
-    _forget_from(checkpoint["global_step"], trainer)
-    logger.info("Going on from %s", last)
+    _drop_metrics_from(checkpoint["global_step"], trainer)
+    logger.info("Resuming from %s", last)
 
 
-def _forget_from(step: int, trainer: Any) -> None:
-    """Remove from the metrics what this training is going to log again."""
+def _drop_metrics_from(step: int, trainer: Any) -> None:
+    """Remove the metrics that this training will log again."""
     for each in trainer.loggers:
         if isinstance(each, ResumingCSVLogger) and trainer.is_global_zero:
             each.drop_from(step)
 
 
 def _close_wandb() -> None:
-    """End W&B's run with ours: the next job of a sweep has a run of its own."""
+    """End the run of W&B: the next job of a sweep has its own."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish()

@@ -1,4 +1,4 @@
-"""Several processes for one job: what they tell each other, how they start, and how they end.
+"""Several processes for one job: how they start, communicate and end.
 
-Nothing is imported here: signals are handled before torch is needed.
+Nothing is imported here: signals are handled before torch is imported.
 """

@@ -1,8 +1,8 @@
 """The processes that work on one job: this one alone, or those of torch.distributed.
 
-They share a few small facts, such as which images are taken and which are finished, through the
-key-value store that every process group has. The words are those of torch.distributed. Nothing here
-is a collective operation on tensors: a process that computes is never waited for.
+They share small values, such as which images are taken and which are finished, through the
+key-value store of the process group. Methods have the names of torch.distributed. No method is a
+collective operation on tensors: no process waits for one that computes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImport
 from smoothcert.errors import ProcessError, Stopped
 
 POLL_SECONDS = 0.1
-"""Seconds between two looks for a value that another process sets."""
+"""Seconds between two checks for a value that another process sets."""
 ABORTED = "aborted"
 
 
 class Processes:
-    """This process alone: it reads the values that it sets.
+    """This process alone, with values that it sets and gets itself.
 
     Attributes:
         rank: this process's number, from 0.
@@ -43,7 +43,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which does what only one process may do."""
+        """Whether this is rank 0, for work that only one process may do."""
         return self.rank == 0
 
     def add(self, name: str, amount: int = 1) -> int:
@@ -87,10 +87,10 @@ class Processes:
         return [self.get(f"{name}/{rank}") for rank in range(self.size)]
 
     def abort(self, error: BaseException) -> None:
-        """Tell all processes that this one ends early: none of them waits for it any longer.
+        """End early: no other process waits for this one any longer.
 
         Args:
-            error: why. Of several errors, the first one is kept.
+            error: the reason. The first of several reasons is kept.
         """
         number = error.signal if isinstance(error, Stopped) else None
         reason = str(error) or type(error).__name__
@@ -101,15 +101,15 @@ class Processes:
 
         Raises:
             ProcessError: if one has, with its reason.
-            Stopped: if the reason was a signal, which may have been sent to all.
+            Stopped: if the reason was a signal.
         """
         if (aborted := self._aborted()) is None:
             return
         if aborted["signal"] is not None:
             raise Stopped(aborted["signal"])
         raise ProcessError(
-            f"Process {aborted['rank']} of {self.size} has ended: {aborted['reason']}. What is "
-            "finished is kept"
+            f"Process {aborted['rank']} of {self.size} has ended: {aborted['reason']}. "
+            "Finished work is kept"
         )
 
     def _abort(self, reason: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Group(Processes):
         Raises:
             ProcessError: if the connection is lost, or a process has aborted.
         """
-        # The store's own waiting has a time limit, and no signal interrupts it.
+        # The store's `wait` has a time limit, and signals do not interrupt it.
         while not self.has(name):
             self.check_aborted()
             time.sleep(POLL_SECONDS)
@@ -169,7 +169,7 @@ class Group(Processes):
         except dist.DistError as error:
             raise ProcessError(
                 f"Process {self.rank} of {self.size} has lost contact with the others: one of them "
-                "has ended. What is finished is kept"
+                "has ended. Finished work is kept"
             ) from error
 
 
@@ -177,9 +177,9 @@ _groups = count()
 
 
 def processes() -> Processes:
-    """Return the processes that share this job, with counters and values of their own.
+    """Return the processes of this job, with new counters and values for each call.
 
-    Every process must call this equally often and in the same order.
+    Every process must make the same calls in the same order.
 
     Example:
         >>> processes().size

@@ -4,14 +4,14 @@ On each machine a launcher starts the workers and waits for them:
 
 | what happens | what the launcher does | how it ends |
 |---|---|---|
-| all workers return | waits for the other machines | returns the value of rank 0 |
-| it receives a signal | passes it on, waits while the workers save | `Stopped`, or by a handler |
+| all workers return | waits for the other machines | value of rank 0 returned |
+| it receives a signal | forwards it, waits while the workers save | `Stopped`, or a handler |
 | it receives Ctrl-C again | kills the workers | killed by SIGINT |
 | a worker is stopped by a signal | ends its other workers | `Stopped` |
 | a worker raises | ends its other workers | the error |
 | a worker dies | ends its other workers | `ProcessError` with rank, process ID and signal |
 | one of these, on another machine | ends its workers | as the launcher there |
-| it is killed | – | the workers end by themselves |
+| it is killed | – | the workers save and end by themselves |
 
 Why a job ends is recorded in the store of the first machine's launcher. The first reason is kept.
 """
@@ -59,22 +59,22 @@ from smoothcert.distributed.signals import (
 from smoothcert.errors import ProcessError, SmoothCertError, Stopped
 
 SAVE_SECONDS = 300
-"""Seconds for the workers to save their state after a signal, and to end with their launcher."""
+"""Seconds for the workers to save their state after a signal, or after the end of the launcher."""
 GRACE_SECONDS, KILL_SECONDS = 3.0, 15.0
-"""Seconds to end without a signal where another process has failed; then after SIGTERM."""
+"""Seconds for a worker to end by itself after another one has failed, then after SIGTERM."""
 CONNECT_SECONDS = 900
-"""Seconds for the first machine to start."""
+"""Seconds to wait for the first machine."""
 MAX_CHARACTERS = 2000
-"""Of the message of an unexpected error."""
+"""Longest message of an unexpected error."""
 LOST_CONTACT = (
     *("Connection closed by peer", "Connection reset by peer"),
     *("has lost contact", "has ended: "),
 )
-"""How torch, then `group`, report that another process has ended."""
+"""Messages of torch, then of `group`, when another process has ended."""
 BACKEND = "smoothcert"
 REASON, BEATS = "smoothcert/reason", "smoothcert/beats"
 BEAT_SECONDS, SILENT_LOOKS = 5.0, 9
-"""Seconds between two signs of life of a machine, and looks without one after which it is lost."""
+"""Seconds between two signs of life of a machine, and checks without one until it is lost."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,20 @@ class Machine:
 def launch(
     function: Callable[..., Any], *arguments: Any, each: int, machine: Machine | None = None
 ) -> Any:
-    """Run a function in several processes, which it connects by `joined`.
+    """Run a function in several processes; it connects them by `joined`.
 
     Args:
         function: a function of a module, which each process can import.
-        arguments: what it takes; they are pickled.
+        arguments: its arguments; they are pickled.
         each: number of processes on each machine.
-        machine: this machine; the only one unless given.
+        machine: this machine; None: the only one.
 
     Returns:
         What the function returned in rank 0; None on other machines than the first.
 
     Raises:
-        SmoothCertError: what a process raised; `ProcessError` for an error of another class, or
-            where a process died. All others have been ended then.
+        SmoothCertError: the error of a process; `ProcessError` for errors of other classes, and if
+            a process died. All other processes have ended.
         Stopped: if a signal ended it.
     """
     machine = machine or Machine()
@@ -128,12 +128,12 @@ def launch(
         monitor_interval=POLL_SECONDS,
         # No folder for logs.
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-        # `_passing_signals_on` handles the others: torch's handler would interrupt the saving at
-        # the second signal, and cannot translate a scheduler's signal.
+        # `_forwarding_signals` handles the others: with torch's handler, a second signal would
+        # interrupt the saving, and a scheduler's signal would not be translated.
         signals_to_handle="SIGQUIT",
         shutdown_timeout=SAVE_SECONDS,
     )
-    with _passing_signals_on(each, others, machine.number == 0), _environment(each), _quiet():
+    with _forwarding_signals(each, others, machine.number == 0), _environment(each), _quiet():
         try:
             return elastic_launch(config, _work)(function, arguments).get(0)
         except ChildFailedError as error:
@@ -152,17 +152,17 @@ def launch(
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes of torch.distributed, as the environment says.
+    """Join the processes of torch.distributed, by the variables of the environment.
 
     Raises:
-        ProcessError: at the end, if another process has ended before.
+        ProcessError: at the end, if another process has ended early.
     """
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        _listen_to_this_machine_alone()
+        _listen_on_loopback()
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
-        # The first machine, whose store the others need, ends last.
+        # The other processes need the store of the first machine until they end.
         processes().barrier("end")
     except (Exception, KeyboardInterrupt) as error:
         with suppress(ProcessError):
@@ -176,10 +176,10 @@ class _EndedError(Exception):
 
 
 class _Rendezvous(RendezvousHandler):
-    """Machines whose numbers are known. The first one's launcher serves the store.
+    """Machines with known numbers. The launcher of the first one serves the store.
 
-    Torch's static rendezvous listens on all addresses, and does not notice that the workers of
-    another machine have failed.
+    Torch's static rendezvous listens on all addresses, and does not notice failed workers of
+    another machine.
     """
 
     def __init__(self, parameters: RendezvousParameters) -> None:
@@ -205,7 +205,7 @@ class _Rendezvous(RendezvousHandler):
         return RendezvousInfo(self._store, machine.number, machine.of, address)
 
     def num_nodes_waiting(self) -> int:
-        """Look for a reason to end; the agent calls this every `POLL_SECONDS`."""
+        """Check for a reason to end; the agent calls this every `POLL_SECONDS`."""
         if (reason := _read_reason(self._store) or self._silence()) is None:
             return 0
         if reason["signal"]:
@@ -215,7 +215,7 @@ class _Rendezvous(RendezvousHandler):
         raise _EndedError
 
     def _silence(self) -> dict[str, Any] | None:
-        """Give a sign of life; return why the job ends where a machine gives none."""
+        """Give a sign of life; return the reason to end if another machine gives none."""
         own, machines = self._machine.number, self._machine.of
         if machines == 1 or time.monotonic() < self._next_beat:
             return None
@@ -224,7 +224,7 @@ class _Rendezvous(RendezvousHandler):
             self._store.add(f"{BEATS}/{own}", 1)
             for number, before in enumerate(self._beats):
                 self._beats[number] = self._store.add(f"{BEATS}/{number}", 0)
-                # Looks, not seconds: a job may be suspended, and this process with it.
+                # Checks, not seconds: a job may be suspended, this process included.
                 silent = self._beats[number] == before > 0
                 self._silent[number] = self._silent[number] + 1 if silent else 0
                 if self._silent[number] > SILENT_LOOKS:
@@ -232,7 +232,7 @@ class _Rendezvous(RendezvousHandler):
                         self._store,
                         _reason(
                             f"Machine {number} of {machines} has given no sign of life for "
-                            f"{SILENT_LOOKS * BEAT_SECONDS:.0f} s. What is finished is kept"
+                            f"{SILENT_LOOKS * BEAT_SECONDS:.0f} s. Finished work is kept"
                         ),
                     )
         return None
@@ -241,7 +241,7 @@ class _Rendezvous(RendezvousHandler):
         return False
 
     def set_closed(self) -> None:
-        """Nothing: no machine joins later."""
+        """Do nothing: no machine joins later."""
 
     def shutdown(self) -> bool:
         return True
@@ -251,7 +251,7 @@ rendezvous_handler_registry.register(BACKEND, _Rendezvous)
 
 
 def _store(machine: Machine) -> TCPStore:
-    """Return the store of the job. The first machine's launcher serves it, and ends last."""
+    """Return the store of the job. The launcher of the first machine serves it, and ends last."""
     host, port = machine.address, machine.port
     if machine.number:
         try:
@@ -261,7 +261,7 @@ def _store(machine: Machine) -> TCPStore:
                 f"Expected the first machine at {host}:{port} within {CONNECT_SECONDS} s: start "
                 "the same command there with NODE_RANK=0"
             ) from error
-    # Nobody else connects to a job of one machine.
+    # No other machine connects to a job of one machine.
     listener = socket.create_server(("" if machine.of > 1 else host, port))
     return TCPStore(
         host,
@@ -274,7 +274,7 @@ def _store(machine: Machine) -> TCPStore:
 
 
 def _keep_reason(store: TCPStore, reason: dict[str, Any]) -> dict[str, Any]:
-    """Record why the job ends, unless another process has; return the reason that is kept."""
+    """Record why the job ends, unless there is an earlier reason; return the one that is kept."""
     with suppress(dist.DistError):
         return json.loads(store.compare_set(REASON, "", json.dumps(reason)))
     return reason
@@ -284,7 +284,7 @@ def _read_reason(store: TCPStore) -> Any:
     try:
         return json.loads(store.get(REASON)) if store.check([REASON]) else None
     except dist.DistError:
-        return _reason("The first machine has ended. What is finished is kept")
+        return _reason("The first machine has ended. Finished work is kept")
 
 
 def _reason(message: str, error: str = "ProcessError", number: int | None = None) -> dict[str, Any]:
@@ -299,10 +299,10 @@ def _reason_of(rank: int, failure: ProcessFailure, size: int) -> dict[str, Any]:
     if number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         return _reason("", number=number)
     how = f"ended with code {code}" if code > 0 else f"was killed by {failure.signal_name()}"
-    memory = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
+    memory = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
     return _reason(
         f"Process {rank} of {size} (pid {failure.pid}) {how}{memory}. The others were stopped. "
-        "What is finished is kept"
+        "Finished work is kept"
     )
 
 
@@ -311,7 +311,7 @@ def _children(others: set[Any]) -> set[Any]:
 
 
 def _end(others: set[Any]) -> None:
-    """End workers that are still there: what they have finished is on the disk."""
+    """End remaining workers: their finished work is on the disk."""
     for seconds, verb in ((GRACE_SECONDS, "terminate"), (KILL_SECONDS, "kill")):
         deadline = time.monotonic() + seconds
         for child in _children(others):
@@ -321,8 +321,8 @@ def _end(others: set[Any]) -> None:
 
 
 @contextmanager
-def _passing_signals_on(each: int, others: set[Any], first: bool) -> Iterator[None]:
-    """Pass signals on to the workers; once these have ended, do what the earlier handler says."""
+def _forwarding_signals(each: int, others: set[Any], first: bool) -> Iterator[None]:
+    """Forward signals to the workers; after their end, call the handler that was there before."""
     received: list[int] = []
 
     def receive(number: int, _: Any) -> None:
@@ -330,15 +330,15 @@ def _passing_signals_on(each: int, others: set[Any], first: bool) -> Iterator[No
             for child in _children(others):
                 child.kill()
         elif not received and len(_children(others)) < each:
-            # Not all have been started: later.
+            # Not all workers have started: try again later.
             threading.Timer(POLL_SECONDS, os.kill, (os.getpid(), number)).start()
             return
         end_at_second_interrupt(number, received[0] if received else 0)
         if not received:
             received.append(number)
-            # Workers ignore a scheduler's signal, and the Ctrl-C that a terminal sends to all.
-            passed = signal.SIGTERM if number == signal.SIGTERM else signal.SIGUSR1
-            raise SignalException("stopped", passed)
+            # Workers ignore SIGUSR2 and SIGINT, which a scheduler or a terminal sends to all.
+            forwarded = signal.SIGTERM if number == signal.SIGTERM else signal.SIGUSR1
+            raise SignalException("stopped", forwarded)
 
     in_main = threading.current_thread() is threading.main_thread()
     numbers = stopping_signals() if in_main else []
@@ -354,21 +354,21 @@ def _passing_signals_on(each: int, others: set[Any], first: bool) -> Iterator[No
     finally:
         for earlier, handler in before.items() if in_main else ():
             signal.signal(earlier, handler)
-    # This process's own handler knows what a scheduler wants.
+    # In a command, that of `signals_stop`, which may call a scheduler's.
     if callable(handler := before.get(number)):
         handler(number, None)
         if not first:
-            # A scheduler's returns on other machines, so that the first one's may do its work.
+            # It returned; the handler of the first machine requeues the job.
             raise SystemExit(0)
     raise Stopped(number)
 
 
 @contextmanager
 def _environment(each: int) -> Iterator[None]:
-    """Set what workers read when they import torch."""
+    """Set the variables that workers read when they import torch."""
     before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // each)))
-    # As many on each machine: no machine waits for the others to count its workers.
+    # Every machine has the same number of workers: the agents need not exchange it.
     os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
     try:
         yield
@@ -380,7 +380,7 @@ def _environment(each: int) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's own reports of a failure, with traces of its code, from the user."""
+    """Hide torch's own reports of a failure, which contain traces of its code."""
     loggers = [
         logging.getLogger(name) for name in ("torch.distributed", "torch.multiprocessing.spawn")
     ]
@@ -395,12 +395,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Run the function as a worker; record why it fails.
+    """Run the function in a worker; record the reason of a failure.
 
     Raises:
         SystemExit: if it failed, or a signal ended it.
     """
-    # A scheduler's signal, or Ctrl-C: the launcher receives it too, and passes it on.
+    # The launcher receives a scheduler's signal and Ctrl-C, too, and forwards them.
     ignore_signals(IF_HANDLED, "SIGINT")
     _follow_launcher()
     try:
@@ -409,7 +409,7 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         raise
     except (Exception, SystemExit) as error:
         if _is_lost_contact(error):
-            # The launcher reports the one that died, and ends this one.
+            # The launcher reports the process that died, and ends this one.
             time.sleep(GRACE_SECONDS)
         reason = _reason_from(error)
         with suppress(dist.DistError):
@@ -427,14 +427,14 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _is_lost_contact(error: BaseException) -> bool:
-    """Return whether an error only says that another process has ended, for reasons of its own."""
+    """Return whether an error is only the consequence of the end of another process."""
     kinds = RuntimeError, ProcessError
     signs = any(sign in str(error) for sign in LOST_CONTACT)
     return isinstance(error, dist.DistError) or (isinstance(error, kinds) and signs)
 
 
 def _reason_from(error: BaseException) -> dict[str, Any]:
-    """Return an error as the launcher can raise it; an unexpected one is shown with its trace."""
+    """Return an error as a reason for the launcher; print the trace of an unexpected one."""
     if isinstance(error, SystemExit):
         return _reason(str(error.code))
     if isinstance(error, SmoothCertError):
@@ -445,7 +445,7 @@ def _reason_from(error: BaseException) -> dict[str, Any]:
 
 
 def _follow_launcher() -> None:
-    """End with the launcher, whatever kills it: a worker would keep its GPU."""
+    """End this worker when the launcher ends, even by SIGKILL: it would keep its GPU."""
     launcher = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -458,10 +458,10 @@ def _follow_launcher() -> None:
     threading.Thread(target=follow, daemon=True, name="smoothcert-launcher").start()
 
 
-def _listen_to_this_machine_alone() -> None:
-    """Keep other machines out: who reaches the processes could end them or read what they send.
+def _listen_on_loopback() -> None:
+    """Make the processes unreachable from other machines, which could end them or read their data.
 
-    Without it Gloo and NCCL listen on the address of the host name, or of the cluster's network.
+    By default Gloo and NCCL listen on the address of the host name, or of the cluster's network.
     """
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback is not None:

@@ -1,17 +1,17 @@
-"""The signals by which schedulers and people tell a command to end in good order."""
+"""The signals of schedulers and users at which a command saves its state and ends."""
 
 import os
 import signal
 
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 IF_HANDLED = "SIGUSR2"
-"""Counts where somebody handles it: submitit does, to be told that time is short."""
+"""Included where a handler exists: submitit uses it to announce the end of a job's time."""
 
 
 def stopping_signals() -> list[int]:
-    """Return the numbers of the signals that this machine has of them.
+    """Return the numbers of these signals, if this machine has them.
 
-    SIGINT, which Ctrl-C sends, counts unless it is ignored, as in a shell's background jobs.
+    SIGINT, which Ctrl-C sends, is included unless it is ignored, as in a shell's background jobs.
 
     Example:
         >>> signal.SIGTERM in stopping_signals()
@@ -25,26 +25,26 @@ def stopping_signals() -> list[int]:
 
 
 def end_at_second_interrupt(number: int, before: int) -> None:
-    """End this process at once where Ctrl-C comes after another signal; say so at the first.
+    """End this process at once if Ctrl-C follows another signal; at a first Ctrl-C, print that.
 
     Args:
-        number: the signal that has come.
-        before: the signal that this process is stopping by already; 0: none.
+        number: the signal that was received.
+        before: the earlier signal at which this process is stopping; 0: none.
     """
     if number != signal.SIGINT:
         return
     if before:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    # No logging here: the signal may have come in the middle of a line.
+    # No logging in a signal handler: the signal may have interrupted a log message.
     os.write(2, b"\nStopping as soon as the state is saved. Ctrl-C again ends at once\n")
 
 
 def ignore_signals(*names: str) -> None:
-    """Let this process go on when it gets one of these signals: another one decides what they mean.
+    """Ignore signals in this process, because another process handles them.
 
     Args:
-        names: such as `SIGTERM`; those that this machine does not have are passed over.
+        names: such as `SIGTERM`; names that this machine does not have are skipped.
     """
     for name in names:
         if hasattr(signal, name):
