@@ -9,8 +9,6 @@ import sys
 from statistics import mean, stdev
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from smoothcert import commands
 from smoothcert.report.markdown import marks
@@ -23,7 +21,7 @@ from tests.helpers.runs_by_hand import (
     write_log,
     write_run,
 )
-from tests.helpers.support import ROOT, composed
+from tests.helpers.support import ROOT, composed, save_hydra_files
 
 SEEDS = (4, 5)
 
@@ -32,9 +30,7 @@ def trained(folder, *overrides):
     """Train in this process and leave what Hydra would."""
     with composed(folder, [*QUICK, *overrides]) as cfg:
         commands.train(cfg)
-        (folder / ".hydra").mkdir()
-        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-        OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
+        save_hydra_files(cfg, folder)
 
 
 def certified(folder, own, *overrides):

@@ -14,7 +14,7 @@ from smoothcert.records import read_certificates
 from tests.helpers.commands import start, succeeded
 from tests.helpers.resuming import last_of, metrics_of, states_of
 from tests.helpers.row_files import in_order
-from tests.helpers.support import TINY, composed
+from tests.helpers.support import TINY, composed, save_hydra_files
 from tests.helpers.together import ending, started
 
 pytestmark = pytest.mark.slow
@@ -63,21 +63,8 @@ def whole(tmp_path_factory):
     """A run that nobody disturbs."""
     with composed(folder := tmp_path_factory.mktemp("whole") / "run", TRAINING) as cfg:
         commands.train(cfg)
-        (folder / ".hydra").mkdir()
-        keep(cfg, folder)
+        save_hydra_files(cfg, folder, TRAINING)
     return folder
-
-
-def keep(cfg, folder):
-    """Leave a configuration as Hydra does."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
-    (folder / ".hydra" / "overrides.yaml").write_text(
-        "".join(f"- {override}\n" for override in TRAINING)
-    )
 
 
 @pytest.mark.parametrize("seed", [1, 2])

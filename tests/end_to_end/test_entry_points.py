@@ -10,7 +10,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from smoothcert import commands
@@ -18,7 +17,7 @@ from smoothcert.certify import engine, scheduling
 from smoothcert.records import COLUMNS, read_certificates
 from tests.helpers.commands import QUICK, class_folders, from_a_terminal, run, start, succeeded
 from tests.helpers.row_files import in_order, rows_in
-from tests.helpers.support import ROOT, TINY, composed, guarded
+from tests.helpers.support import ROOT, TINY, composed, guarded, save_hydra_files
 
 FILES = (
     ".hydra/config.yaml",
@@ -332,9 +331,7 @@ def test_class_folders_of_other_names_are_refused(tmp_path):
     class_folders(tmp_path / "b", ("ant", "cat"))
     with composed(run_folder, [*data, *TINY, "trainer.max_epochs=1"]) as cfg:
         commands.train(cfg)
-        (run_folder / ".hydra").mkdir()
-        OmegaConf.save(cfg, run_folder / ".hydra" / "config.yaml")
-        OmegaConf.save({"hydra": HydraConfig.get()}, run_folder / ".hydra" / "hydra.yaml")
+        save_hydra_files(cfg, run_folder)
     certified(run_folder, tmp_path / "own", "max_images=1")
     with pytest.raises(SystemExit, match="class 'ant' where the run was trained with 'cat'"):
         certified(run_folder, tmp_path / "other", f"data.root={tmp_path}/b")

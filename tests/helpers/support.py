@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from smoothcert import commands  # registers the resolvers
 from smoothcert.commands.guard import Guard
@@ -40,6 +40,14 @@ def composed(folder, overrides, name="train"):
             yield cfg
         finally:
             HydraConfig.instance().cfg = None
+
+
+def save_hydra_files(cfg, folder, overrides=()):
+    """Leave a composed configuration in a run folder as Hydra does."""
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
+    OmegaConf.save(list(overrides), folder / ".hydra" / "overrides.yaml")
 
 
 def guarded(command, *overrides, multirun=False):
