@@ -242,7 +242,9 @@ def test_a_killed_training_run_goes_on_with_run(tmp_path):
     assert json.loads((folder / "summary.json").read_text())["n"] == 3000
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_a_signal_ends_a_run_with_its_exit_code_and_the_way_to_resume(tmp_path, number):
     with from_a_terminal():
         process = start("train", *QUICK, "trainer.max_epochs=500", f"hydra.run.dir={tmp_path}/run")

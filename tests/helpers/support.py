@@ -23,26 +23,26 @@ assert callable(commands.for_sigma)
 
 @cache
 def composition(name, overrides):
-    """Compose a configuration, Hydra's own values included; each one is composed once."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, [*overrides, "hydra.job.num=0"], return_hydra_config=True)
+    """Return a configuration with Hydra's own values; the same one is composed once."""
+    return compose(name, [*overrides, "hydra.job.num=0"], return_hydra_config=True)
 
 
 @contextmanager
 def composed(folder, overrides, name="train"):
     """Yield a configuration whose run folder is the given one, with Hydra's own values set."""
-    everything = deepcopy(composition(name, tuple(overrides)))
-    everything.hydra.run.dir = everything.hydra.runtime.output_dir = str(folder)
-    HydraConfig.instance().set_config(everything)
-    # Of a copy, as Hydra does: its own values refer to each other.
-    cfg = deepcopy(everything)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    try:
-        yield cfg
-    finally:
-        HydraConfig.instance().cfg = None
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        everything = deepcopy(composition(name, tuple(overrides)))
+        everything.hydra.run.dir = everything.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(everything)
+        # Of a copy, as Hydra does: its own values refer to each other.
+        cfg = deepcopy(everything)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        try:
+            yield cfg
+        finally:
+            HydraConfig.instance().cfg = None
 
 
 def save_hydra_files(cfg, folder, overrides=()):
