@@ -129,8 +129,8 @@ def best_of_a_benchmark(run, own):
 
 def ckpt(run, own):
     path = run / "published.pth.tar"
-    asked = [f"ckpt={path}", "data=digits", "model=small_cnn", "sigma=0.25"]
-    return path, lambda: certified(own, *asked, name="certify_checkpoint")
+    overrides = [f"ckpt={path}", "data=digits", "model=small_cnn", "sigma=0.25"]
+    return path, lambda: certified(own, *overrides, name="certify_checkpoint")
 
 
 def weights(run, own):
@@ -242,15 +242,15 @@ def test_a_runs_configuration_calls_nothing_else(do, options, other, sprung, tmp
     assert not sprung.exists()
 
 
-def test_a_run_that_would_call_something_else_does_not_go_on(sprung, tmp_path):
+def test_a_run_that_would_call_something_else_is_not_resumed(sprung, tmp_path):
     folder = tmp_path / "run"
     saved(folder, *TRAIN)
     evil = f"callbacks:\n  x: {{_target_: os.mkdir, path: '{sprung}'}}\n"
     changed(folder, "callbacks:\n", evil)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    process = command("train", f"run={folder}")
-    assert process.returncode == 1
-    assert "config.yaml calls 'os.mkdir' as 'callbacks.x', which is not allowed" in process.stderr
+    expected = r"config\.yaml calls 'os\.mkdir' as 'callbacks\.x', which is not allowed"
+    with pytest.raises(SystemExit, match=expected):
+        guarded("train", f"run={folder}")
     assert not sprung.exists()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -923,7 +923,6 @@ def test_every_part_of_a_resumed_run_is_checked(part, run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"callbacks": {"x": {"_target_": "os.system"}}}, "calls 'os.system' as 'callbacks.x'"),
         ({"logger": {"x": "${y}"}, "y": {"_target_": "os.system"}}, "calls 'os.system' as 'y'"),
         ({"optimizer": "${oc.create:'{_target_: os.system}'}"}, "it makes values"),
         ({"note": "${oc.env:DATABASE_URL}"}, "it reads DATABASE_URL from the environment"),

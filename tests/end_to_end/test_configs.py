@@ -83,12 +83,12 @@ def test_every_option_resolves_and_its_target_takes_its_arguments(override, tmp_
 @pytest.mark.parametrize("override", options("certifier", "execution"))
 def test_every_option_of_certify_resolves_and_makes_what_it_configures(override, tmp_path):
     """Of the command `certify`, where whatever is null comes from the run."""
-    asked = [override, "run=somewhere", "n0=10", "n=100", "alpha=0.01", "radii=[0,0.5]"]
-    with composed(tmp_path, asked, "certify") as cfg:
-        asked = OmegaConf.to_container(cfg.certifier, resolve=True)
+    overrides = [override, "run=somewhere", "n0=10", "n=100", "alpha=0.01", "radii=[0,0.5]"]
+    with composed(tmp_path, overrides, "certify") as cfg:
+        settings = OmegaConf.to_container(cfg.certifier, resolve=True)
         # Single settings that are null are the certifier's own.
-        asked = {name: value for name, value in asked.items() if value is not None}
-        certifier = instantiate(asked, _convert_="all")
+        settings = {name: value for name, value in settings.items() if value is not None}
+        certifier = instantiate(settings, _convert_="all")
         execution = instantiate(cfg.execution, _convert_="all")
     assert (certifier.n, certifier.alpha) == (100, 0.01)
     assert isinstance(execution, Execution)

@@ -73,8 +73,10 @@ def test_a_training_killed_five_times_ends_as_one_that_was_not(whole, tmp_path, 
     for _ in range(5):
         killed(rng, 3.0, train, folder)
     finished(train, folder)
-    for ours, theirs in zip(states_of(last_of(folder)), states_of(last_of(whole)), strict=True):
-        assert torch.equal(ours, theirs)
+    for resumed, expected in zip(
+        states_of(last_of(folder)), states_of(last_of(whole)), strict=True
+    ):
+        assert torch.equal(resumed, expected)
     assert metrics_of(folder) == metrics_of(whole)
     assert in_order(folder / "certificates.tsv") == in_order(whole / "certificates.tsv")
 
@@ -129,37 +131,37 @@ def test_a_certification_by_two_processes_survives_the_death_of_any_process(
         target = process.pid if victim == "the command" else rng.choice(children_of(process.pid))
         os.kill(target, signal.SIGKILL)
         began = time.monotonic()
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         assert time.monotonic() - began < 60
         if victim == "a worker":
             assert process.returncode == 1
-            assert f"(pid {target}) was killed by SIGKILL" in said
+            assert f"(pid {target}) was killed by SIGKILL" in errors
     process = start("certify", *common)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert in_order(own / "certificates.tsv") == in_order(tmp_path / "calm" / "certificates.tsv")
     assert not list(own.glob("*.part*"))
 
 
 def test_a_training_by_two_processes_survives_the_death_of_one(tmp_path):
     folder = tmp_path / "run"
-    asked = [*TRAINING, "trainer.devices=2", f"hydra.run.dir={folder}"]
-    process = start("train", *asked)
+    options = [*TRAINING, "trainer.devices=2", f"hydra.run.dir={folder}"]
+    process = start("train", *options)
     while process.poll() is None and not (folder / "checkpoints" / "last.ckpt").is_file():
         time.sleep(0.05)
     victim = children_of(process.pid)[1]
     os.kill(victim, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"(pid {victim}) was killed by SIGKILL" in said
+    assert f"(pid {victim}) was killed by SIGKILL" in errors
     again = start("train", f"run={folder}")
     again.stdout_text, again.stderr_text = again.communicate(timeout=300)
     succeeded(again)
-    calm = start("train", *asked[:-1], f"hydra.run.dir={tmp_path}/calm")
+    calm = start("train", *options[:-1], f"hydra.run.dir={tmp_path}/calm")
     calm.stdout_text, calm.stderr_text = calm.communicate(timeout=300)
     succeeded(calm)
-    for ours, theirs in zip(
+    for resumed, expected in zip(
         states_of(last_of(folder)), states_of(last_of(tmp_path / "calm")), strict=True
     ):
-        assert torch.equal(ours, theirs)
+        assert torch.equal(resumed, expected)
     assert in_order(folder / "certificates.tsv") == in_order(tmp_path / "calm/certificates.tsv")

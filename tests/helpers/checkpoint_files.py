@@ -7,7 +7,11 @@ from tests.helpers.support import composed, save_hydra_files
 
 SMALL = ["trainer=cpu", "model.width=4", "objective=gaussian", "sigma=0.25", "n0=10", "n=100"]
 
-TRAIN = [*SMALL, "callbacks.certification.max_images=4", "trainer.limit_train_batches=3"]
+TRAIN = [
+    *(*SMALL, "callbacks.certification.max_images=4", "trainer.limit_train_batches=3"),
+    "callbacks.certification.plot=null",
+]
+"""A picture takes as long as such a training."""
 
 UNCERTIFIED = [*TRAIN, "callbacks.certification=null"]
 

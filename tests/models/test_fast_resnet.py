@@ -8,13 +8,10 @@ from torch.nn import functional
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import FastResNet, fast_resnet
+from tests.helpers.networks import images
 from tests.helpers.support import composed
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-def images(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def parameters_by_hand(classes, channels, width, blocks):

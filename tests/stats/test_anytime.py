@@ -1,32 +1,20 @@
 """The anytime-valid form: supermartingales by exact enumeration, exact error, and laws."""
 
 from copy import deepcopy
-from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import gammaln, ndtr, ndtri, xlogy
+from scipy.special import ndtr, ndtri
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import AnytimeTest
 from smoothcert.stats.anytime import CONVERGED
 from smoothcert.stats.boundary import likeliest_on_boundary
+from tests.helpers.enumeration import multinomial_pmf, outcomes
 
 NUISANCES = [-1e-4, -0.05, -0.3, -1.0, -1.8]
-
-
-def outcomes(n: int, classes: int) -> np.ndarray:
-    """Every vector of counts of n votes, shape (K, classes)."""
-    bars = np.array(list(combinations_with_replacement(range(n + 1), classes - 1)))
-    edges = np.hstack([np.zeros((len(bars), 1), int), bars, np.full((len(bars), 1), n)])
-    return np.diff(edges, axis=1)
-
-
-def multinomial(votes: np.ndarray, p: np.ndarray) -> np.ndarray:
-    logs = gammaln(votes.sum(1) + 1) + (xlogy(votes, p) - gammaln(votes + 1)).sum(1)
-    return np.exp(logs)
 
 
 def null_grid(t: float) -> np.ndarray:
@@ -140,7 +128,7 @@ def every_path(test: AnytimeTest, chunks: list[int]) -> tuple[np.ndarray, list[A
 
 def probabilities(paths: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Return the probability of each path of votes, shape (paths,)."""
-    found = np.prod([multinomial(paths[:, k], p) for k in range(paths.shape[1])], axis=0)
+    found = np.prod([multinomial_pmf(paths[:, k], p) for k in range(paths.shape[1])], axis=0)
     assert found.sum() == pytest.approx(1, abs=1e-9)
     return found
 

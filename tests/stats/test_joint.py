@@ -1,14 +1,13 @@
 """The joint bound: exact coverage, sums against brute force, and laws."""
 
 from functools import lru_cache
-from itertools import combinations_with_replacement
 
 import mpmath
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.special import gammaln, ndtr, ndtri, xlogy
+from scipy.special import ndtr, ndtri, xlogy
 from scipy.stats import beta, binom, norm
 
 from smoothcert.stats import (
@@ -20,6 +19,7 @@ from smoothcert.stats import (
     probit_upper,
 )
 from smoothcert.stats.joint import JointTest, Tail, _binomial_below
+from tests.helpers.enumeration import multinomial_pmf, outcomes
 
 ALPHAS = st.sampled_from([1e-9, 1e-3, 0.05, 0.2])
 ORDERING_SHARE = 0.99 / 2
@@ -82,18 +82,6 @@ def every_bound(n: int, alpha: float) -> np.ndarray:
     return bounds
 
 
-def outcomes(n: int, classes: int) -> np.ndarray:
-    """Every vector of counts of n votes, shape (K, classes)."""
-    bars = np.array(list(combinations_with_replacement(range(n + 1), classes - 1)))
-    edges = np.hstack([np.zeros((len(bars), 1), int), bars, np.full((len(bars), 1), n)])
-    return np.diff(edges, axis=1)
-
-
-def multinomial(votes: np.ndarray, p: np.ndarray) -> np.ndarray:
-    logs = gammaln(votes.sum(1) + 1) + (xlogy(votes, p) - gammaln(votes + 1)).sum(1)
-    return np.exp(logs)
-
-
 RADII = [0.0, 0.02, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.5]
 NUISANCES = [0.0, -0.01, -0.05, -0.15, -0.3, -0.6, -1.0, -1.7]
 
@@ -110,7 +98,7 @@ def test_error_is_at_most_alpha_and_comes_close_over_every_outcome(n, alpha):
     for t in RADII:
         for s in NUISANCES:
             a, b = ndtr(t + s), ndtr(s - t)
-            probability = multinomial(votes, np.array([a, b, max(0.0, 1 - a - b)]))
+            probability = multinomial_pmf(votes, np.array([a, b, max(0.0, 1 - a - b)]))
             assert probability.sum() == pytest.approx(1, abs=1e-9)
             errors.append(probability[bound > t].sum())
     assert max(errors) <= alpha
@@ -124,7 +112,7 @@ def test_largest_count_of_tied_runners_up_needs_no_correction(a, n, alpha):
     """Three classes with b = c: the largest other count is above the runner-up's half the time."""
     votes = outcomes(n, 3)
     bound = every_bound(n, alpha)[votes[:, 0], votes[:, 1:].max(1)]
-    probability = multinomial(votes, np.array([a, (1 - a) / 2, (1 - a) / 2]))
+    probability = multinomial_pmf(votes, np.array([a, (1 - a) / 2, (1 - a) / 2]))
     true = (ndtri(a) - ndtri((1 - a) / 2)) / 2
     assert probability[bound > true].sum() <= alpha
 
@@ -146,7 +134,7 @@ def test_four_classes_are_covered_by_exact_enumeration(p):
     votes = outcomes(20, 4)
     bound = every_bound(20, 0.05)[votes[:, 0], votes[:, 1:].max(1)]
     true = (ndtri(p[0]) - ndtri(max(p[1:]))) / 2
-    assert multinomial(votes, np.array(p))[bound > true].sum() <= 0.05
+    assert multinomial_pmf(votes, np.array(p))[bound > true].sum() <= 0.05
 
 
 @pytest.mark.parametrize("t", [0.25, 0.5, 1.0])
@@ -161,7 +149,7 @@ def test_rejections_and_small_p_values_are_errors_no_more_often_than_alpha(t, al
     small[tuple(pairs.T)] = joint_p_value(pairs[:, 0], pairs[:, 1], n, t, alpha) <= alpha
     for s in NUISANCES:
         a, b = ndtr(t + s), ndtr(s - t)
-        probability = multinomial(votes, np.array([a, b, max(0.0, 1 - a - b)]))
+        probability = multinomial_pmf(votes, np.array([a, b, max(0.0, 1 - a - b)]))
         for table in (rejected, small):
             assert probability[table[votes[:, 0], votes[:, 1]]].sum() <= alpha
 
