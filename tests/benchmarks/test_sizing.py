@@ -213,7 +213,7 @@ def sized(own, *overrides):
     return json.loads((own / "benchmark.json").read_text())["results"]
 
 
-def test_certification_is_told_what_this_command_is_told(started, tmp_path):
+def test_certification_gets_the_settings_of_this_command(started, tmp_path):
     asked = ["images=5", "n=2000", "execution=fast", "execution.compile=false", "radii=[0,0.5]"]
     sized(tmp_path, "run='a,b=1'", "repeats=2", *asked, "certifier.bound=cohen", "seed=3")
     warmup, *measured = started.asked
@@ -262,7 +262,7 @@ def test_what_is_measured_and_given_makes_the_tables(started, tmp_path, capsys):
     assert "| ImageNet | 50,000 | 600 (measured) | 60 (given) | 64 | 0.9 (assumed) |" in part
 
 
-def test_other_votes_in_other_runs_are_counted_and_told(tmp_path, monkeypatch, caplog):
+def test_other_votes_in_other_runs_are_counted_and_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sizing, "subprocess", Commands(n_a=451))
     results = sized(tmp_path, "run=run", "images=4", "repeats=1")
     assert results["scaling"][0]["different_rows"] == 4

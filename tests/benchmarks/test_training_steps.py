@@ -272,7 +272,7 @@ def test_memory_that_was_freed_before_and_is_used_again_counts():
     assert (len(inside), len(last)) == (1200, 50_000)
 
 
-def test_an_error_inside_ends_the_watch_and_goes_on():
+def test_an_error_inside_ends_the_watch_and_is_raised():
     memory = PeakMemory(CPU)
     with pytest.raises(ZeroDivisionError), memory:
         raise ZeroDivisionError

@@ -69,7 +69,7 @@ def test_ratios_are_those_of_the_same_turn(finished):
         assert said == pytest.approx([rates.min(), np.median(rates), rates.max()])
 
 
-def test_what_was_measured_where_stands_beside_the_figures(finished):
+def test_the_measured_machine_is_recorded_with_the_figures(finished):
     _, written = finished
     assert written["configuration"]["batch_size"] == 8
     assert list(written["configuration"]["methods"]) == ["adre", "adre_pgd"]

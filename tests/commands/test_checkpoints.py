@@ -376,7 +376,7 @@ def test_classes_of_other_names_than_the_checkpoints_own_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["model.normalization=none", "sigma=0.5"])
-def test_what_our_own_checkpoint_records_is_compared_with_the_command(run, tmp_path, caplog, other):
+def test_the_settings_in_a_checkpoint_are_compared_with_the_command(run, tmp_path, caplog, other):
     ckpt = f"ckpt={run}/checkpoints/best.ckpt"
     try:
         certified(tmp_path, ckpt, *CERTIFY, other)
@@ -487,7 +487,7 @@ def test_shortcuts_without_parameters_are_found_in_the_file(tmp_path, options):
     assert settings_of(tmp_path / "own")["weights"] == weights_digest(by_hand)
 
 
-def test_a_shortcut_that_is_asked_for_is_not_replaced(tmp_path):
+def test_a_requested_shortcut_is_not_replaced(tmp_path):
     root = class_folders(tmp_path / "images")
     option_a(tmp_path / "x.th")
     options = [f"ckpt={tmp_path}/x.th", root, *OF_FOLDERS, "model.shortcut=B"]

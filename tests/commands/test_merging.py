@@ -98,7 +98,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_whole_lies_where_the_same_command_without_shards_puts_it(tmp_path, capsys):
+def test_merged_rows_are_where_the_same_command_without_shards_puts_them(tmp_path, capsys):
     write_shards(tmp_path)
     acr = merged(f"runs='{tmp_path}/test_shard-*'")
     assert names(tmp_path / "test") == FILES
@@ -132,7 +132,7 @@ def test_a_report_reads_the_whole_and_names_the_shards(tmp_path):
     assert len(found.notes) == 3
 
 
-def test_certifying_without_shards_goes_on_in_the_folder_of_the_whole(tmp_path):
+def test_certifying_without_shards_resumes_in_the_merged_folder(tmp_path):
     write_shards(tmp_path)
     merged(f"runs='{tmp_path}/test_shard-*'")
     with CertificateFile(tmp_path / "test" / "certificates.tsv", WHOLE) as file:
@@ -158,7 +158,7 @@ def test_the_folder_of_the_whole_has_the_shards_name_without_their_number(tmp_pa
     assert names(tmp_path / whole) == FILES
 
 
-def test_a_shard_that_is_alone_is_a_whole(tmp_path):
+def test_a_single_shard_is_merged_alone(tmp_path):
     write_shards(tmp_path, 1)
     merged(f"runs='{tmp_path}/test_shard-1-of-1'")
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
@@ -185,7 +185,7 @@ def test_a_shard_and_a_link_to_it_are_one(tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["shards"] == 3
 
 
-def test_folders_of_several_names_need_a_place_for_the_whole(tmp_path):
+def test_folders_of_several_names_need_a_merged_folder(tmp_path):
     write_shards(tmp_path / "a", 2)[1].rename(tmp_path / "test_shard-2-of-2")
     both = f"runs=['{tmp_path}/*shard*','{tmp_path}/a/*']"
     with pytest.raises(SystemExit, match="Expected out=<folder>"):
@@ -194,7 +194,7 @@ def test_folders_of_several_names_need_a_place_for_the_whole(tmp_path):
     assert names(tmp_path / "whole") == FILES
 
 
-def test_folders_that_do_not_name_their_shard_need_a_place_for_the_whole(tmp_path):
+def test_folders_that_do_not_name_their_shard_need_a_merged_folder(tmp_path):
     write_shards(tmp_path, 1, "machine_{}")
     with pytest.raises(SystemExit, match="Expected out=<folder>"):
         merged(f"runs='{tmp_path}/*'")
@@ -256,7 +256,7 @@ def test_the_whole_is_no_shard_of_itself(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_shards_folder_is_no_place_for_the_whole(tmp_path):
+def test_a_shards_folder_is_no_merged_folder(tmp_path):
     folders = write_shards(tmp_path)
     before = (folders[0] / "certificates.tsv").read_bytes()
     with pytest.raises(SystemExit, match="another configuration"):
@@ -351,7 +351,7 @@ def test_a_shard_that_claims_too_many_images_is_refused(tmp_path):
     assert "is damaged: expected at most 5,000,000 images, got '0-100" in refusal(tmp_path)
 
 
-def test_the_whole_may_lie_beside_links_to_the_shards(tmp_path):
+def test_the_merged_files_may_be_next_to_links_to_the_shards(tmp_path):
     (tmp_path / "all").mkdir()
     for number, folder in enumerate(write_shards(tmp_path / "machines")):
         (tmp_path / "all" / str(number)).symlink_to(folder)
@@ -359,7 +359,7 @@ def test_the_whole_may_lie_beside_links_to_the_shards(tmp_path):
     assert read_certificates(tmp_path / "all" / "certificates.tsv") == ROWS
 
 
-def test_on_a_full_disk_the_same_command_goes_on(tmp_path):
+def test_on_a_full_disk_the_same_command_resumes(tmp_path):
     write_shards(tmp_path)
     room = 2000  # Enough for the certificates, not for the picture.
     with (

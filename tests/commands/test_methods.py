@@ -220,7 +220,7 @@ class Forgetful(LogitsObjective):
         return logits.mean()
 
 
-def test_an_objective_that_returns_a_tensor_is_told_what_to_return(tmp_path):
+def test_an_objective_that_returns_a_tensor_is_answered_with_what_to_return(tmp_path):
     mine = ["objective=custom", "objective._target_=tests.commands.test_methods.Forgetful"]
     with (
         composed(tmp_path, [*QUICK, *mine, "+objective.noise_draws=1"]) as cfg,
@@ -252,7 +252,7 @@ def test_the_readmes_own_objective_trains(tmp_path, monkeypatch):
 def test_objective_attack_model_data_and_certifier_compose_in_any_combination(tmp_path):
     groups = ("objective", "attack", "model", "data", "certifier")
     source = random.Random(0)
-    for _ in range(25):
+    for _ in range(10):
         chosen = {group: source.choice(names(group)) for group in groups}
         root = ["data.root=somewhere"] if chosen["data"] == "image_folder" else []
         overrides = [*(f"{group}={option}" for group, option in chosen.items()), *root]

@@ -311,7 +311,7 @@ def test_what_cannot_be_compared_is_kept_apart(finished, tmp_path):
     assert sorted("val image" in text for text in splits) == [False, True]
 
 
-def test_a_published_log_stands_beside_our_runs(finished, tmp_path):
+def test_a_published_log_is_in_one_table_with_runs(finished, tmp_path):
     log = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
     lines = [line.split("\t")[:6] for line in log.read_text().splitlines()]
     log = tmp_path / "cohen" / "sigma_0.25"
@@ -327,7 +327,7 @@ def test_a_published_log_stands_beside_our_runs(finished, tmp_path):
     assert "not recorded" in files["tables/methods.md"].read_text()
 
 
-def test_methods_are_made_by_what_is_asked_for(finished, tmp_path):
+def test_methods_are_grouped_by_the_requested_keys(finished, tmp_path):
     grouping = "group_by='objective,model'"
     files = report_all(tmp_path, f"runs='{finished}/*/certify/*'", grouping)
     assert "adre + small\\_cnn" in files["tables/methods.md"].read_text()
@@ -338,7 +338,7 @@ def test_a_baseline_that_no_run_has_is_named(finished, tmp_path):
         report_all(tmp_path, f"runs='{finished}/*/certify/*'", "baseline=gausian")
 
 
-def test_nothing_to_report_is_said(tmp_path):
+def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match=r"Expected finished runs, or logs .*nothing"):
         report_all(tmp_path, f"runs='{tmp_path}/nothing/**'")
 
@@ -352,7 +352,7 @@ def test_an_earlier_report_in_the_folder_is_replaced(finished, tmp_path):
     assert {name.partition("/")[0] for name in after} == {"index.html", "tables", "figures"}
 
 
-def test_the_radii_that_are_asked_for_stand_in_the_tables_and_on_the_page(finished, tmp_path):
+def test_the_requested_radii_are_in_the_tables_and_on_the_page(finished, tmp_path):
     files = report_all(tmp_path, f"runs='{finished}/*/certify/*'", "radii=[0.1,0.3]")
     with files["tables/runs.csv"].open(newline="") as file:
         assert {"0.1", "0.3"} <= set(next(csv.reader(file)))

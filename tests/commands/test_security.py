@@ -390,7 +390,7 @@ def test_every_text_stands_on_the_page_as_it_is(page, text):
     assert rows[f"{text}.{text}"][0] == json.dumps([text], ensure_ascii=False)
 
 
-def test_a_terminal_is_told_nothing_by_names(tmp_path):
+def test_names_control_no_terminal(tmp_path):
     """A terminal obeys an escape sign; and half a character cannot be written to a file."""
     names = {"class_names": ["\x1b]0;owned\x07", "\ud800", "a\tb", "c"], "\x9b2J": 1}
     run = run_by_hand([0.5, 0.2], "run", training=names, summary={"name": "\x1b[2J"})
@@ -844,12 +844,12 @@ def test_a_link_to_a_module_in_the_folder_is_no_module_of_the_users(run, tmp_pat
     refused("mine.HardDraws", run)
 
 
-def test_a_module_that_is_not_here_is_said_where_it_is_needed(run):
+def test_a_missing_module_is_named_where_it_is_needed(run):
     assert "no such module is found: put its folder into PYTHONPATH" in refused("nowhere.X", run)
     check_targets(calling("nowhere.X"), run / "config.yaml", run, all_used=False)
 
 
-def test_a_module_that_fails_is_said(run, tmp_path):
+def test_a_module_that_fails_is_named(run, tmp_path):
     written(tmp_path / "my_broken.py", "import not_installed")
     assert "my_broken cannot be imported: ModuleNotFoundError" in refused("my_broken.X", run)
 
@@ -1149,7 +1149,7 @@ def checked(folder, *overrides):
         ["data.root=/somewhere", "ckpt_path=../x.ckpt", "model.weights=/x.pt", "data=cifar10"],
     ],
 )
-def test_what_lies_in_the_run_folder_is_fine(overrides, tmp_path):
+def test_paths_inside_the_run_folder_are_fine(overrides, tmp_path):
     checked(tmp_path, *(each.format(run=tmp_path) for each in overrides))
 
 

@@ -135,7 +135,7 @@ def test_each_process_works_once_and_they_listen_to_their_own_machine_alone(tmp_
         ("death", ProcessError, r"^Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
     ],
 )
-def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
+def test_a_process_that_fails_ends_the_others_with_its_reason(
     tmp_path, capfd, monkeypatch, how, kind, message
 ):
     """The first process would wait for two minutes; the suite would end before that."""
@@ -151,7 +151,7 @@ def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_told_to_stop_stops_the_others(tmp_path):
+def test_a_process_that_gets_a_signal_stops_the_others(tmp_path):
     with pytest.raises(Stopped) as ended:
         launched(tmp_path, "stop")
     assert ended.value.code == 128 + signal.SIGUSR1

@@ -122,7 +122,7 @@ def test_certify_names_its_folder_after_what_it_overrides(finished):
     assert {"certificates.tsv", "certificates.settings.json", "summary.json"} <= before.keys()
 
 
-def test_certify_takes_what_is_not_said_from_the_run(finished, tmp_path, caplog):
+def test_certify_takes_missing_settings_from_the_run(finished, tmp_path, caplog):
     folder, _ = finished
     summary = certified(folder, tmp_path / "a", "max_images=2")
     assert (summary["certifier"], summary["n"], summary["sigma"]) == ("sequential", 100, 0.5)
@@ -157,7 +157,7 @@ def test_certify_leaves_out_the_first_images_where_a_start_is_given(finished, tm
     assert min(row.idx for row in rows["a"]) not in {row.idx for row in rows["b"]}
 
 
-def test_certify_ends_when_its_time_is_up_and_goes_on_from_there(
+def test_certify_ends_when_its_time_is_up_and_resumes_from_there(
     finished, tmp_path, caplog, monkeypatch
 ):
     folder, _ = finished
@@ -200,7 +200,7 @@ def test_certifying_at_another_sigma_warns_and_names_both(finished, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
+def test_a_killed_certification_resumes_where_it_stopped(finished, tmp_path):
     """kill −9 as soon as the first rows are there; the same command ends with the same rows."""
     folder, _ = finished
     options = ("certifier=tight", "n=2000", "max_images=40")
@@ -224,7 +224,7 @@ def test_a_killed_certification_goes_on_where_it_stopped(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_training_run_goes_on_with_run(tmp_path):
+def test_a_killed_training_resumes_by_run(tmp_path):
     """kill −9 during the certification after training; `run=` ends the very run."""
     command = [*QUICK, "n=3000", "callbacks.certification.max_images=30"]
     folder, path = tmp_path / "run", tmp_path / "run" / "certificates.tsv"
@@ -526,7 +526,7 @@ def measured(own, *overrides):
     return json.loads((own / "benchmark.json").read_text())
 
 
-def test_benchmark_measures_a_fresh_network_beside_the_reference(tmp_path, capsys, monkeypatch):
+def test_benchmark_measures_a_fresh_network_and_the_reference(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("smoothcert.benchmarks.throughput.has_art", lambda: False)
     options = ["model=small_cnn", "input_shape=[1,8,8]", "mean=[0.5]", "std=[0.5]", "n=500"]
     quick = ["repeats=2", "images=2", "reference_batches=1", "~executions"]

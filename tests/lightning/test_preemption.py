@@ -84,7 +84,7 @@ def check_equal(parts, whole):
         "frozen part",
     ],
 )
-def test_a_training_told_to_end_goes_on_in_the_middle_of_its_epoch(
+def test_a_stopped_training_resumes_in_the_middle_of_its_epoch(
     tmp_path, monkeypatch, overrides, batch
 ):
     whole = trained(tmp_path / "whole", *overrides)

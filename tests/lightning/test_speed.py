@@ -92,7 +92,7 @@ def test_the_memory_format_changes_losses_by_rounding_alone(tmp_path, attack):
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_weights_lie_in_the_memory_format_that_is_asked(tmp_path, last):
+def test_weights_are_in_the_requested_memory_format(tmp_path, last):
     run = training(channels_last=last)
     fit(run, tmp_path, epochs=1, batches=1, data=Colours())
     kernel = run.model.network[1].layer1[0].conv1.weight
@@ -100,7 +100,7 @@ def test_weights_lie_in_the_memory_format_that_is_asked(tmp_path, last):
     assert kernel.is_contiguous() != last
 
 
-def test_a_training_is_channels_last_unless_it_is_told_otherwise():
+def test_a_training_is_channels_last_by_default():
     assert training().memory_format == torch.channels_last
 
 
@@ -145,7 +145,7 @@ def test_a_run_that_is_compiled_trains_and_certifies(tmp_path):
     assert (tmp_path / "summary.json").is_file()
 
 
-def test_only_what_is_asked_is_compiled(monkeypatch):
+def test_only_what_is_requested_is_compiled(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert _compiled("auto", "gpu")
     assert _compiled("auto", "auto")

@@ -68,7 +68,7 @@ def test_the_first_layer_and_the_later_stages_halve_the_image():
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_stages_have_the_blocks_and_the_channels_that_are_asked(blocks):
+def test_stages_have_the_requested_blocks_and_channels(blocks):
     network = FastResNet(10, width=6, blocks=blocks)
     for number, stage in enumerate((network.layer1, network.layer2, network.layer3)):
         assert len(stage) == blocks
