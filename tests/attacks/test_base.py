@@ -430,7 +430,7 @@ class Halfway(PGD):
         return (state.batch.images + state.images) / 2
 
 
-def test_another_start_is_where_the_classifier_is_asked_first(network, batch):
+def test_another_start_is_where_the_classifier_is_evaluated_first(network, batch):
     recorder = Recorder(network)
     run(FromBlack(0.5), recorder, batch)
     assert torch.equal(recorder.inputs[0], batch.noise.flatten(0, 1))

@@ -19,7 +19,7 @@ def examples():
     return [Example(image, index % 3, index) for index, image in enumerate(images)]
 
 
-def simulated(images=12, draws=4100, seed=0):
+def simulated(images=6, draws=4100, seed=0):
     source = np.random.default_rng(seed)
     votes = [source.choice(4, size=draws, p=source.dirichlet([20, 2, 1, 1])) for _ in range(images)]
     return VoteLog(np.array(votes, dtype=np.uint8), np.zeros(images, dtype=np.int64), 4, 0.25)
@@ -56,7 +56,7 @@ def test_fixed_designs_take_all_samples_and_sequential_ones_fewer():
     for entry in table:
         accuracy = entry["certified_accuracy"]
         assert accuracy == sorted(accuracy, reverse=True)
-        assert sum(entry["stops"].values()) == 12
+        assert sum(entry["stops"].values()) == 6
 
 
 def test_no_design_certifies_more_than_cohens_radius_of_unanimous_votes():

@@ -54,7 +54,7 @@ def test_a_label_as_target_is_never_given_up_as_wrong(kind):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, PrecisionCertifier])
-def test_a_wrong_image_ends_after_its_selection_where_that_is_asked(kind):
+def test_a_wrong_image_ends_after_its_selection_on_request(kind):
     sampling = kind(n=500, stop_when_wrong=True).sampling(0.25, 3, label=0)
     certificate, requests = drive(sampling, unanimous(1))
     assert requests == [kind().n0]

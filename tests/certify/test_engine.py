@@ -274,7 +274,7 @@ def test_settings_say_what_discrete_noise_leaves_of_alpha(network, tmp_path):
 
 
 @pytest.mark.parametrize("certifier", [QUICK, SEQUENTIAL, AnytimeCertifier(radii=[0, 0.5], n=200)])
-def test_settings_are_those_that_lie_beside_the_file(network, images, tmp_path, certifier):
+def test_settings_are_those_in_the_file_next_to_the_rows(network, images, tmp_path, certifier):
     path = tmp_path / "c.tsv"
     certified = certify(network, images, path, certifier=certifier, configuration={"data": "d"})
     beside = json.loads(settings_path(path).read_text())

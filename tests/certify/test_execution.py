@@ -74,7 +74,7 @@ def test_the_classifier_that_is_handed_in_is_left_as_it_is(network, precision):
         assert (now[name].dtype, now[name].stride()) == (old.dtype, old.stride())
 
 
-def test_training_goes_on_after_certifying(network):
+def test_training_continues_after_certifying(network):
     runner(network)(noise(5))
     network(noise(5)).sum().backward()
     assert all(tensor.grad is not None for tensor in network.parameters())
@@ -390,7 +390,7 @@ def said(request):
 
 @pytest.mark.parametrize("said", SAID, indirect=True)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_float32_is_full_whatever_a_script_has_said_and_the_switches_are_restored(said, device):
+def test_float32_is_full_whatever_a_script_has_set_and_the_switches_are_restored(said, device):
     """Of the GPU, too: its switches exist without one."""
     before = switches()
     with full_float32(device):

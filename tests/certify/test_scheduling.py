@@ -82,7 +82,7 @@ def whole(network):
     return results(runner_of(network, 1000))
 
 
-def test_every_image_gets_what_it_asked_for(whole):
+def test_every_image_gets_the_samples_it_requests(whole):
     for index, (came, samples) in whole.items():
         assert [sum(votes) for votes in came] == list(ASKED[index % len(ASKED)])
         assert samples == sum(ASKED[index % len(ASKED)])
@@ -108,7 +108,7 @@ def test_on_a_cpu_one_poll_is_read_before_the_next(network, monkeypatch):
     assert counted.most_unread == 1
 
 
-def test_votes_do_not_depend_on_which_images_are_beside(network, whole):
+def test_votes_do_not_depend_on_the_other_images_of_a_batch(network, whole):
     runner = runner_of(network, 16)
     for index in (0, 3, 5):
         [job] = run_jobs(runner, [Example(IMAGE, None, index)], start(), 3, Plan())

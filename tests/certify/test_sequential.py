@@ -54,6 +54,7 @@ def test_requests_are_positive_and_never_exceed_n(certifier, seed, n):
     assert sum(requests) == certificate.n_samples <= n
 
 
+@settings(max_examples=40)
 @given(seed=seeds)
 def test_requests_add_up_to_the_looks_of_the_plan(seed):
     _, (_, *requests) = simulated(SEQUENTIAL, probabilities(seed), seed)
@@ -61,7 +62,7 @@ def test_requests_add_up_to_the_looks_of_the_plan(seed):
 
 
 @every_certifier
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_label_radius_and_reason_agree(certifier, seed):
     radii = default_radii(0.25)
@@ -155,8 +156,8 @@ MANY = [(0.5, 0.5), (0.85, 0.1, 0.05), (0.25,) * 4]
 @pytest.mark.parametrize(
     ("p", "images"),
     [
-        ((0.45, 0.45, 0.1), 80),
-        ((0.8, 0.2), 80),
+        ((0.45, 0.45, 0.1), 20),
+        ((0.8, 0.2), 20),
         *(pytest.param(p, 300, marks=pytest.mark.slow) for p in MANY),
     ],
     ids=str,
@@ -165,7 +166,7 @@ def test_false_claims_are_at_most_alpha_of_all_images(certifier, p, images):
     """At the true radius itself, the hardest one of the grid, and for ties, whose radius is 0.
 
     Seeded images; alpha and four standard deviations of its estimate are allowed, which is
-    15 % of 80 and 10 % of 300 images.
+    24 % of 20 and 10 % of 300 images. The error itself is enumerated in `tests/stats`.
     """
     alpha, sigma = 0.05, 0.5
     truth = radius_of(*p[:2], sigma)

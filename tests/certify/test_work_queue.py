@@ -56,18 +56,19 @@ def without_time(path):
     return [replace(row, time=0.0) for row in read_certificates(path)]
 
 
-@pytest.mark.parametrize(("count", "certifier"), [(1, TIGHT), (7, SEQUENTIAL), (25, TIGHT)])
-def test_rows_are_the_same_for_one_two_and_three_processes(tmp_path, count, certifier):
+@pytest.mark.parametrize(
+    ("size", "count", "certifier"), [(3, 1, TIGHT), (2, 7, SEQUENTIAL), (3, 25, TIGHT)]
+)
+def test_rows_are_the_same_for_one_and_several_processes(tmp_path, size, count, certifier):
     """For any number of images, fewer than processes too: each once, in index order."""
     alone, _ = certified(tmp_path / "1.tsv", count, certifier)
     assert [row.idx for row in alone] == list(range(0, 10 * count, 10))
-    for size in (2, 3):
-        path = tmp_path / f"{size}.tsv"
-        answers = together(size, tmp_path, certified, path, count, certifier)
-        assert [rows for rows, _ in answers] == [alone] * size
-        assert without_time(path) == alone
-        assert settings_path(path).read_text() == settings_path(tmp_path / "1.tsv").read_text()
-        assert not list(tmp_path.glob("*.part*"))
+    path = tmp_path / "together.tsv"
+    answers = together(size, tmp_path, certified, path, count, certifier)
+    assert [rows for rows, _ in answers] == [alone] * size
+    assert without_time(path) == alone
+    assert settings_path(path).read_text() == settings_path(tmp_path / "1.tsv").read_text()
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_performance_is_that_of_all_processes(tmp_path):
@@ -105,9 +106,9 @@ def test_a_process_with_other_weights_is_refused(tmp_path):
 
 def test_a_bad_image_ends_all_processes_with_its_reason_and_finished_rows_stay(tmp_path):
     whole, _ = certified(tmp_path / "whole.tsv")
-    said = together(2, tmp_path, meeting_a_bad_image, tmp_path / "c.tsv")
-    assert sorted(kind for kind, _ in said) == ["NonFiniteError", "ProcessError"]
-    assert all("at image 110" in message for _, message in said)
+    errors = together(2, tmp_path, meeting_a_bad_image, tmp_path / "c.tsv")
+    assert sorted(kind for kind, _ in errors) == ["NonFiniteError", "ProcessError"]
+    assert all("at image 110" in message for _, message in errors)
     files = [tmp_path / "c.tsv", part_path(tmp_path / "c.tsv", 1)]
     rows = [row for file in files for row in without_time(file)]
     assert rows

@@ -122,7 +122,7 @@ def test_a_corrupt_image_in_a_loading_process_is_named_in_one_plain_line(content
         ([EXITED], ""),
     ],
 )
-def test_the_end_of_a_loading_process_is_told_as_far_as_it_is_known(messages, end):
+def test_the_end_of_a_loading_process_is_reported_as_far_as_it_is_known(messages, end):
     expected = (
         f"DataError: A process that loads images died{end}, often for lack of memory: lower "
         "data.num_workers. Finished work is kept"
@@ -152,7 +152,7 @@ def test_other_errors_keep_their_trace(message):
         raise RuntimeError(message)
 
 
-def test_the_message_names_the_run_that_can_go_on(tmp_path):
+def test_the_message_names_the_run_that_can_be_resumed(tmp_path):
     with composed(tmp_path, []):
         assert answer(raising, KILLED).endswith("No checkpoint is written yet: start again")
         last = tmp_path / "checkpoints" / "last.ckpt"

@@ -61,27 +61,18 @@ SPEED = {
     "device": "cpu",
     "processes": 2,
 }
-PICTURE = bytes(5000)
 FILES = [
     *("certificates.settings.json", "certificates.tsv", "certified_accuracy.png"),
     *("summary.json", "thumbnails.png"),
 ]
 
 
-@pytest.fixture(autouse=True)
-def quick_picture(monkeypatch):
-    """Draw nothing in this process: that takes longer than all else."""
-    monkeypatch.setattr(
-        merging, "plot_certified_accuracy", lambda rows, settings, path: path.write_bytes(PICTURE)
-    )
-
-
 def write_certification(folder, rows, values):
     """Write what `python -m src.certify` leaves."""
     with CertificateFile(folder / "certificates.tsv", values) as file:
         file.extend(rows)
-    said = {**FACTS, **summarize(rows, values, RADII), "images_asked": len(rows), **SPEED}
-    (folder / "summary.json").write_text(json.dumps(said))
+    summary = {**FACTS, **summarize(rows, values, RADII), "images_asked": len(rows), **SPEED}
+    (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "thumbnails.png").write_bytes(b"a picture")
     return folder
 
@@ -92,8 +83,8 @@ def write_shards(parent, of=3, name="test_shard-{}-of-{}", rows=ROWS, **values):
     for number in range(1, of + 1):
         shard = Shard(number, of)
         own = shard.share(rows)
-        told = {**WHOLE, **values, **shard.settings([row.idx for row in own])}
-        folders.append(write_certification(parent / name.format(number, of), own, told))
+        of_shard = {**WHOLE, **values, **shard.settings([row.idx for row in own])}
+        folders.append(write_certification(parent / name.format(number, of), own, of_shard))
     return folders
 
 
@@ -107,7 +98,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_whole_lies_where_the_same_command_without_shards_puts_it(tmp_path, capsys):
+def test_merged_rows_are_where_the_same_command_without_shards_puts_them(tmp_path, capsys):
     write_shards(tmp_path)
     acr = merged(f"runs='{tmp_path}/test_shard-*'")
     assert names(tmp_path / "test") == FILES
@@ -141,7 +132,7 @@ def test_a_report_reads_the_whole_and_names_the_shards(tmp_path):
     assert len(found.notes) == 3
 
 
-def test_certifying_without_shards_goes_on_in_the_folder_of_the_whole(tmp_path):
+def test_certifying_without_shards_resumes_in_the_merged_folder(tmp_path):
     write_shards(tmp_path)
     merged(f"runs='{tmp_path}/test_shard-*'")
     with CertificateFile(tmp_path / "test" / "certificates.tsv", WHOLE) as file:
@@ -167,7 +158,7 @@ def test_the_folder_of_the_whole_has_the_shards_name_without_their_number(tmp_pa
     assert names(tmp_path / whole) == FILES
 
 
-def test_a_shard_that_is_alone_is_a_whole(tmp_path):
+def test_a_single_shard_is_merged_alone(tmp_path):
     write_shards(tmp_path, 1)
     merged(f"runs='{tmp_path}/test_shard-1-of-1'")
     assert read_certificates(tmp_path / "test" / "certificates.tsv") == ROWS
@@ -194,7 +185,7 @@ def test_a_shard_and_a_link_to_it_are_one(tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["shards"] == 3
 
 
-def test_folders_of_several_names_need_a_place_for_the_whole(tmp_path):
+def test_folders_of_several_names_need_a_merged_folder(tmp_path):
     write_shards(tmp_path / "a", 2)[1].rename(tmp_path / "test_shard-2-of-2")
     both = f"runs=['{tmp_path}/*shard*','{tmp_path}/a/*']"
     with pytest.raises(SystemExit, match="Expected out=<folder>"):
@@ -203,7 +194,7 @@ def test_folders_of_several_names_need_a_place_for_the_whole(tmp_path):
     assert names(tmp_path / "whole") == FILES
 
 
-def test_folders_that_do_not_name_their_shard_need_a_place_for_the_whole(tmp_path):
+def test_folders_that_do_not_name_their_shard_need_a_merged_folder(tmp_path):
     write_shards(tmp_path, 1, "machine_{}")
     with pytest.raises(SystemExit, match="Expected out=<folder>"):
         merged(f"runs='{tmp_path}/*'")
@@ -265,7 +256,7 @@ def test_the_whole_is_no_shard_of_itself(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_shards_folder_is_no_place_for_the_whole(tmp_path):
+def test_a_shards_folder_is_no_merged_folder(tmp_path):
     folders = write_shards(tmp_path)
     before = (folders[0] / "certificates.tsv").read_bytes()
     with pytest.raises(SystemExit, match="another configuration"):
@@ -278,7 +269,7 @@ def test_certificates_that_vanish_while_the_picture_is_drawn_are_written_anew(
 ):
     def removing(rows, settings, path):
         path.with_name("certificates.tsv").unlink()
-        path.write_bytes(PICTURE)
+        path.write_bytes(b"a picture")
 
     write_shards(tmp_path)
     monkeypatch.setattr(merging, "plot_certified_accuracy", removing)
@@ -289,8 +280,8 @@ def test_certificates_that_vanish_while_the_picture_is_drawn_are_written_anew(
 
 def test_a_summary_is_never_without_its_certificates(tmp_path):
     """As certification and training end: pictures and loggers took their time."""
-    said = {**FACTS, **summarize(ROWS, WHOLE, RADII), "images_asked": len(ROWS), **SPEED}
-    write_summary(said, RunFolder(tmp_path), Certified(ROWS, WHOLE, None, len(ROWS)))
+    summary = {**FACTS, **summarize(ROWS, WHOLE, RADII), "images_asked": len(ROWS), **SPEED}
+    write_summary(summary, RunFolder(tmp_path), Certified(ROWS, WHOLE, None, len(ROWS)))
     assert read_certificates(tmp_path / "certificates.tsv") == ROWS
     assert json.loads((tmp_path / "summary.json").read_text())["images"] == len(ROWS)
 
@@ -348,9 +339,9 @@ def test_links_out_of_a_shard_are_not_followed(tmp_path, name):
     path.unlink(missing_ok=True)
     (tmp_path / "precious").write_text("nobody else's")
     path.symlink_to(tmp_path / "precious")
-    said = refusal(tmp_path)
-    assert f"got {path}, a link to {tmp_path}/precious" in said
-    assert "nobody else's" not in said
+    message = refusal(tmp_path)
+    assert f"got {path}, a link to {tmp_path}/precious" in message
+    assert "nobody else's" not in message
 
 
 def test_a_shard_that_claims_too_many_images_is_refused(tmp_path):
@@ -360,7 +351,7 @@ def test_a_shard_that_claims_too_many_images_is_refused(tmp_path):
     assert "is damaged: expected at most 5,000,000 images, got '0-100" in refusal(tmp_path)
 
 
-def test_the_whole_may_lie_beside_links_to_the_shards(tmp_path):
+def test_the_merged_files_may_be_next_to_links_to_the_shards(tmp_path):
     (tmp_path / "all").mkdir()
     for number, folder in enumerate(write_shards(tmp_path / "machines")):
         (tmp_path / "all" / str(number)).symlink_to(folder)
@@ -368,7 +359,7 @@ def test_the_whole_may_lie_beside_links_to_the_shards(tmp_path):
     assert read_certificates(tmp_path / "all" / "certificates.tsv") == ROWS
 
 
-def test_on_a_full_disk_the_same_command_goes_on(tmp_path):
+def test_on_a_full_disk_the_same_command_resumes(tmp_path):
     write_shards(tmp_path)
     room = 2000  # Enough for the certificates, not for the picture.
     with (
@@ -382,24 +373,23 @@ def test_on_a_full_disk_the_same_command_goes_on(tmp_path):
     assert names(tmp_path / "test") == FILES
 
 
-@pytest.mark.parametrize(
-    ("shard", "whole", "runs"),
-    [
-        ("val_max_images-7_shard-{}-of-{}", "val_max_images-7", "runs={}/val*_shard-*"),
-        # Folders of earlier versions are named in quotes.
-        ("val_max_images=7,shard={}_{}", "val_max_images=7", "runs='{}/val_max_images=7,shard=*'"),
-    ],
-)
-def test_the_command_takes_names_of_folders(tmp_path, shard, whole, runs):
-    write_shards(tmp_path, 2, shard)
-    command = [sys.executable, "-m", "src.merge", runs.format(tmp_path)]
+def test_the_command_takes_names_of_folders(tmp_path):
+    write_shards(tmp_path, 2, "val_max_images-7_shard-{}-of-{}")
+    command = [sys.executable, "-m", "src.merge", f"runs={tmp_path}/val*_shard-*"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "7 test images" in done.stdout
-    assert names(tmp_path / whole) == FILES
-    picture = tmp_path / whole / "certified_accuracy.png"
+    assert names(tmp_path / "val_max_images-7") == FILES
+    picture = tmp_path / "val_max_images-7" / "certified_accuracy.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(names(tmp_path)) == 3
+
+
+def test_folders_of_earlier_versions_are_named_in_quotes(tmp_path):
+    write_shards(tmp_path, 2, "val_max_images=7,shard={}_{}")
+    merged(f"runs='{tmp_path}/val_max_images=7,shard=*'")
+    assert names(tmp_path / "val_max_images=7") == FILES
     assert len(names(tmp_path)) == 3
 
 
@@ -468,13 +458,15 @@ def test_shards_of_a_run_are_certified_and_merged_by_the_commands(tmp_path):
     with composed(tmp_path / "whole", [f"run='{run}'", *overrides], "certify") as cfg:
         commands.certify(cfg)
     folders = [run / "certify" / "test_certifier-tight_max_images-7_n-100", tmp_path / "whole"]
-    ours, theirs = (rows_in(folder / "certificates.tsv") for folder in folders)
-    assert ours == theirs
-    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in folders)
-    assert ours["shards"] == 2
+    merged_one, unsharded = (rows_in(folder / "certificates.tsv") for folder in folders)
+    assert merged_one == unsharded
+    merged_one, unsharded = (
+        json.loads((folder / "summary.json").read_text()) for folder in folders
+    )
+    assert merged_one["shards"] == 2
     measured = {*SPEED, "seconds_certifying", "shards"}
-    assert {name for name in ours if ours[name] != theirs.get(name)} <= measured
-    assert theirs.keys() == ours.keys() - {"shards"}
+    assert {name for name in merged_one if merged_one[name] != unsharded.get(name)} <= measured
+    assert unsharded.keys() == merged_one.keys() - {"shards"}
 
 
 def test_shards_that_all_guess_make_a_whole_that_does(tmp_path):

@@ -9,8 +9,6 @@ import sys
 from statistics import mean, stdev
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from smoothcert import commands
 from smoothcert.report.markdown import marks
@@ -23,7 +21,7 @@ from tests.helpers.runs_by_hand import (
     write_log,
     write_run,
 )
-from tests.helpers.support import ROOT, composed
+from tests.helpers.support import ROOT, composed, save_hydra_files
 
 SEEDS = (4, 5)
 
@@ -32,9 +30,7 @@ def trained(folder, *overrides):
     """Train in this process and leave what Hydra would."""
     with composed(folder, [*QUICK, *overrides]) as cfg:
         commands.train(cfg)
-        (folder / ".hydra").mkdir()
-        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-        OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
+        save_hydra_files(cfg, folder)
 
 
 def certified(folder, own, *overrides):
@@ -71,11 +67,11 @@ def finished(tmp_path_factory):
 
 
 def test_a_summary_says_how_the_network_was_trained(finished):
-    said = summary_of(finished / "seed=4")
-    assert (said["name"], said["training_seed"], said["epochs"]) == ("tiny_reg", 4, 1)
-    assert said["seconds_training"] > 0
-    assert said["training_images"] == 1078
-    training = said["training"]
+    summary = summary_of(finished / "seed=4")
+    assert (summary["name"], summary["training_seed"], summary["epochs"]) == ("tiny_reg", 4, 1)
+    assert summary["seconds_training"] > 0
+    assert summary["training_images"] == 1078
+    training = summary["training"]
     assert training["objective"]["_target_"] == "smoothcert.objectives.ADRE"
     assert training["attack"]["_target_"].startswith("smoothcert.attacks.")
     assert training["model"]["width"] == 4
@@ -94,21 +90,21 @@ def test_a_certification_repeats_how_the_network_was_trained(finished):
 
 
 def test_the_seed_of_a_certification_is_not_that_of_the_training(finished, tmp_path):
-    said = certified(finished / "seed=4", tmp_path, *CERTIFIED, "seed=9", "max_images=1")
-    assert (said["seed"], said["training_seed"]) == (9, 4)
+    summary = certified(finished / "seed=4", tmp_path, *CERTIFIED, "seed=9", "max_images=1")
+    assert (summary["seed"], summary["training_seed"]) == (9, 4)
 
 
 def test_the_table_holds_what_the_summaries_say(finished, tmp_path, capsys):
     page = tmp_path / "page.md"
     between = marks("tiny", "python -m src.report runs=… table=tiny")
     page.write_text(f"before\n{between[0]}\nold\n{between[1]}\nafter\n")
-    asked = ["table=tiny", "radii=[0.25,0.5]", "title='Small digits'", f"readme={page}"]
-    reported(tmp_path / "own", f"runs='{finished}/*/certify/*'", *asked)
+    options = ["table=tiny", "radii=[0.25,0.5]", "title='Small digits'", f"readme={page}"]
+    reported(tmp_path / "own", f"runs='{finished}/*/certify/*'", *options)
     table = (tmp_path / "own" / "tiny.md").read_text()
     cells = [cell.strip() for cell in table.splitlines()[2].strip("|").split("|")]
-    said = [summary_of(finished / f"seed={seed}" / "certify" / "own") for seed in SEEDS]
-    acrs = [each["bounds"]["tight"]["acr"] for each in said]
-    clean = [100 * each["clean_smoothed_accuracy"] for each in said]
+    summaries = [summary_of(finished / f"seed={seed}" / "certify" / "own") for seed in SEEDS]
+    acrs = [each["bounds"]["tight"]["acr"] for each in summaries]
+    clean = [100 * each["clean_smoothed_accuracy"] for each in summaries]
     assert cells[:4] == ["`tiny_reg`", "0.25", "4, 5", "1"]
     assert cells[5] == f"{mean(clean):.1f} ± {stdev(clean) / 2**0.5:.1f}"
     assert cells[6] == "tight"
@@ -146,8 +142,8 @@ def test_reporting_needs_no_torch(tmp_path):
     source = (
         "import sys; sys.path[:0] = ['.', 'src']; from tests.helpers.support import composed; "
         "from smoothcert import commands\n"
-        f"asked = ['runs={tmp_path}/run', 'table=']\n"
-        f"with composed('{tmp_path}', asked, 'report') as cfg: commands.report(cfg)\n"
+        f"options = ['runs={tmp_path}/run', 'table=']\n"
+        f"with composed('{tmp_path}', options, 'report') as cfg: commands.report(cfg)\n"
         "print(*sys.modules)"
     )
     done = subprocess.run(
@@ -251,8 +247,8 @@ def test_running_a_finished_run_again_keeps_how_long_it_trained(finished, tmp_pa
     """The table's minutes come from there; a run that was resumed has only its last part."""
     shutil.copytree(finished / "seed=4", tmp_path / "run")
     before = summary_of(tmp_path / "run")
-    asked = ["seed=4", "name=tiny_reg", "trainer.limit_train_batches=1.0"]
-    with composed(tmp_path / "run", [*QUICK, *asked]) as cfg:
+    options = ["seed=4", "name=tiny_reg", "trainer.limit_train_batches=1.0"]
+    with composed(tmp_path / "run", [*QUICK, *options]) as cfg:
         commands.train(cfg)
     after = summary_of(tmp_path / "run")
     assert after["epochs"] == before["epochs"]
@@ -261,8 +257,8 @@ def test_running_a_finished_run_again_keeps_how_long_it_trained(finished, tmp_pa
 
 
 def test_a_list_of_globs_reaches_the_command_as_a_list(by_hand):
-    asked = f"runs=[{by_hand}/run1,{by_hand}/run2]"
-    with composed(by_hand, [asked], "report") as cfg:
+    options = f"runs=[{by_hand}/run1,{by_hand}/run2]"
+    with composed(by_hand, [options], "report") as cfg:
         assert list(cfg.runs) == [f"{by_hand}/run1", f"{by_hand}/run2"]
 
 
@@ -294,8 +290,8 @@ def test_a_report_holds_a_page_tables_and_figures(finished, tmp_path, capsys):
     assert str(tmp_path / "index.html") in capsys.readouterr().out
     with files["tables/methods.csv"].open(newline="") as file:
         [tight, _] = csv.DictReader(file)
-    said = [summary_of(finished / f"seed={seed}" / "certify" / "own") for seed in SEEDS]
-    assert float(tight["ACR"]) == pytest.approx(mean(each["acr"] for each in said))
+    summaries = [summary_of(finished / f"seed={seed}" / "certify" / "own") for seed in SEEDS]
+    assert float(tight["ACR"]) == pytest.approx(mean(each["acr"] for each in summaries))
     assert tight["seeds"] == "2"
 
 
@@ -315,9 +311,9 @@ def test_what_cannot_be_compared_is_kept_apart(finished, tmp_path):
     assert sorted("val image" in text for text in splits) == [False, True]
 
 
-def test_a_published_log_stands_beside_our_runs(finished, tmp_path):
-    ours = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
-    lines = [line.split("\t")[:6] for line in ours.read_text().splitlines()]
+def test_a_published_log_is_in_one_table_with_runs(finished, tmp_path):
+    log = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
+    lines = [line.split("\t")[:6] for line in log.read_text().splitlines()]
     log = tmp_path / "cohen" / "sigma_0.25"
     log.parent.mkdir()
     log.write_text("".join("\t".join(cells) + "\n" for cells in lines))
@@ -327,11 +323,11 @@ def test_a_published_log_stands_beside_our_runs(finished, tmp_path):
         [logged] = [row for row in csv.DictReader(file) if row["bound"] == "as logged"]
     assert logged["method"].endswith("cohen")
     assert logged["σ"] == "0.25"
-    assert float(logged["ACR"]) == pytest.approx(summary_of(ours.parent)["acr"])
+    assert float(logged["ACR"]) == pytest.approx(summary_of(log.parent)["acr"])
     assert "not recorded" in files["tables/methods.md"].read_text()
 
 
-def test_methods_are_made_by_what_is_asked_for(finished, tmp_path):
+def test_methods_are_grouped_by_the_requested_keys(finished, tmp_path):
     grouping = "group_by='objective,model'"
     files = report_all(tmp_path, f"runs='{finished}/*/certify/*'", grouping)
     assert "adre + small\\_cnn" in files["tables/methods.md"].read_text()
@@ -342,7 +338,7 @@ def test_a_baseline_that_no_run_has_is_named(finished, tmp_path):
         report_all(tmp_path, f"runs='{finished}/*/certify/*'", "baseline=gausian")
 
 
-def test_nothing_to_report_is_said(tmp_path):
+def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match=r"Expected finished runs, or logs .*nothing"):
         report_all(tmp_path, f"runs='{tmp_path}/nothing/**'")
 
@@ -356,7 +352,7 @@ def test_an_earlier_report_in_the_folder_is_replaced(finished, tmp_path):
     assert {name.partition("/")[0] for name in after} == {"index.html", "tables", "figures"}
 
 
-def test_the_radii_that_are_asked_for_stand_in_the_tables_and_on_the_page(finished, tmp_path):
+def test_the_requested_radii_are_in_the_tables_and_on_the_page(finished, tmp_path):
     files = report_all(tmp_path, f"runs='{finished}/*/certify/*'", "radii=[0.1,0.3]")
     with files["tables/runs.csv"].open(newline="") as file:
         assert {"0.1", "0.3"} <= set(next(csv.reader(file)))
@@ -383,9 +379,9 @@ def test_a_damaged_run_among_many_is_named_and_left_out(finished, tmp_path, caps
     (bad / "summary.json").write_text("{")
     missing = tmp_path / "nowhere"
     report_all(tmp_path / "own", f"runs=['{finished}/*/certify/*','{bad}','{missing}']")
-    said = capsys.readouterr().out
-    assert "bad is left out" in said
-    assert f"Nothing matches {missing}" in said
+    printed = capsys.readouterr().out
+    assert "bad is left out" in printed
+    assert f"Nothing matches {missing}" in printed
 
 
 def test_a_title_belongs_to_a_table(finished, tmp_path):
@@ -428,11 +424,11 @@ def test_a_key_that_no_run_has_is_answered_with_those_there_are(logs, finished, 
 
 
 @pytest.mark.parametrize(
-    "asked", ["group_by=1", "group_by=[1,2]", "runs=1", "table=1", "radii=abc"]
+    "options", ["group_by=1", "group_by=[1,2]", "runs=1", "table=1", "radii=abc"]
 )
-def test_numbers_and_words_in_the_wrong_place_are_answered_in_a_line(logs, tmp_path, asked):
+def test_numbers_and_words_in_the_wrong_place_are_answered_in_a_line(logs, tmp_path, options):
     with pytest.raises(SystemExit) as caught:
-        report_all(tmp_path / "own", f"runs='{logs}/**'", asked)
+        report_all(tmp_path / "own", f"runs='{logs}/**'", options)
     assert len(str(caught.value).splitlines()) == 1
     assert "Expected" in str(caught.value)
 
@@ -453,9 +449,9 @@ def test_a_log_that_is_named_is_read_whatever_its_form(logs, tmp_path, capsys):
 def test_a_log_that_is_named_and_cannot_be_read_is_refused(logs, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("idx,label,predict,correct,time\n1,2,2,1,1.5\n")
-    for asked in (f"'{path}'", f"['{logs}/**','{path}']"):
+    for options in (f"'{path}'", f"['{logs}/**','{path}']"):
         with pytest.raises(SystemExit, match=f"got {path}, whose first line lacks radius"):
-            report_all(tmp_path / "own", f"runs={asked}")
+            report_all(tmp_path / "own", f"runs={options}")
     assert not (tmp_path / "own").exists()
 
 

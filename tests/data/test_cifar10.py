@@ -146,7 +146,7 @@ def test_class_folders_may_lie_one_folder_down(class_folders, around, tmp_path):
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_decoded_images_are_kept_only_where_asked(class_folders, cache):
+def test_decoded_images_are_kept_only_on_request(class_folders, cache):
     load(class_folders, cache=cache).setup()
     assert len(list(class_folders.glob(".smoothcert/*.npy"))) == (2 if cache else 0)
 

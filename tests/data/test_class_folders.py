@@ -115,7 +115,7 @@ def test_what_is_left_out_is_counted_and_named_in_one_line(tmp_path, caplog, wri
     )
 
 
-def test_where_nothing_is_left_out_nothing_is_said(tmp_path, caplog, write_classes):
+def test_where_nothing_is_left_out_nothing_is_logged(tmp_path, caplog, write_classes):
     read_class_folders(write_classes(tmp_path))
     assert not caplog.messages
 

@@ -429,7 +429,7 @@ def test_skipping_reads_no_image_the_second_time(paths, cache, monkeypatch):
     assert first.unreadable == second.unreadable
 
 
-def test_what_was_skipped_is_an_error_where_it_is_asked_for(paths, cache):
+def test_a_skipped_image_that_is_requested_is_an_error(paths, cache):
     paths[4].write_bytes(b"no image")
     decode_all(paths, cache, corrupt="skip")
     with pytest.raises(DataError, match=re.escape(str(paths[4]))):

@@ -46,7 +46,7 @@ def test_splits_follow_from_the_split_seed_alone():
     assert split_indices(split_seed=0) != split_indices(split_seed=1)
 
 
-def test_splits_have_the_shares_asked_for():
+def test_splits_have_the_requested_shares():
     parts = split_indices(val_fraction=0.2, test_fraction=0.5)
     assert [len(parts[split]) for split in SPLITS] == [1797 - 359 - 898, 359, 898]
 

@@ -82,7 +82,7 @@ def test_training_images_in_memory_are_padded_cropped_and_flipped(root):
 
 
 @pytest.mark.parametrize(("size", "in_memory"), [(64, True), (65, False)])
-def test_small_images_stay_in_memory_unless_told_otherwise(root, size, in_memory):
+def test_small_images_stay_in_memory_by_default(root, size, in_memory):
     folder = load(root, image_size=size, num_workers=3)
     assert folder.in_memory is in_memory
     assert folder.num_workers == (0 if in_memory else 3)

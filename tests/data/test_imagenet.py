@@ -104,7 +104,7 @@ def test_real_photographs_make_training_batches(photographs):
     assert batch.images.std() > 0.1
 
 
-def test_corrupt_photographs_are_left_out_where_asked(small, write_corrupt):
+def test_corrupt_photographs_are_left_out_on_request(small, write_corrupt):
     write_corrupt(small / "train" / "n01")
     imagenet = load(small, val_fraction=0.05, corrupt="skip")
     with pytest.warns(SmoothCertWarning, match="Left out 3 of 98 images"):

@@ -113,7 +113,7 @@ def test_an_automatic_choice_on_a_cpu_is_the_loader(tmp_path):
 
 
 @pytest.mark.parametrize("on_device", [True, "auto", False])
-def test_images_in_files_come_from_the_loader_whatever_is_asked(on_device, write_image, tmp_path):
+def test_images_in_files_always_come_from_the_loader(on_device, write_image, tmp_path):
     paths = [write_image(tmp_path / f"{number}.png", (8, 8)) for number in range(40)]
     data = Pictures(on_device, paths=paths)
     data.setup()
@@ -123,7 +123,7 @@ def test_images_in_files_come_from_the_loader_whatever_is_asked(on_device, write
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_batches_come_from_the_loader_whatever_is_asked(split):
+def test_evaluation_batches_always_come_from_the_loader(split):
     batches = []
     for on_device in (True, False):
         data = Pictures(on_device)
@@ -171,7 +171,7 @@ def test_a_batch_that_is_made_already_is_moved_as_it_is():
     assert same([moved], [batch])
 
 
-def test_overfitting_repeats_made_batches_whatever_is_asked(tmp_path):
+def test_overfitting_always_repeats_made_batches(tmp_path):
     data = Pictures(on_device=True)
     data.setup()
 

@@ -38,7 +38,7 @@ def report(cfg):
     facts = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")]
     (folder / f"rank{team.rank}").write_text(" ".join(facts))
     team.barrier("done")
-    return {"sigma": cfg.sigma, "ranks": team.size}
+    return {"sigma": cfg.sigma, "ranks": team.size, "addresses": listening_addresses(team)}
 
 
 def fail(cfg):
@@ -54,9 +54,8 @@ def fail(cfg):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def listen(cfg):
-    """Return where the processes of this command listen, once all kinds of them have spoken."""
-    team = processes()
+def listening_addresses(team):
+    """Return where the processes of a command listen, once all kinds of them have spoken."""
     dist.all_reduce(torch.ones(1))
     dist.barrier(dist.new_group(backend="gloo"))
     found = team.all_gather_object(
@@ -105,10 +104,22 @@ def launched(folder, function, *overrides):
         return launching.run(function, cfg, each=2)
 
 
-def test_each_process_does_it_once_and_the_first_ones_answer_is_returned(tmp_path):
-    assert launched(tmp_path, report, "sigma=0.75") == {"sigma": 0.75, "ranks": 2}
-    said = {path.name: path.read_text() for path in tmp_path.glob("rank*")}
-    assert said == {"rank0": "0 0 2", "rank1": "1 1 2"}
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+"""127.0.0.1 and its forms in IPv6, as little-endian machines list them."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").is_file(), reason="needs Linux")
+def test_each_process_works_once_and_they_listen_to_their_own_machine_alone(tmp_path, monkeypatch):
+    """The first one's answer is returned; whoever reached them could end the run."""
+    # What is set for a cluster does not hold for one machine.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("MASTER_ADDR", "gpu07")
+    answer = launched(tmp_path, report, "sigma=0.75")
+    assert (answer["sigma"], answer["ranks"]) == (0.75, 2)
+    written = {path.name: path.read_text() for path in tmp_path.glob("rank*")}
+    assert written == {"rank0": "0 0 2", "rank1": "1 1 2"}
+    assert answer["addresses"]
+    assert set(answer["addresses"]) <= LOOPBACK
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,7 @@ def test_each_process_does_it_once_and_the_first_ones_answer_is_returned(tmp_pat
         ("death", ProcessError, r"^Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
     ],
 )
-def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
+def test_a_process_that_fails_ends_the_others_with_its_reason(
     tmp_path, capfd, monkeypatch, how, kind, message
 ):
     """The first process would wait for two minutes; the suite would end before that."""
@@ -140,25 +151,10 @@ def test_a_process_that_fails_ends_the_others_and_its_reason_is_told(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_told_to_stop_stops_the_others(tmp_path):
+def test_a_process_that_gets_a_signal_stops_the_others(tmp_path):
     with pytest.raises(Stopped) as ended:
         launched(tmp_path, stop)
     assert ended.value.code == 128 + signal.SIGUSR1
-
-
-LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
-"""127.0.0.1 and its forms in IPv6, as little-endian machines list them."""
-
-
-@pytest.mark.skipif(not Path("/proc/self/net/tcp").is_file(), reason="needs Linux")
-def test_processes_of_one_machine_listen_to_that_machine_alone(tmp_path, monkeypatch):
-    """Whoever reaches them could end the run, or take its images away."""
-    # What is set for a cluster does not hold for one machine.
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
-    monkeypatch.setenv("MASTER_ADDR", "gpu07")
-    found = launched(tmp_path, listen)
-    assert found
-    assert set(found) <= LOOPBACK
 
 
 def one_ends(how):
@@ -192,7 +188,11 @@ def on_machine(number, port, folder, how):
     ("how", "message"),
     [
         ("error", "^DataError: No images here$"),
-        ("death", r"^ProcessError: Process 1 of 2 \(pid \d+\) was killed by SIGKILL"),
+        pytest.param(
+            "death",
+            r"^ProcessError: Process 1 of 2 \(pid \d+\) was killed by SIGKILL",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "silence",
             "^ProcessError: Machine 1 of 2 has given no sign of life",

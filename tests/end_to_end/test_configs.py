@@ -1,7 +1,6 @@
 """Every option of every group composes, resolves, and fits what it configures."""
 
 import inspect
-from itertools import product
 
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -85,12 +84,12 @@ def test_every_option_resolves_and_its_target_takes_its_arguments(override, tmp_
 @pytest.mark.parametrize("override", options("certifier", "execution"))
 def test_every_option_of_certify_resolves_and_makes_what_it_configures(override, tmp_path):
     """Of the command `certify`, where whatever is null comes from the run."""
-    asked = [override, "run=somewhere", "n0=10", "n=100", "alpha=0.01", "radii=[0,0.5]"]
-    with composed(tmp_path, asked, "certify") as cfg:
-        asked = OmegaConf.to_container(cfg.certifier, resolve=True)
+    overrides = [override, "run=somewhere", "n0=10", "n=100", "alpha=0.01", "radii=[0,0.5]"]
+    with composed(tmp_path, overrides, "certify") as cfg:
+        settings = OmegaConf.to_container(cfg.certifier, resolve=True)
         # Single settings that are null are the certifier's own.
-        asked = {name: value for name, value in asked.items() if value is not None}
-        certifier = instantiate(asked, _convert_="all")
+        settings = {name: value for name, value in settings.items() if value is not None}
+        certifier = instantiate(settings, _convert_="all")
         execution = instantiate(cfg.execution, _convert_="all")
     assert (certifier.n, certifier.alpha) == (100, 0.01)
     assert isinstance(execution, Execution)
@@ -157,17 +156,18 @@ def test_no_default_points_outside_the_project(tmp_path):
         assert not any(word in path.read_text() for word in (": /", "shared"))
 
 
-def test_the_sweep_for_wandb_asks_for_what_there_is(tmp_path):
-    """Each of its commands, as W&B's agent would write it."""
-    asked = OmegaConf.load(CONF / "wandb" / "sweep.yaml")
+def test_the_sweep_for_wandb_sets_what_there_is(tmp_path):
+    """In commands as W&B's agent would write them."""
+    sweep = OmegaConf.load(CONF / "wandb" / "sweep.yaml")
     values = {
-        name: part.get("values", [part.get("value")]) for name, part in asked.parameters.items()
+        name: part.get("values", [part.get("value")]) for name, part in sweep.parameters.items()
     }
-    assert (ROOT / asked.program).is_file()
-    for choice in product(*values.values()):
-        overrides = [f"{name}={value}" for name, value in zip(values, choice, strict=True)]
+    assert (ROOT / sweep.program).is_file()
+    # Each value of each setting once; the shorter lists start again.
+    for number in range(max(map(len, values.values()))):
+        overrides = [f"{name}={each[number % len(each)]}" for name, each in values.items()]
         with composed(tmp_path, overrides) as cfg:
-            assert cfg.logger.wandb.group == asked.name
+            assert cfg.logger.wandb.group == sweep.name
             assert cfg.sigma in values["sigma"]
 
 

@@ -14,7 +14,7 @@ from smoothcert.records import read_certificates
 from tests.helpers.commands import start, succeeded
 from tests.helpers.resuming import last_of, metrics_of, states_of
 from tests.helpers.row_files import in_order
-from tests.helpers.support import TINY, composed
+from tests.helpers.support import TINY, composed, save_hydra_files
 from tests.helpers.together import ending, started
 
 pytestmark = pytest.mark.slow
@@ -65,21 +65,8 @@ def whole(tmp_path_factory):
     """A run that nobody disturbs."""
     with composed(folder := tmp_path_factory.mktemp("whole") / "run", TRAINING) as cfg:
         commands.train(cfg)
-        (folder / ".hydra").mkdir()
-        keep(cfg, folder)
+        save_hydra_files(cfg, folder, TRAINING)
     return folder
-
-
-def keep(cfg, folder):
-    """Leave a configuration as Hydra does."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
-    (folder / ".hydra" / "overrides.yaml").write_text(
-        "".join(f"- {override}\n" for override in TRAINING)
-    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -88,8 +75,10 @@ def test_a_training_killed_five_times_ends_as_one_that_was_not(whole, tmp_path, 
     for _ in range(5):
         killed(rng, 3.0, train, folder)
     finished(train, folder)
-    for ours, theirs in zip(states_of(last_of(folder)), states_of(last_of(whole)), strict=True):
-        assert torch.equal(ours, theirs)
+    for resumed, expected in zip(
+        states_of(last_of(folder)), states_of(last_of(whole)), strict=True
+    ):
+        assert torch.equal(resumed, expected)
     assert metrics_of(folder) == metrics_of(whole)
     assert in_order(folder / "certificates.tsv") == in_order(whole / "certificates.tsv")
 
@@ -145,14 +134,14 @@ def test_a_certification_by_two_processes_survives_the_death_of_any_process(
         target = process.pid if victim == "the command" else rng.choice(children_of(process.pid))
         os.kill(target, signal.SIGKILL)
         began = time.monotonic()
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         assert time.monotonic() - began < 60
         if victim == "a worker":
             assert process.returncode == 1
-            assert f"(pid {target}) was killed by SIGKILL" in said
+            assert f"(pid {target}) was killed by SIGKILL" in errors
     process = start("certify", *common)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert in_order(own / "certificates.tsv") == in_order(tmp_path / "calm" / "certificates.tsv")
     assert not list(own.glob("*.part*"))
 
@@ -167,17 +156,17 @@ def test_a_training_by_two_processes_survives_the_death_of_one(tmp_path, seed):
     time.sleep(rng.uniform(0, 1))
     victim = rng.choice(children_of(process.pid))
     os.kill(victim, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"(pid {victim}) was killed by SIGKILL" in said
+    assert f"(pid {victim}) was killed by SIGKILL" in errors
     again = start("train", f"run={folder}")
     again.stdout_text, again.stderr_text = again.communicate(timeout=300)
     succeeded(again)
     calm = start("train", *overrides[:-1], f"hydra.run.dir={tmp_path}/calm")
     calm.stdout_text, calm.stderr_text = calm.communicate(timeout=300)
     succeeded(calm)
-    for ours, theirs in zip(
+    for resumed, expected in zip(
         states_of(last_of(folder)), states_of(last_of(tmp_path / "calm")), strict=True
     ):
-        assert torch.equal(ours, theirs)
+        assert torch.equal(resumed, expected)
     assert in_order(folder / "certificates.tsv") == in_order(tmp_path / "calm/certificates.tsv")

@@ -98,8 +98,8 @@ def results(request, tmp_path, monkeypatch):
     return json.loads("".join(output.text for output in last.outputs))
 
 
+@pytest.mark.slow
 class TestExecuted:
-    @pytest.mark.slow
     @pytest.mark.parametrize("results", NAMES[:1], indirect=True)
     def test_quickstart(self, results):
         accuracy = results["accuracy"]
@@ -109,7 +109,6 @@ class TestExecuted:
         assert accuracy[250] == results["at_half"] > 0.2
         assert results["acr"] > 0.3
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("results", NAMES[1:2], indirect=True)
     def test_how_the_certificate_works(self, results):
         assert 0 < results["certified"] < results["theorem"] < results["true"]
@@ -132,7 +131,6 @@ class TestExecuted:
         assert max(results["moved"]) > 0.3
         assert results["changed"] == 0
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("results", NAMES[3:], indirect=True)
     def test_reading_a_sweep(self, results):
         assert (results["runs"], results["notes"], results["left"]) == (8, [], False)

@@ -146,8 +146,8 @@ def test_the_readmes_own_model_trains_and_its_weights_are_certified(tmp_path, mo
             for name, tensor in last_of(folder)["state_dict"].items()
         }
         torch.save({"state_dict": weights}, tmp_path / "weights.pth")
-        asked = ["data=digits", "sigma=0.25", "n0=10", "n=100", "max_images=3"]
-        of_file = certified(tmp_path / "own", f"ckpt={tmp_path}/weights.pth", *asked, *mine)
+        options = ["data=digits", "sigma=0.25", "n0=10", "n=100", "max_images=3"]
+        of_file = certified(tmp_path / "own", f"ckpt={tmp_path}/weights.pth", *options, *mine)
         assert of_file["model"] == "my_model.MyNet"
         loaded = smoothcert.load(folder, "last", device="cpu")
         assert settings_of(tmp_path / "own")["weights"] == weights_digest(loaded.classifier)

@@ -2,15 +2,16 @@
 
 import json
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
-
 from smoothcert import commands
-from tests.helpers.support import composed
+from tests.helpers.support import composed, save_hydra_files
 
 SMALL = ["trainer=cpu", "model.width=4", "objective=gaussian", "sigma=0.25", "n0=10", "n=100"]
 
-TRAIN = [*SMALL, "callbacks.certification.max_images=4", "trainer.limit_train_batches=3"]
+TRAIN = [
+    *(*SMALL, "callbacks.certification.max_images=4", "trainer.limit_train_batches=3"),
+    "callbacks.certification.plot=null",
+]
+"""A picture takes as long as such a training."""
 
 UNCERTIFIED = [*TRAIN, "callbacks.certification=null"]
 
@@ -19,9 +20,7 @@ def trained(folder, *overrides):
     """Train in this process, leaving Hydra's files as the command does."""
     with composed(folder, overrides) as cfg:
         commands.train(cfg)
-        (folder / ".hydra").mkdir(exist_ok=True)
-        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-        OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
+        save_hydra_files(cfg, folder, overrides)
     return folder
 
 

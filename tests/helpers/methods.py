@@ -11,6 +11,7 @@ QUICK = [
     "data.batch_size=16",
     "model.width=4",
     "callbacks.certification.max_images=1",
+    "callbacks.certification.plot=null",
 ]
 
 

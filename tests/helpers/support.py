@@ -2,13 +2,14 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from smoothcert import commands  # registers the resolvers
 from smoothcert.commands.guard import Guard
@@ -20,17 +21,19 @@ TINY = ["trainer=cpu", "n0=10", "n=100", "callbacks.certification.max_images=4"]
 assert callable(commands.for_sigma)
 
 
+@cache
+def composition(name, overrides):
+    """Return a configuration with Hydra's own values; the same one is composed once."""
+    return compose(name, [*overrides, "hydra.job.num=0"], return_hydra_config=True)
+
+
 @contextmanager
 def composed(folder, overrides, name="train"):
     """Yield a configuration whose run folder is the given one, with Hydra's own values set."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        everything = compose(
-            name,
-            [*overrides, f"hydra.run.dir='{folder}'", "hydra.job.num=0"],
-            return_hydra_config=True,
-        )
-        everything.hydra.runtime.output_dir = str(folder)
+        everything = deepcopy(composition(name, tuple(overrides)))
+        everything.hydra.run.dir = everything.hydra.runtime.output_dir = str(folder)
         HydraConfig.instance().set_config(everything)
         # Of a copy, as Hydra does: its own values refer to each other.
         cfg = deepcopy(everything)
@@ -40,6 +43,14 @@ def composed(folder, overrides, name="train"):
             yield cfg
         finally:
             HydraConfig.instance().cfg = None
+
+
+def save_hydra_files(cfg, folder, overrides=()):
+    """Leave a composed configuration in a run folder as Hydra does."""
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    OmegaConf.save({"hydra": HydraConfig.get()}, folder / ".hydra" / "hydra.yaml")
+    OmegaConf.save(list(overrides), folder / ".hydra" / "overrides.yaml")
 
 
 def guarded(command, *overrides, multirun=False):

@@ -72,7 +72,7 @@ def test_training_is_the_same_with_and_without_certification(tmp_path, attack):
     torch.set_rng_state(before)
 
 
-def test_global_random_streams_go_on_as_if_nothing_had_been_certified(tmp_path):
+def test_global_random_streams_continue_as_if_nothing_had_been_certified(tmp_path):
     class Noisy(CertificationCallback):
         """A certification whose parts draw from the global stream."""
 

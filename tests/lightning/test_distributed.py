@@ -21,6 +21,7 @@ from tests.helpers.together import together
 QUICK = [
     *("experiment=digits_gaussian", *TINY, "objective.noise_draws=1", "trainer.devices=2"),
     *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.log_every_n_steps=1"),
+    "callbacks.certification.plot=null",
 ]
 LINEAR = ["model._target_=tests.lightning.test_distributed.Linear", "trainer.precision=32-true"]
 
@@ -81,52 +82,62 @@ def validated(folder):
 
 
 def test_validation_sees_each_image_once_whatever_the_number_of_processes(tmp_path):
-    """181 images, so that one process has a batch more than the others."""
-    asked = [*LINEAR, "optimizer.lr=0", "data.batch_size=60", "data.val_fraction=0.1007"]
-    trained(tmp_path / "1", *asked)
-    for size in (2, 3):
-        together(size, tmp_path, trained, tmp_path / str(size), *asked)
-        assert validated(tmp_path / str(size)) == [
-            pytest.approx(figures, rel=1e-6) for figures in validated(tmp_path / "1")
-        ]
+    """181 images, so that one process has a batch more than the two others."""
+    overrides = [*LINEAR, "optimizer.lr=0", "data.batch_size=60", "data.val_fraction=0.1007"]
+    overrides.append("callbacks.certification=null")
+    trained(tmp_path / "1", *overrides)
+    together(3, tmp_path, trained, tmp_path / "3", *overrides)
+    assert validated(tmp_path / "3") == [
+        pytest.approx(figures, rel=1e-6) for figures in validated(tmp_path / "1")
+    ]
 
 
 def test_steps_are_those_of_one_process_where_noise_does_not_matter(tmp_path):
-    asked = [*LINEAR, "sigma=1e-6", "data.crop_padding=0", "callbacks.certification=null"]
-    alone, steps = trained(tmp_path / "1", *asked)
-    (first, halves), (second, others) = together(2, tmp_path, trained, tmp_path / "2", *asked)
+    options = [*LINEAR, "sigma=1e-6", "data.crop_padding=0", "callbacks.certification=null"]
+    alone, steps = trained(tmp_path / "1", *options)
+    (first, halves), (second, others) = together(2, tmp_path, trained, tmp_path / "2", *options)
     assert first == second
-    for ours, theirs in zip(first, alone, strict=True):
-        assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), atol=1e-5)
+    for together_value, alone_value in zip(first, alone, strict=True):
+        assert torch.allclose(torch.tensor(together_value), torch.tensor(alone_value), atol=1e-5)
     # The same images in each step, half of them here and half of them there.
     for (labels, _), (left, _), (right, _) in zip(steps, halves, others, strict=True):
         assert sorted(left + right) == labels
         assert len(left) == len(right)
 
 
-def test_processes_draw_noise_of_their_own_and_the_same_again(tmp_path):
-    first = together(2, tmp_path, trained, tmp_path / "first")
-    again = together(2, tmp_path, trained, tmp_path / "again")
-    assert first == again
-    sums = [noise for _, steps in first for _, noise in steps]
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The folder of a training by two processes, and what each of them returned."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder / "run", together(2, folder, trained, folder / "run")
+
+
+def test_processes_draw_noise_of_their_own_and_end_with_one_network(uninterrupted):
+    folder, ((weights, steps), (other_weights, other_steps)) = uninterrupted
+    sums = [noise for _, noise in steps + other_steps]
     assert len(set(sums)) == len(sums) == 2 * 8
-    # All processes end with one network, statistics of BatchNorm included, and certify it.
-    assert first[0][0] == first[1][0]
-    rows = read_certificates(tmp_path / "first" / "certificates.tsv")
+    # Statistics of BatchNorm included; and they certify it together.
+    assert weights == other_weights
+    rows = read_certificates(folder / "certificates.tsv")
     assert [row.idx for row in rows] == sorted(row.idx for row in rows)
     assert len(rows) == 4
 
 
-def test_a_signal_to_any_process_ends_all_after_the_same_step_and_they_go_on(tmp_path):
-    whole = together(2, tmp_path, trained, tmp_path / "whole")
+def test_a_signal_to_any_process_ends_all_after_the_same_step_and_they_resume(
+    uninterrupted, tmp_path
+):
+    """They then draw the noise that they would have drawn, and end with the same network."""
+    folder, answers = uninterrupted
     stop = together(2, tmp_path, stopped, tmp_path / "parts", (1, 1, 1))
     assert [code for code, _ in stop] == [128 + signal.SIGUSR1] * 2
     assert last_of(tmp_path / "parts")["global_step"] == 4 + 2
-    parts = together(2, tmp_path, trained, tmp_path / "parts")
-    assert [weights for weights, _ in parts] == [weights for weights, _ in whole]
-    saved = [states_of(last_of(tmp_path / name)) for name in ("parts", "whole")]
+    resumed = together(2, tmp_path, trained, tmp_path / "parts")
+    for (weights, steps), (other_weights, other_steps) in zip(resumed, answers, strict=True):
+        assert weights == other_weights
+        assert steps == other_steps[-len(steps) :]
+    saved = [states_of(last_of(place)) for place in (tmp_path / "parts", folder)]
     assert all(torch.equal(*pair) for pair in zip(*saved, strict=True))
-    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+    assert metrics_of(tmp_path / "parts") == metrics_of(folder)
 
 
 def stopped(folder, signals):

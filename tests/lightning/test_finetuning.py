@@ -151,7 +151,7 @@ class Validated(pl.Callback):
         self.seen.append(state(pl_module))
 
 
-def test_validation_sees_the_average_and_training_goes_on_without_it(tmp_path):
+def test_validation_sees_the_average_and_training_continues_without_it(tmp_path):
     plain, averaged = module(), module()
     snapshots, alone, validated = Snapshots(), Snapshots(), Validated()
     fit(averaged, tmp_path / "a", callbacks=[snapshots, validated, EMA(decay=0.8)])

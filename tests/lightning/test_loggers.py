@@ -256,7 +256,7 @@ def test_an_argument_decides_over_the_environment(mode, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["WANDB_MODE=dryrun", "wandb offline"])
-def test_who_asked_to_stay_offline_stays_offline(mode, monkeypatch, tmp_path, how):
+def test_a_user_who_chose_offline_stays_offline(mode, monkeypatch, tmp_path, how):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.chdir(tmp_path)
     if how == "wandb offline":

@@ -18,7 +18,10 @@ from tests.helpers.row_files import in_order
 from tests.helpers.support import TINY, composed
 
 QUICK = ["experiment=digits_gaussian", *TINY, "trainer.max_epochs=3", "objective.noise_draws=1"]
-SHORT = [*QUICK, "trainer.limit_train_batches=6", "trainer.log_every_n_steps=1"]
+SHORT = [
+    *(*QUICK, "trainer.limit_train_batches=6", "trainer.log_every_n_steps=1"),
+    "callbacks.certification.plot=null",
+]
 EMA = ["callbacks=ema", "callbacks.ema.decay=0.9"]
 ONE_CYCLE = ["scheduler=one_cycle"]
 ACCUMULATING = ["trainer.accumulate_grad_batches=2", "data.batch_size=32"]
@@ -35,6 +38,12 @@ def trained(folder, *overrides):
     with composed(folder, [*SHORT, *overrides]) as cfg:
         commands.train(cfg)
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nothing has stopped."""
+    return trained(tmp_path_factory.mktemp("whole") / "run")
 
 
 def stopped(monkeypatch, folder, *overrides, number=signal.SIGTERM, batch, epoch=1):
@@ -54,8 +63,8 @@ def stopped(monkeypatch, folder, *overrides, number=signal.SIGTERM, batch, epoch
 
 
 def check_equal(parts, whole):
-    for ours, theirs in zip(states_of(last_of(parts)), states_of(last_of(whole)), strict=True):
-        assert torch.equal(ours, theirs)
+    for resumed, expected in zip(states_of(last_of(parts)), states_of(last_of(whole)), strict=True):
+        assert torch.equal(resumed, expected)
     assert last_of(parts)["lr_schedulers"] == last_of(whole)["lr_schedulers"]
     assert metrics_of(parts) == metrics_of(whole)
     assert in_order(parts / "certificates.tsv") == in_order(whole / "certificates.tsv")
@@ -75,7 +84,7 @@ def check_equal(parts, whole):
         "frozen part",
     ],
 )
-def test_a_training_told_to_end_goes_on_in_the_middle_of_its_epoch(
+def test_a_stopped_training_resumes_in_the_middle_of_its_epoch(
     tmp_path, monkeypatch, overrides, batch
 ):
     whole = trained(tmp_path / "whole", *overrides)
@@ -90,8 +99,8 @@ def test_a_training_told_to_end_goes_on_in_the_middle_of_its_epoch(
     check_equal(parts, whole)
 
 
-def test_a_training_may_be_told_to_end_again_and_again(tmp_path, monkeypatch):
-    whole, parts = trained(tmp_path / "whole"), tmp_path / "parts"
+def test_a_training_may_be_stopped_again_and_again(whole, tmp_path, monkeypatch):
+    parts = tmp_path / "parts"
     for number, epoch, batch in (
         (signal.SIGUSR1, 0, 3),
         (signal.SIGTERM, 0, 4),
@@ -104,9 +113,9 @@ def test_a_training_may_be_told_to_end_again_and_again(tmp_path, monkeypatch):
     check_equal(parts, whole)
 
 
-def test_what_was_logged_before_the_first_checkpoint_is_logged_once(tmp_path, monkeypatch):
+def test_what_was_logged_before_the_first_checkpoint_is_logged_once(whole, tmp_path, monkeypatch):
     """A training that dies in its first epoch leaves rows and no state."""
-    whole, parts = trained(tmp_path / "whole"), tmp_path / "parts"
+    parts = tmp_path / "parts"
     step = SmoothedTraining.training_step
 
     def dying(self, images, batch_idx):
@@ -127,19 +136,18 @@ def test_what_was_logged_before_the_first_checkpoint_is_logged_once(tmp_path, mo
 def test_workers_begin_at_the_right_batch_of_the_right_epoch(tmp_path, monkeypatch):
     """They ask for batches ahead of those that are trained on."""
     data = [*class_folders(tmp_path / "images", ("ant", "bee")), "data.in_memory=false"]
-    asked = [*data, "data.batch_size=2", "data.num_workers=1", "model=small_cnn"]
-    whole, parts = trained(tmp_path / "whole", *asked), tmp_path / "parts"
-    stopped(monkeypatch, parts, *asked, batch=1)
-    trained(parts, *asked)
+    options = [*data, "data.batch_size=2", "data.num_workers=1", "model=small_cnn"]
+    whole, parts = trained(tmp_path / "whole", *options), tmp_path / "parts"
+    stopped(monkeypatch, parts, *options, batch=1)
+    trained(parts, *options)
     check_equal(parts, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_while_it_certifies_ends_at_once_with_the_rows_that_are_there(
-    tmp_path, monkeypatch, caplog, number
+    whole, tmp_path, monkeypatch, caplog, number
 ):
-    append, whole = CertificateFile.append, trained(tmp_path / "whole")
-    parts, appended = tmp_path / "parts", []
+    append, parts, appended = CertificateFile.append, tmp_path / "parts", []
 
     def with_signal(self, row):
         append(self, row)
@@ -153,15 +161,17 @@ def test_a_signal_while_it_certifies_ends_at_once_with_the_rows_that_are_there(
             trained(parts)
     assert ended.value.code == 128 + number
     assert len((parts / "certificates.tsv").read_text().splitlines()) == 3
-    said = f"Stopped by {number.name}. Finished work is kept. Resume with: python -m src.train run="
-    assert f"{said}{parts}" in caplog.text
+    message = (
+        f"Stopped by {number.name}. Finished work is kept. Resume with: python -m src.train run="
+    )
+    assert f"{message}{parts}" in caplog.text
     trained(parts)
     check_equal(parts, whole)
 
 
-def test_a_schedulers_own_handler_decides_what_comes_after_saving(tmp_path, monkeypatch):
-    """As submitit's does, which may return: the training then goes on."""
-    whole, called = trained(tmp_path / "whole"), []
+def test_a_schedulers_own_handler_decides_what_comes_after_saving(whole, tmp_path, monkeypatch):
+    """As submitit's does, which may return: the training then continues."""
+    called = []
     before = signal.signal(signal.SIGUSR2, lambda *_: called.append(last_of(tmp_path / "run")))
     step = SmoothedTraining.training_step
 

@@ -8,13 +8,10 @@ from torch.nn import functional
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import FastResNet, fast_resnet
+from tests.helpers.networks import images
 from tests.helpers.support import composed
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-def images(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def parameters_by_hand(classes, channels, width, blocks):
@@ -71,7 +68,7 @@ def test_the_first_layer_and_the_later_stages_halve_the_image():
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_stages_have_the_blocks_and_the_channels_that_are_asked(blocks):
+def test_stages_have_the_requested_blocks_and_channels(blocks):
     network = FastResNet(10, width=6, blocks=blocks)
     for number, stage in enumerate((network.layer1, network.layer2, network.layer3)):
         assert len(stage) == blocks

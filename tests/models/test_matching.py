@@ -109,7 +109,7 @@ def test_the_same_network_twice_is_one(path):
 @pytest.mark.parametrize(
     ("other", "level"), [(torch.tensor(7), "INFO"), (torch.ones(3, 3), "WARNING")]
 )
-def test_what_is_left_out_is_said(path, caplog, other, level):
+def test_what_is_left_out_is_logged(path, caplog, other, level):
     caplog.set_level("INFO")
     content = under("classifier.", network(1).state_dict()) | {"denoiser.0.weight": other}
     loaded(path, content)

@@ -177,7 +177,7 @@ def test_a_file_is_seen_through_each_normalisation(path, kind, formula):
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("key", ["optimizer", "net", "arch", "epoch"])
-def test_code_beside_good_weights_is_never_run(path, tmp_path, key, legacy):
+def test_code_in_a_file_of_good_weights_is_never_run(path, tmp_path, key, legacy):
     model, before = small(), logits(small(), images())
     content = LAYOUTS["cohen_cifar"](CifarResNet(8, 10, width=4))
     trap = content | {key: Trap(tmp_path / "touched")}

@@ -19,6 +19,7 @@ from smoothcert.models import (
     with_normalization,
 )
 from smoothcert.models.resnet_cifar import BasicBlock, initialize_convolution
+from tests.helpers.networks import images, parameter_count, randomized
 from tests.helpers.support import ROOT
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -34,27 +35,9 @@ def shapes(*arguments, **options):
         return CifarResNet(*arguments, **options)
 
 
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def randomized(module):
-    """Give BatchNorm the statistics and weights of a trained network."""
-    source = torch.Generator().manual_seed(0)
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
-            low = 0.5 if name.endswith("running_var") else -0.5
-            tensor.uniform_(low, low + 1, generator=source)
-    return module
-
-
-def images(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("depth", PUBLISHED)
 def test_parameters_are_as_many_as_published(depth):
-    millions = (count(shapes(depth, 10)) - PROJECTIONS) / 1e6
+    millions = (parameter_count(shapes(depth, 10)) - PROJECTIONS) / 1e6
     digits = 1 if depth == 110 else 2
     assert round(millions, digits) == PUBLISHED[depth]
 
@@ -190,7 +173,7 @@ def test_a_shortcut_without_parameters_is_every_other_pixel_between_zeros(side):
 
 @pytest.mark.parametrize("depth", PUBLISHED)
 def test_without_projections_parameters_are_as_many_as_published(depth):
-    millions = count(shapes(depth, 10, shortcut="A")) / 1e6
+    millions = parameter_count(shapes(depth, 10, shortcut="A")) / 1e6
     assert round(millions, 1 if depth == 110 else 2) == PUBLISHED[depth]
 
 

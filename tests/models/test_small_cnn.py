@@ -5,10 +5,7 @@ import torch
 from torch.nn import functional
 
 from smoothcert.models import SmallCNN, small_cnn
-
-
-def images(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+from tests.helpers.networks import images
 
 
 def count(width):

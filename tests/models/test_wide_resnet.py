@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.models import WideResNet, wide_resnet
+from tests.helpers.networks import images, parameter_count, randomized
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 # Tables 4 and 5 there, in millions.
@@ -22,24 +23,6 @@ def shapes(*arguments, **options):
     """A network without memory for its values."""
     with torch.device("meta"):
         return WideResNet(*arguments, **options)
-
-
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def images(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def randomized(module):
-    """Give BatchNorm the statistics and weights of a trained network."""
-    source = torch.Generator().manual_seed(0)
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
-            low = 0.5 if name.endswith("running_var") else -0.5
-            tensor.uniform_(low, low + 1, generator=source)
-    return module
 
 
 def activated(weights, name, out):
@@ -71,12 +54,12 @@ def network_by_hand(weights, pixels, blocks):
 
 
 def test_wrn_28_10_has_the_published_36479194_parameters():
-    assert count(shapes(28, 10, 10)) == 36_479_194
+    assert parameter_count(shapes(28, 10, 10)) == 36_479_194
 
 
 @pytest.mark.parametrize(("depth", "factor"), PUBLISHED)
 def test_parameters_are_as_many_as_published(depth, factor):
-    assert round(count(shapes(depth, factor, 10)) / 1e6, 1) == PUBLISHED[depth, factor]
+    assert round(parameter_count(shapes(depth, factor, 10)) / 1e6, 1) == PUBLISHED[depth, factor]
 
 
 @pytest.mark.parametrize(("depth", "factor"), [(10, 1), (16, 2), (10, 3)])

@@ -356,7 +356,7 @@ def test_a_file_that_its_last_writer_has_just_replaced_is_opened_again(path, mon
 
 @given(ROW_LISTS, st.data())
 @settings(max_examples=60)
-def test_any_prefix_of_a_valid_file_resumes_to_the_same_whole(rows, data):
+def test_any_prefix_of_a_valid_file_resumes_to_the_same_rows(rows, data):
     """For rows of any number, content and order."""
     with fresh_folder() as folder:
         path = write(folder / "c.tsv", rows)
@@ -371,7 +371,7 @@ def test_any_prefix_of_a_valid_file_resumes_to_the_same_whole(rows, data):
 
 @given(ROW_LISTS, st.integers(0, 40))
 @settings(max_examples=60)
-def test_a_certification_killed_at_any_step_goes_on_to_the_same_whole(rows, steps):
+def test_a_certification_killed_at_any_step_resumes_to_the_same_rows(rows, steps):
     with fresh_folder() as folder:
         path = folder / "c.tsv"
         with contextlib.suppress(Killed), killed_after(steps):
@@ -448,7 +448,7 @@ def test_without_room_for_its_settings_a_file_is_refused_and_nothing_is_torn(tmp
     assert json.loads(settings_path(path).read_text()) == SETTINGS
 
 
-def test_a_certification_on_a_full_disk_goes_on_once_there_is_room(tmp_path):
+def test_a_certification_on_a_full_disk_resumes_once_there_is_room(tmp_path):
     """A disk that is really full, not a limit: blocks that are counted, and nothing between."""
     rows = [replace(ROWS[0], idx=idx) for idx in range(700, 0, -1)]
     with small_disk(tmp_path / "disk") as disk:

@@ -53,7 +53,7 @@ def is_alive(number):
     return True
 
 
-def test_a_second_process_is_refused_and_told_of_the_first(tmp_path):
+def test_a_second_process_is_refused_and_the_first_one_is_named(tmp_path):
     with holder(tmp_path) as (process, _):
         owner = re.escape(f"({process.pid} on {socket.gethostname()})")
         for _ in range(2):
@@ -124,7 +124,7 @@ def without_locks(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_locks")
-def test_without_locks_a_second_process_is_refused_and_told_of_the_first(tmp_path):
+def test_without_locks_a_second_process_is_refused_and_the_first_one_is_named(tmp_path):
     with holder(tmp_path, NO_LOCKS) as (process, _):
         owner = re.escape(f"({process.pid} on {socket.gethostname()})")
         for _ in range(2):

@@ -53,7 +53,7 @@ def left_by_a_kill(folder):
 
 @given(ROW_LISTS, st.data())
 @settings(max_examples=60)
-def test_what_a_kill_at_any_byte_leaves_of_several_files_resumes_to_the_same_whole(rows, data):
+def test_several_files_cut_at_any_byte_resume_to_the_same_rows(rows, data):
     """Each row in one file, or in two with another time; every file is cut somewhere."""
     with fresh_folder() as folder:
         path = folder / "c.tsv"

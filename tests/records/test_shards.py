@@ -92,7 +92,7 @@ def test_shards_of_more_images_than_any_data_set_has_are_refused(tmp_path, monke
 
 
 @given(st.lists(st.integers(), min_size=1), st.data())
-def test_shards_are_disjoint_and_together_the_whole(images, data):
+def test_shards_are_disjoint_and_together_all_images(images, data):
     of = data.draw(st.integers(1, len(images)))
     shares = [Shard(number, of).share(images) for number in range(1, of + 1)]
     dealt = [share[place] for place in range(len(shares[0])) for share in shares if share[place:]]
@@ -149,7 +149,7 @@ def test_an_unfinished_unsharded_certification_is_completed_with_its_own_times(t
     assert sorted(contents(out.parent)) == ["certificates.settings.json", "certificates.tsv"]
 
 
-def test_a_merge_killed_at_any_step_goes_on_to_the_same_whole():
+def test_a_merge_killed_at_any_step_resumes_to_the_same_rows():
     for steps in range(60):
         with fresh_folder() as folder:
             paths, out = write_shards(folder), folder / "test" / "certificates.tsv"
@@ -166,7 +166,7 @@ def test_a_merge_killed_at_any_step_goes_on_to_the_same_whole():
 
 @settings(max_examples=40)
 @given(st.floats(0, 1, exclude_max=True))
-def test_a_merge_on_a_full_disk_goes_on_once_there_is_room(share):
+def test_a_merge_on_a_full_disk_resumes_once_there_is_room(share):
     with fresh_folder() as folder:
         paths, out = write_shards(folder), folder / "test" / "certificates.tsv"
         room = int(share * write(folder / "whole.tsv", ALL).stat().st_size)

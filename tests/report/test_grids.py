@@ -127,7 +127,7 @@ def test_csv_holds_every_number_unrounded_and_every_text(pairs):
     ]
 
 
-def test_csv_holds_errors_intervals_and_notes_beside_their_number():
+def test_csv_holds_errors_intervals_and_notes_next_to_their_number():
     cells = [
         Cell("m"),
         Cell(1 / 3, error=0.01, note="(0.5)"),
@@ -287,7 +287,7 @@ def test_titles_and_notes_of_markdown_hold_no_html(name):
     assert html.unescape(text).count(name) == 2
 
 
-def test_errors_stand_beside_their_number_though_the_first_row_has_none():
+def test_errors_are_next_to_their_number_though_the_first_row_has_none():
     rows = [
         Row([Cell("one seed"), Cell(0.5), Cell(0.25)]),
         Row([Cell("two seeds"), Cell(0.5, 0.1), Cell(0.25, 0.1)]),

@@ -71,7 +71,7 @@ def test_runs_on_other_images_stand_apart():
     )
 )
 @settings(max_examples=40)
-def test_every_run_stands_in_one_section_and_beside_its_equals_only(chosen):
+def test_every_run_is_in_one_section_with_comparable_runs_only(chosen):
     changes = [{key: OTHERWISE[key] for key in each if each[key]} for each in chosen]
     made = [
         run_by_hand(OUTCOMES, str(k), objective=f"method {k}", **each)
@@ -365,7 +365,7 @@ def test_a_training_without_a_record_beside_one_with_it_is_noted():
     assert any("without are not recorded" in note for note in section.notes)
 
 
-def test_what_follows_from_the_epochs_is_not_said_beside_them():
+def test_what_follows_from_the_epochs_is_not_repeated():
     runs = [
         run_by_hand(
             OUTCOMES, f"{epochs}", seed=epochs, summary={"epochs": epochs},

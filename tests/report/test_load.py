@@ -58,7 +58,7 @@ def test_a_log_may_have_the_name_of_our_own_certificates(tmp_path):
         assert run.is_foreign
 
 
-def test_a_shard_is_left_out_beside_its_whole_and_without_it(tmp_path):
+def test_a_shard_is_left_out_with_and_without_its_merged_certification(tmp_path):
     written(tmp_path, "test")
     for number in (1, 2):
         shard = {"shard": f"{number}/2", "shard_images": "2-30:7"}
@@ -252,7 +252,7 @@ def test_a_damaged_line_is_named_with_its_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["summary.json", "certificates.settings.json"])
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "3", b"\xff\xfe"])
-def test_what_lies_beside_is_named_where_it_is_damaged(tmp_path, name, text):
+def test_a_damaged_file_next_to_the_rows_is_named(tmp_path, name, text):
     damaged = written(tmp_path, "run") / name
     damaged.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RecordsError, match=str(damaged)):
@@ -351,7 +351,7 @@ def test_sigma_of_a_log_may_stand_in_the_folders_above():
     assert Run("a/sigma_1", Path("/x/noise_0.25/a/sigma_1"), rows_of([0.5])).sigma == 1
 
 
-def test_images_are_told_by_numbers_and_labels_whatever_their_order():
+def test_images_are_identified_by_index_and_label_in_any_order():
     rows = rows_of([0.25, WRONG, ABSTAINED, 0.5])
     run = run_by_hand(rows)
     assert run_by_hand(rows[::-1]).images == run.images == log_by_hand(rows[2:] + rows[:2]).images

@@ -81,7 +81,7 @@ def test_tables_hold_what_the_grids_hold(page):
     assert re.search(r'<td class="number" data-value="0\.\d+">\d', page)
 
 
-def test_the_baseline_is_the_one_that_is_asked_for(root, page, tmp_path):
+def test_the_baseline_is_the_requested_one(root, page, tmp_path):
     assert "ADRE − Gaussian" in page
     assert "Gaussian − ADRE" in page_of(root, tmp_path / "page.html", baseline="adre")
 
@@ -152,7 +152,7 @@ def test_the_library_does_not_end_its_own_element(page):
 
 @pytest.mark.parametrize("steps", [1, 2, 199, 200, 201, 5000])
 @pytest.mark.parametrize("kept", [0, 17])
-def test_thinning_keeps_the_ends_and_what_is_asked_for(steps, kept):
+def test_thinning_keeps_the_ends_and_the_requested_radii(steps, kept):
     rng = np.random.default_rng(steps)
     shares = np.sort(rng.choice(np.linspace(0, 1, 3000), steps))[::-1]
     asked = rng.choice(steps, min(kept, steps), replace=False)

@@ -313,7 +313,7 @@ def test_tables_are_sorted_by_keyboard(browser, path):
     assert len(texts(browser, "#runs [aria-sort]")) == 1
 
 
-def test_only_differing_settings_are_shown_until_all_are_asked_for(browser, path):
+def test_only_differing_settings_are_shown_until_all_are_requested(browser, path):
     browser.open(path)
     browser.scroll("#section-1 .settings")
     shown = "[...document.querySelectorAll('#section-1 .compared tbody th[scope=row]')]"

@@ -264,7 +264,7 @@ def test_runs_are_paired_by_sigma_and_seed():
     assert found == pytest.approx({("0.25", "0"): 0.05, ("0.5", "0"): 0.3, ("0.5", "1"): 0.5})
 
 
-def test_the_baseline_is_gaussian_training_or_the_one_that_was_asked_for():
+def test_the_baseline_is_gaussian_training_or_the_requested_one():
     made = [run_by_hand([0.5] * 4, name, objective=name) for name in ("adre", "gaussian", "macer")]
     section = section_of(*made)
     for asked, base in [(None, "Gaussian"), ("macer", "MACER"), ("ADRE", "ADRE")]:
@@ -283,7 +283,7 @@ def test_a_log_is_compared_with_our_run_on_the_same_images():
     assert float(row["ACR"]) == pytest.approx(0.1)
 
 
-def test_what_lies_above_0_is_bold_and_nothing_else():
+def test_only_intervals_above_0_are_bold():
     better = [run_by_hand([0.3] * 30, "a"), run_by_hand([0.6] * 30, "b", objective="adre")]
     [up] = printed(differences(section_of(*better), [0.0, 0.5]))
     [down] = printed(differences(section_of(*better), [0.0, 0.5], "adre"))

@@ -54,7 +54,7 @@ def line_with(text, words):
     ("radius", "shares"),
     [("0", ["87.5%", "75.0%"]), ("0.25", ["50.0%", "37.5%"]), ("0.5", ["12.5%", "0.0%"])],
 )
-def test_each_radius_stands_beside_its_accuracy_under_each_bound(radius, shares):
+def test_each_radius_is_shown_with_its_accuracy_under_each_bound(radius, shares):
     assert line_with(printed(), f" {radius} │") == [radius, *shares]
 
 
@@ -165,7 +165,7 @@ def first_column(lines):
 
 @given(st.lists(NAMES, min_size=1, max_size=4, unique=True), st.sampled_from(WIDTHS))
 @settings(max_examples=60, deadline=None)
-def test_a_table_fits_every_terminal_and_shows_every_name_whole(names, width):
+def test_a_table_fits_every_terminal_and_cuts_no_name(names, width):
     lines = lines_of(width, print_grid, grid_of(names))
     assert max(map(cell_len, lines)) <= width
     assert first_column(lines) == [name for name in names for _ in range(2)]
@@ -224,5 +224,5 @@ def test_a_classifier_that_guesses_is_called_so_with_the_usual_causes(plain, noi
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_nothing_is_said_of_chance_elsewhere():
+def test_no_other_run_is_compared_with_chance():
     assert "chance" not in printed()

@@ -1,32 +1,20 @@
 """The anytime-valid form: supermartingales by exact enumeration, exact error, and laws."""
 
 from copy import deepcopy
-from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import gammaln, ndtr, ndtri, xlogy
+from scipy.special import ndtr, ndtri
 
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import AnytimeTest
 from smoothcert.stats.anytime import CONVERGED
 from smoothcert.stats.boundary import likeliest_on_boundary
+from tests.helpers.enumeration import multinomial_pmf, outcomes
 
 NUISANCES = [-1e-4, -0.05, -0.3, -1.0, -1.8]
-
-
-def outcomes(n: int, classes: int) -> np.ndarray:
-    """Every vector of counts of n votes, shape (K, classes)."""
-    bars = np.array(list(combinations_with_replacement(range(n + 1), classes - 1)))
-    edges = np.hstack([np.zeros((len(bars), 1), int), bars, np.full((len(bars), 1), n)])
-    return np.diff(edges, axis=1)
-
-
-def multinomial(votes: np.ndarray, p: np.ndarray) -> np.ndarray:
-    logs = gammaln(votes.sum(1) + 1) + (xlogy(votes, p) - gammaln(votes + 1)).sum(1)
-    return np.exp(logs)
 
 
 def null_grid(t: float) -> np.ndarray:
@@ -120,21 +108,31 @@ def test_late_votes_overflow_nowhere():
 # Exact expectations.
 
 
-def expectations(test: AnytimeTest, chunks: list[int], p: np.ndarray) -> np.ndarray:
-    """E[evidence] after each way the chunks of votes can come out, shape (G,)."""
-    if not chunks:
-        return np.exp(test.log_evidence())
-    votes = outcomes(chunks[0], len(p))
-    total = np.zeros(len(test.grid))
-    for vote, weight in zip(votes, multinomial(votes, p), strict=True):
-        if weight > 0:
-            after = deepcopy(test)
-            after.update(vote)
-            total += weight * expectations(after, chunks[1:], p)
-    return total
+def every_path(test: AnytimeTest, chunks: list[int]) -> tuple[np.ndarray, list[AnytimeTest]]:
+    """Return all ways that chunks of votes can come out, with the test after each of them.
+
+    Returns:
+        the votes by chunk, shape (paths, len(chunks), 3); and the tests.
+    """
+    nodes = [(test, [])]
+    for size in chunks:
+        after = []
+        for before, path in nodes:
+            for vote in outcomes(size, 3):
+                child = deepcopy(before)
+                child.update(vote)
+                after.append((child, [*path, vote]))
+        nodes = after
+    return np.array([path for _, path in nodes]), [test for test, _ in nodes]
 
 
-@pytest.mark.parametrize("t", [0.0, 0.4, 1.2])
+def probabilities(paths: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return the probability of each path of votes, shape (paths,)."""
+    found = np.prod([multinomial_pmf(paths[:, k], p) for k in range(paths.shape[1])], axis=0)
+    assert found.sum() == pytest.approx(1, abs=1e-9)
+    return found
+
+
 @pytest.mark.parametrize(
     ("chunks", "selection"),
     [
@@ -145,18 +143,24 @@ def expectations(test: AnytimeTest, chunks: list[int], p: np.ndarray) -> np.ndar
         ([1, 1, 3], [2, 0, 0]),
     ],
 )
-def test_evidence_is_at_most_1_on_average_under_the_hypothesis(chunks, selection, t):
+def test_evidence_is_at_most_1_on_average_under_the_hypothesis(chunks, selection):
     """Every outcome of chunks of votes, on the boundary of R/σ <= t and inside."""
-    test = AnytimeTest([t], 0.05, selected=0, selection=np.array(selection))
-    points = [*top_probabilities(t), np.array([0.3, 0.3, 0.4]), np.array([0.1, 0.8, 0.1])]
-    for p in points:
-        assert expectations(test, chunks, p)[0] <= 1 + 1e-9
+    grid = [0.0, 0.4, 1.2]
+    test = AnytimeTest(grid, 0.05, selected=0, selection=np.array(selection))
+    paths, tests = every_path(test, chunks)
+    evidence = np.exp([each.log_evidence() for each in tests])
+    for place, t in enumerate(grid):
+        points = [*top_probabilities(t), np.array([0.3, 0.3, 0.4]), np.array([0.1, 0.8, 0.1])]
+        for p in points:
+            assert probabilities(paths, p) @ evidence[:, place] <= 1 + 1e-9
 
 
 def test_evidence_grows_where_the_hypothesis_is_false():
     """Else the bound above would hold for a test that never bets."""
     test = AnytimeTest([0.0, 0.4], 0.05, selected=0, selection=np.array([30, 4, 2]))
-    assert np.all(expectations(test, [12], np.array([0.9, 0.06, 0.04])) > 2)
+    paths, tests = every_path(test, [12])
+    evidence = np.exp([each.log_evidence() for each in tests])
+    assert np.all(probabilities(paths, np.array([0.9, 0.06, 0.04])) @ evidence > 2)
 
 
 def test_evidence_is_the_mean_of_two_estimates_that_are_projected():
@@ -187,35 +191,15 @@ def test_estimates_see_earlier_votes_only():
 # The error.
 
 
-def tree_errors(
-    alpha: float, grid: list[float], chunks: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every path of votes: how often each class was voted for in total, and radii certified.
-
-    Returns the votes by chunk, shape (paths, len(chunks), 3), and what was reached at the end.
-    """
-    nodes = [(AnytimeTest(grid, alpha, 0, np.zeros(3, dtype=int)), [])]
-    for size in chunks:
-        after = []
-        for test, path in nodes:
-            for vote in outcomes(size, 3):
-                child = deepcopy(test)
-                child.update(vote)
-                after.append((child, [*path, vote]))
-        nodes = after
-    return np.array([path for _, path in nodes]), np.array([test.reached for test, _ in nodes])
-
-
 def check_exact_error(alpha: float, chunks: list[int]) -> None:
     grid = [0.0, 0.3, 0.8]
-    paths, reached = tree_errors(alpha, grid, chunks)
+    paths, tests = every_path(AnytimeTest(grid, alpha, 0, np.zeros(3, dtype=int)), chunks)
+    reached = np.array([test.reached for test in tests])
     worst = 0.0
     for place, t in enumerate(grid):
         for p in top_probabilities(t):
-            weight = np.prod([multinomial(paths[:, k], p) for k in range(len(chunks))], axis=0)
-            assert weight.sum() == pytest.approx(1, abs=1e-9)
             # A radius stays certified, so the end tells whether it ever was.
-            worst = max(worst, weight[reached > place].sum())
+            worst = max(worst, probabilities(paths, p)[reached > place].sum())
     assert 0.1 * alpha < worst <= alpha
 
 

@@ -117,7 +117,7 @@ def test_arrays_give_what_single_numbers_give():
             assert whole.log_b[i, j] == pytest.approx(float(single.log_b), abs=1e-10)
 
 
-def test_two_classes_alone_stand_beside_rare_ones():
+def test_two_classes_are_found_among_rare_ones():
     whole = likeliest_on_boundary([0.7, 1e-12], [0.3, 1e-12], [0.5, 4.0])
     alone = likeliest_on_boundary(0.7, 0.3, 0.5)
     assert whole.log_a[0] == pytest.approx(float(alone.log_a), abs=1e-8)

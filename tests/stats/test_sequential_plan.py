@@ -158,17 +158,16 @@ ALPHA = 0.05
 PLANS = {
     "short": LookPlan((6, 12, 20, 30), tuple(ALPHA * np.array([0.1, 0.15, 0.15, 0.6]))),
     "even": LookPlan((8, 16, 24, 32), (ALPHA / 4,) * 4),
-    "last": LookPlan((20, 36), (0.3 * ALPHA, 0.7 * ALPHA)),
+    "last": LookPlan((16, 28), (0.3 * ALPHA, 0.7 * ALPHA)),
 }
 
 
 @lru_cache(maxsize=32)
-def decisions(plan: LookPlan, bound: str, look: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each (n_A, largest other count): radii rejected by a look, its bound, what is futile."""
+def decisions(plan: LookPlan, bound: str, look: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each (n_A, largest other count): radii rejected by a look, and the look's bound."""
     test, n = SequentialTest(plan, GRID, bound), plan.sizes[look]
     rejects = np.zeros((n + 1, n + 1, len(GRID)), dtype=bool)
     bound_of_look = np.full((n + 1, n + 1), -np.inf)
-    wanted = np.zeros((n + 1, n + 1, len(GRID)), dtype=int)
     for x in range(n + 1):
         # Every vote is for some class.
         for m in range(x == 0, n + 1 - x):
@@ -176,9 +175,8 @@ def decisions(plan: LookPlan, bound: str, look: int) -> tuple[np.ndarray, np.nda
                 rejects[x, m, place] = (
                     test.certified(look, x, m, reached=place, wanted=place + 1) > place
                 )
-                wanted[x, m, place] = test.pursued(look, x, m, place, len(GRID))
             bound_of_look[x, m] = test.lower_bound(look, x, m)
-    return rejects, bound_of_look, wanted
+    return rejects, bound_of_look
 
 
 def increments(size: int, a: float, b: float) -> np.ndarray:
@@ -204,7 +202,7 @@ def error(plan: LookPlan, bound: str, a: float, b: float, t: float, third: bool)
         step = increments(n - before, a, b)
         state = [convolve2d(mass, step) for mass in state]
         before = n
-        rejects, bound_of_look, _ = decisions(plan, bound, look)
+        rejects, bound_of_look = decisions(plan, bound, look)
         x, y = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
         m = np.maximum(y, n - x - y) if third else y
         m = np.where(x + y <= n, m, 0)
@@ -352,7 +350,7 @@ def test_giving_up_costs_little_power_and_never_adds_error():
     """Every outcome of a short plan: a run that gives up certifies no more than one that goes on,
     and rarely less."""
     plan, (a, b) = PLANS["short"], (0.75, 0.1)
-    count = len(GRID)
+    count, test = len(GRID), SequentialTest(plan, GRID)
     results = []
     for gives_up in (False, True):
         state = {(0, count): np.ones((1, 1))}
@@ -360,7 +358,7 @@ def test_giving_up_costs_little_power_and_never_adds_error():
         for look, n in enumerate(plan.sizes):
             step = increments(n - before, a, b)
             before = n
-            rejects, _, pursued = decisions(plan, "joint", look)
+            rejects, _ = decisions(plan, "joint", look)
             after: dict[tuple[int, int], np.ndarray] = {}
             for (reached, wanted), mass in state.items():
                 mass = convolve2d(mass, step)
@@ -370,7 +368,9 @@ def test_giving_up_costs_little_power_and_never_adds_error():
                         now += 1
                     goal = wanted
                     if gives_up and now < wanted:
-                        goal = min(wanted, pursued[x, y, now])
+                        # Every vote is for some class.
+                        other = int(max(y, x == 0))
+                        goal = min(wanted, test.pursued(look, int(x), other, now, count))
                     if now == goal or n == plan.n:
                         done[now] += mass[x, y]
                     else:

@@ -59,7 +59,8 @@ def benchmark(cfg: DictConfig) -> None:
     """Measure, print and write; see `smoothcert.commands.benchmark`."""
     device, folder = device_of(cfg.device), Path(cfg.paths.run)
     measured: Measurement = instantiate(cfg.task)(cfg)
-    task = HydraConfig.get().runtime.choices.task
+    choices: Any = HydraConfig.get().runtime.choices
+    task = choices.task
     record(task, OmegaConf.to_container(cfg, resolve=True), measured.results, folder, device)
     if measured.page is not None:
         write_atomically(folder / f"{task}.md", measured.page)

@@ -169,7 +169,7 @@ def _on_cpu(cfg: DictConfig) -> bool:
 
 def _overrides(cfg: DictConfig, changes: dict[str, Any]) -> list[str]:
     """Return this command's settings as overrides of `python -m src.certify`."""
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     choices = hydra.runtime.choices
     if cfg.run is not None:
         subject, parts = [quoted("run", cfg.run)], ("certifier.", "execution.")
