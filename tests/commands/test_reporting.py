@@ -312,8 +312,8 @@ def test_what_cannot_be_compared_is_kept_apart(finished, tmp_path):
 
 
 def test_a_published_log_is_in_one_table_with_runs(finished, tmp_path):
-    log = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
-    lines = [line.split("\t")[:6] for line in log.read_text().splitlines()]
+    rows = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
+    lines = [line.split("\t")[:6] for line in rows.read_text().splitlines()]
     log = tmp_path / "cohen" / "sigma_0.25"
     log.parent.mkdir()
     log.write_text("".join("\t".join(cells) + "\n" for cells in lines))
@@ -323,7 +323,7 @@ def test_a_published_log_is_in_one_table_with_runs(finished, tmp_path):
         [logged] = [row for row in csv.DictReader(file) if row["bound"] == "as logged"]
     assert logged["method"].endswith("cohen")
     assert logged["σ"] == "0.25"
-    assert float(logged["ACR"]) == pytest.approx(summary_of(log.parent)["acr"])
+    assert float(logged["ACR"]) == pytest.approx(summary_of(rows.parent)["acr"])
     assert "not recorded" in files["tables/methods.md"].read_text()
 
 
