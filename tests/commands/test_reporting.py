@@ -11,6 +11,7 @@ from statistics import mean, stdev
 import pytest
 
 from smoothcert import commands
+from smoothcert.commands import reporting
 from smoothcert.report.markdown import marks
 from tests.helpers.methods import QUICK
 from tests.helpers.runs_by_hand import (
@@ -270,14 +271,17 @@ def test_a_page_that_does_not_exist_is_answered(by_hand):
 # --- The whole report -----------------------------------------------------------------------------
 
 
-def report_all(own, *overrides):
-    with composed(own, overrides, "report") as cfg:
+def report_all(own, *overrides, figures=False):
+    """Report in this process; without the figures, which take longer than all else."""
+    with composed(own, overrides, "report") as cfg, pytest.MonkeyPatch.context() as patch:
+        if not figures:
+            patch.setattr(reporting, "draw_figures", lambda section, folder: [])
         commands.report(cfg)
     return {path.relative_to(own).as_posix(): path for path in own.rglob("*") if path.is_file()}
 
 
 def test_a_report_holds_a_page_tables_and_figures(finished, tmp_path, capsys):
-    files = report_all(tmp_path, f"runs='{finished}/*/certify/*'")
+    files = report_all(tmp_path, f"runs='{finished}/*/certify/*'", figures=True)
     tables = {
         f"tables/{name}.{end}" for name in ("methods", "runs") for end in ("md", "csv", "tex")
     }
@@ -297,7 +301,8 @@ def test_a_report_holds_a_page_tables_and_figures(finished, tmp_path, capsys):
 
 def test_the_same_runs_give_the_same_files(finished, tmp_path):
     first, second = (
-        report_all(tmp_path / name, f"runs='{finished}/*/certify/*'") for name in ("a", "b")
+        report_all(tmp_path / name, f"runs='{finished}/*/certify/*'", figures=True)
+        for name in ("a", "b")
     )
     assert set(first) == set(second)
     assert [n for n in first if first[n].read_bytes() != second[n].read_bytes()] == []
@@ -312,8 +317,8 @@ def test_what_cannot_be_compared_is_kept_apart(finished, tmp_path):
 
 
 def test_a_published_log_is_in_one_table_with_runs(finished, tmp_path):
-    log = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
-    lines = [line.split("\t")[:6] for line in log.read_text().splitlines()]
+    rows = finished / "seed=4" / "certify" / "own" / "certificates.tsv"
+    lines = [line.split("\t")[:6] for line in rows.read_text().splitlines()]
     log = tmp_path / "cohen" / "sigma_0.25"
     log.parent.mkdir()
     log.write_text("".join("\t".join(cells) + "\n" for cells in lines))
@@ -323,7 +328,7 @@ def test_a_published_log_is_in_one_table_with_runs(finished, tmp_path):
         [logged] = [row for row in csv.DictReader(file) if row["bound"] == "as logged"]
     assert logged["method"].endswith("cohen")
     assert logged["σ"] == "0.25"
-    assert float(logged["ACR"]) == pytest.approx(summary_of(log.parent)["acr"])
+    assert float(logged["ACR"]) == pytest.approx(summary_of(rows.parent)["acr"])
     assert "not recorded" in files["tables/methods.md"].read_text()
 
 
@@ -349,7 +354,7 @@ def test_an_earlier_report_in_the_folder_is_replaced(finished, tmp_path):
     before = report_all(own, f"runs='{finished}/**'")
     after = report_all(own, f"runs='{finished}/*/certify/*'")
     assert "part_1/tables/runs.md" in before
-    assert {name.partition("/")[0] for name in after} == {"index.html", "tables", "figures"}
+    assert {name.partition("/")[0] for name in after} == {"index.html", "tables"}
 
 
 def test_the_requested_radii_are_in_the_tables_and_on_the_page(finished, tmp_path):
