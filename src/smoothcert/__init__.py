@@ -1,7 +1,7 @@
-"""smoothcert: image classifiers whose robustness is proved.
+"""smoothcert: image classifiers with certified robustness.
 
-Public names are imported when they are first used, so that `import smoothcert` is quick and a
-script that only reads certificates never loads torch.
+Public names are imported on first use, so that `import smoothcert` is fast and a script that only
+reads certificates never loads torch.
 """
 
 from importlib import import_module
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "ABSTAIN": "smoothcert.types",
     "AnytimeCertifier": "smoothcert.certify",
     "Certificate": "smoothcert.types",
@@ -61,6 +61,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Everything that smoothcert raises or warns of, under one roof that a caller can catch."""
+"""Errors and warnings of smoothcert; all errors but `Stopped` derive from `SmoothCertError`."""
 
 import math
 from numbers import Real
@@ -17,7 +17,7 @@ class DataError(SmoothCertError):
 
 
 class MismatchError(SmoothCertError, ValueError):
-    """Two parts that do not fit: data and model, or checkpoint and model."""
+    """Two parts that do not fit together: data and model, or checkpoint and model."""
 
 
 class CheckpointError(SmoothCertError):
@@ -29,15 +29,15 @@ class RecordsError(SmoothCertError):
 
 
 class NonFiniteError(SmoothCertError, ArithmeticError):
-    """NaN or infinite pixels, logits or losses: they never become a vote."""
+    """NaN or infinite pixels, logits or losses. They are never counted as votes."""
 
 
 class ProcessError(SmoothCertError):
-    """A process of several that work together has died or cannot be reached."""
+    """One of several cooperating processes has died or cannot be reached."""
 
 
 class Stopped(SystemExit):
-    """The end of a command that a signal asked for; the exit code is 128 and the signal's number.
+    """Ends a command after a signal; the exit code is 128 plus the signal's number.
 
     Attributes:
         signal: the signal's number.
@@ -53,7 +53,7 @@ class Stopped(SystemExit):
 
 
 class SmoothCertWarning(UserWarning):
-    """A result that is valid but probably not what its reader has in mind."""
+    """A result that is valid but probably not what the user expects."""
 
 
 def require_positive(name: str, value: float) -> None:
@@ -74,7 +74,7 @@ def require_positive(name: str, value: float) -> None:
 
 
 def require_probability(name: str, value: float) -> None:
-    """Raise unless `value` lies strictly between 0 and 1.
+    """Raise unless `value` is strictly between 0 and 1.
 
     Args:
         name: what to call the value in the message.

@@ -15,27 +15,28 @@ from smoothcert.errors import InvalidArgumentError, require_count
 from smoothcert.types import NoisyBatch
 
 BLOCK = 32
-"""Draws that are generated together. It is part of the noise law: a generator's output depends on
-how many numbers it is asked for at once, so another value would be other noise."""
+"""Number of draws generated per call. It is part of the noise law: a generator's output
+depends on how many numbers each call requests, so another value would give different noise."""
 UNIFORM_BITS = 62
-"""Bits of a uniform integer: as many as fit int64 with a power of two to spare."""
+"""Bits of a uniform integer; their bound 2⁶² fits int64 too."""
 
 
 def generator(device: torch.device | str, *keys: int) -> torch.Generator:
     """Return a random generator that depends on the keys alone.
 
     Args:
-        device: where it will draw.
+        device: device of the generator.
         keys: non-negative integers, for example (seed, epoch, batch). All of them are hashed
-            together, so neighbouring keys give unrelated streams. A CPU's generator takes 32 bits
-            of the hash: among many thousand images two may share theirs, each as good as before.
+            together, so neighbouring keys give unrelated streams. A CPU generator uses 32 bits of
+            the hash: among many thousands of images two may share a stream, and each of their
+            certificates is still valid.
 
     Example:
         >>> first, again = generator("cpu", 1, 2), generator("cpu", 1, 2)
         >>> bool(torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=again)))
         True
     """
-    # Their number is hashed too: NumPy takes (1, 2) and (1, 2, 0) for the same.
+    # The number of keys is hashed too: to NumPy, (1, 2) and (1, 2, 0) are the same seed.
     seed = int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(seed)
 
@@ -46,7 +47,7 @@ def draw_noise(images: Tensor, sigma: float, draws: int, source: torch.Generator
     Args:
         images: shape (B, C, H, W); the noise takes its dtype and device.
         sigma: standard deviation in pixel units, >= 0.
-        draws: number m of draws for each image.
+        draws: number m of draws per image.
         source: generator on the images' device.
 
     Returns:
@@ -59,7 +60,7 @@ def draw_noise(images: Tensor, sigma: float, draws: int, source: torch.Generator
     if images.is_contiguous():
         noise = torch.empty((draws, *images.shape), dtype=images.dtype, device=images.device)
         return noise.normal_(generator=source).mul_(sigma)
-    # Drawn in the order in which it lies in memory: in any other, a CPU draws one by one.
+    # Drawn in memory order: in any other order a CPU draws the numbers one by one.
     count, channels, height, width = images.shape
     shape = (draws, count, height, width, channels)
     noise = torch.empty(shape, dtype=images.dtype, device=images.device)
@@ -67,7 +68,7 @@ def draw_noise(images: Tensor, sigma: float, draws: int, source: torch.Generator
 
 
 def noisy_logits(classifier: nn.Module, batch: NoisyBatch) -> Tensor:
-    """Logits of every noisy copy of a batch, in one forward pass.
+    """Return the logits of every noisy copy of a batch, in one forward pass.
 
     Args:
         classifier: maps (N, C, H, W) to logits (N, K).
@@ -84,9 +85,9 @@ def noisy_logits(classifier: nn.Module, batch: NoisyBatch) -> Tensor:
 def smoothed_log_probabilities(logits: Tensor) -> Tensor:
     """Return log F̂, the logarithm of the mean softmax over noise draws.
 
-    Computed as logsumexp of the log-softmax minus log m, it is finite for any finite logits: the
-    logarithm of a mean of underflowing probabilities would be -inf, and an epsilon inside it
-    would be a bias.
+    Computed as the logsumexp of the log-softmax minus log m, which is finite for all finite logits:
+    the logarithm of a mean of underflowing probabilities would be -inf, and an epsilon inside the
+    logarithm would add a bias.
 
     Args:
         logits: shape (m, B, K), any floating dtype; m draws, B images, K classes.
@@ -105,10 +106,10 @@ def smoothed_log_probabilities(logits: Tensor) -> Tensor:
 
 
 class NoiseStream:
-    """Standard normal draws for one image, the same ones however many are taken at a time.
+    """Standard normal draws for one image, independent of how many are taken at a time.
 
-    Draw number j depends on (seed, image index, j) alone: not on batch sizes, nor on what is
-    certified beside the image, nor on a resume.
+    Draw number j depends on (seed, image index, j) alone, not on batch sizes, on other
+    images of the batch, or on a resume.
 
     Args:
         shape: shape of one draw, (C, H, W).
@@ -117,9 +118,9 @@ class NoiseStream:
         device: where the noise is drawn. Devices of different kinds draw different noise.
 
     Example:
-        >>> whole = NoiseStream((1, 2, 2), seed=0, index=7).take(5)
-        >>> parts = NoiseStream((1, 2, 2), seed=0, index=7)
-        >>> bool(torch.equal(whole, torch.cat([parts.take(2), parts.take(3)])))
+        >>> five = NoiseStream((1, 2, 2), seed=0, index=7).take(5)
+        >>> stream = NoiseStream((1, 2, 2), seed=0, index=7)
+        >>> bool(torch.equal(five, torch.cat([stream.take(2), stream.take(3)])))
         True
     """
 
@@ -164,7 +165,7 @@ class NoiseStream:
 
 
 class UniformStream(NoiseStream):
-    """Uniform integers in [0, 2⁶²) for one image, by the rule of `NoiseStream`.
+    """Uniform integers in [0, 2⁶²) for one image, drawn as in `NoiseStream`.
 
     Example:
         >>> UniformStream((1, 2, 2), seed=0, index=7).take(5).dtype
@@ -178,10 +179,10 @@ class UniformStream(NoiseStream):
 
 
 class NoisyCopies(ABC):
-    """Copies of one image under the draws of its own stream, written where they are needed.
+    """Noisy copies of one image, drawn from its own stream and written into given tensors.
 
     Args:
-        image: pixels in [0, 1], float32, shape (C, H, W), on the device that draws.
+        image: pixels in [0, 1], float32, shape (C, H, W), on the device of the draws.
         sigma: standard deviation of the noise, in pixel units.
         seed: seed of the certification.
         index: index of the image in its data set.
@@ -199,7 +200,7 @@ class GaussianCopies(NoisyCopies):
     """x + δ with δ ~ N(0, σ²I), not clipped: the law of randomized smoothing, in float32.
 
     Args:
-        image: pixels in [0, 1], float32, shape (C, H, W), on the device that draws.
+        image: pixels in [0, 1], float32, shape (C, H, W), on the device of the draws.
         sigma: standard deviation of the noise, in pixel units.
         seed: seed of the certification.
         index: index of the image in its data set.
@@ -224,11 +225,11 @@ class GaussianCopies(NoisyCopies):
 class DiscreteCopies(NoisyCopies):
     """clip(round(255·(x + δ))) / 255 with δ ~ N(0, σ²I), drawn and added in integers.
 
-    In floating point x + δ is not N(x, σ²): rounding leaks x. What is certified here is f∘g, where
-    g rounds to multiples of 1/255 and clips to [0, 1]; of an 8-bit image g(x + δ) depends on δ's
-    own rounding alone, so nothing is added in floating point. The rounded Gaussian is drawn by 62
-    uniform bits and thresholds computed to 50 digits; `discrete_loss` bounds what that adds to
-    the failure probability.
+    In floating point x + δ is not N(x, σ²): rounding reveals x. Certificates here are for f∘g,
+    where g rounds to multiples of 1/255 and clips to [0, 1]. For an 8-bit image, g(x + δ) depends
+    only on δ rounded to multiples of 1/255, so nothing is added in floating point. The rounded
+    Gaussian is drawn from 62 uniform bits and thresholds computed to 50 digits; `discrete_loss`
+    bounds what this adds to the failure probability.
 
     Args:
         image: 8-bit pixels, multiples of 1/255 in [0, 1], float32, shape (C, H, W).
@@ -237,7 +238,7 @@ class DiscreteCopies(NoisyCopies):
         index: index of the image in its data set.
 
     Raises:
-        InvalidArgumentError: if a pixel is no multiple of 1/255.
+        InvalidArgumentError: if a pixel is not a multiple of 1/255.
 
     Example:
         >>> copies = torch.empty(4, 1, 8, 8)
@@ -260,7 +261,7 @@ class DiscreteCopies(NoisyCopies):
     def fill(self, out: Tensor) -> None:
         """Write the next copies into a contiguous float32 tensor of shape (count, C, H, W)."""
         uniform = self.stream.take(len(out))
-        # Threshold number j is that of the noise level j − 255.
+        # The number of thresholds reached, minus 255, is the noise level.
         noise = torch.bucketize(uniform, self.thresholds, right=True) - 255
         out.copy_(noise.add_(self.levels).clamp_(0, 255)).div_(255)
 
@@ -269,8 +270,8 @@ class DiscreteCopies(NoisyCopies):
 def discrete_thresholds(sigma: float) -> list[int]:
     """Return ⌊2⁶² Φ((j + ½)/(255σ))⌋ for j = −255, …, 254.
 
-    A uniform integer below 2⁶² that has reached k of them stands for the noise level k − 255.
-    Levels beyond ±255 are clipped whatever the pixel is.
+    A uniform integer in [0, 2⁶²) that is at least as large as k of them stands for the noise level
+    k − 255. Levels beyond ±255 are clipped for every pixel value.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
@@ -285,7 +286,7 @@ def discrete_thresholds(sigma: float) -> list[int]:
     with mpmath.workdps(50):
         scale = 255 * mpmath.mpf(sigma)
         return [
-            # 50 digits round Φ to 1 far out; its floor is one less than 2⁶².
+            # In the far tail 50 digits round Φ to 1, but the exact floor is 2⁶² − 1.
             min(
                 2**UNIFORM_BITS - 1,
                 int(mpmath.floor(2**UNIFORM_BITS * mpmath.ncdf((j + mpmath.mpf("0.5")) / scale))),
@@ -297,13 +298,13 @@ def discrete_thresholds(sigma: float) -> list[int]:
 def discrete_loss(shape: Sequence[int], draws: int) -> float:
     """Return a bound on the total-variation distance of discrete noise from the exact law.
 
-    Each threshold is less than 2⁻⁶² too low, so each of the 511 levels has a probability that is
-    less than 2⁻⁶² off; distances of independent draws add up. A certificate that is to hold at
-    alpha under the exact law is made at alpha minus this.
+    Each threshold is too low by less than 2⁻⁶², so the probability of each of the 511 levels is
+    off by less than 2⁻⁶²; distances of independent draws add up. A certificate at level alpha under
+    the exact law is computed at alpha minus this bound.
 
     Args:
         shape: shape of an image.
-        draws: number of draws that a certificate rests on.
+        draws: number of draws of a certificate.
 
     Example:
         >>> discrete_loss((3, 32, 32), 100_000) < 2e-8
@@ -313,4 +314,4 @@ def discrete_loss(shape: Sequence[int], draws: int) -> float:
 
 
 NOISES: dict[str, type[NoisyCopies]] = {"gaussian": GaussianCopies, "discrete": DiscreteCopies}
-"""The laws of noise that a classifier can be certified under."""
+"""Noise laws for certification."""

@@ -1,4 +1,4 @@
-"""The plain values that pass between the parts."""
+"""Plain data types that the packages share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ABSTAIN = -1
-"""The label of a certificate that promises nothing."""
+"""Label of a certificate that guarantees nothing."""
 
 
 class Example(NamedTuple):
@@ -24,12 +24,12 @@ class Example(NamedTuple):
 
     image: Tensor
     label: int | None
-    # Nobody searches an example by `tuple.index`.
+    # Hides `tuple.index`, which examples do not need.
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class ImageBatch(NamedTuple):
-    """Images with their labels and their places in the data set.
+    """Images with their labels and their indices in the data set.
 
     Attributes:
         images: pixels in [0, 1], float32, shape (B, C, H, W).
@@ -48,8 +48,8 @@ class NoisyBatch:
 
     Attributes:
         images: pixels in [0, 1], shape (B, C, H, W); adversarial once an attack has moved them.
-        labels: class numbers, int64, shape (B,); or what else a loss compares logits with, one
-            row an image.
+        labels: class numbers, int64, shape (B,); or other targets that a loss compares logits
+            with, one row per image.
         noise: draws from N(0, sigma² I), shape (m, B, C, H, W).
         sigma: standard deviation of the noise, in pixel units.
         epoch: number of finished epochs, for warm-ups.
@@ -62,7 +62,7 @@ class NoisyBatch:
     epoch: int = 0
 
     def with_images(self, images: Tensor) -> NoisyBatch:
-        """Return the same labels and the same noise around other images of the same shape."""
+        """Return a batch with the same labels and noise, and other images of the same shape."""
         return replace(self, images=images)
 
     def split(self, size: int) -> list[NoisyBatch]:
@@ -89,7 +89,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proved of the smoothed classifier at one image.
+    """What is proved about the smoothed classifier at one image.
 
     With probability at least 1 − alpha over the noise draws, the smoothed classifier answers
     `label` everywhere inside the open l2 ball of radius `radius` around the image.
@@ -98,15 +98,15 @@ class Certificate:
         label: the class that is certified, or `ABSTAIN`.
         radius: certified l2 radius in pixel units, at least 0; never rounded up.
         p_a_lower: lower confidence bound on the probability of the selected class.
-        p_b_upper: upper confidence bound on the largest probability of another class. Both hold
-            together at alpha, beside a radius that was tested by itself.
+        p_b_upper: upper confidence bound on the largest probability of another class. The two
+            bounds hold jointly at alpha; a radius from its own test is not computed from them.
         n_a: votes for the selected class among the estimation samples.
         n_b: the largest number of votes for another class among the estimation samples.
         n_samples: number of estimation samples.
         stop: why sampling ended. `fixed` or `planned`: the number was set before the first vote.
-            `certified`: every radius of the grid is. `futile`: the next radius of the grid has
-            become too unlikely. `exhausted`: no more samples may be drawn. `wrong`: the selected
-            class is not the label, and nothing was tested.
+            `certified`: every radius of the grid is certified. `futile`: the next radius of the
+            grid is too unlikely to be certified. `exhausted`: no more samples may be drawn.
+            `wrong`: the selected class is not the label, and nothing was tested.
 
     Example:
         >>> Certificate(3, 0.31, 0.93, 0.04, 9500, 300, 10_000, "fixed").abstained
@@ -124,5 +124,5 @@ class Certificate:
 
     @property
     def abstained(self) -> bool:
-        """Whether nothing is promised at this image."""
+        """Whether nothing is guaranteed at this image."""
         return self.label == ABSTAIN

@@ -1,4 +1,4 @@
-"""Warm-ups: how much of a weight or of an attack's strength is in force in an epoch."""
+"""Warm-ups: the share of a weight or of an attack's strength that applies in an epoch."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Warmup(ABC):
 
     @abstractmethod
     def __call__(self, epoch: int) -> float:
-        """Return the factor in force after `epoch` finished epochs."""
+        """Return the factor after `epoch` finished epochs."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Immediate(Warmup):
 
 @dataclass(frozen=True)
 class Linear(Warmup):
-    """Grows linearly and is full in the last of the given epochs, as in SmoothAdv and SmoothMix.
+    """Grows linearly and reaches 1 in the last of the given epochs, as in SmoothAdv and SmoothMix.
 
     Args:
         epochs: number of epochs, >= 1.
 
     Raises:
-        InvalidArgumentError: if there are none.
+        InvalidArgumentError: if `epochs` < 1.
 
     Example:
         >>> [Linear(epochs=4)(epoch) for epoch in range(6)]
@@ -55,10 +55,10 @@ class Linear(Warmup):
 
 @dataclass(frozen=True)
 class Deferred(Warmup):
-    """Nothing for the given epochs, then everything, as MACER's λ at large σ.
+    """0 for the given epochs, then 1, as for MACER's λ at large σ.
 
     Args:
-        epochs: number of epochs without, >= 0.
+        epochs: number of epochs at 0, >= 0.
 
     Raises:
         InvalidArgumentError: if it is negative.

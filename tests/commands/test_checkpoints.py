@@ -343,7 +343,7 @@ def test_rows_of_other_images_are_never_mixed_with_these(tmp_path):
         (["model.width=5"], r"^MismatchError: \S+ has shape .* in \S+checkpoint.pth.tar and"),
         (
             ["model=resnet20", "~model.width"],
-            r"lacks 'bn1\.bias' .* of arch 'small_cnn'\. It fits model=small_cnn model\.width=4$",
+            r"lacks 'bn1\.bias' .* arch 'small_cnn'\. It fits model=small_cnn model\.width=4$",
         ),
         (["model.normalization=centre"], "one of standard, center, none, imagenet, got 'centre'"),
         (["data.test_fraction=1.5"], r"test_fraction\) in \[0, 1\), got 1\.5$"),

@@ -108,7 +108,7 @@ def test_a_corrupt_image_in_a_loading_process_is_named_in_one_plain_line(content
     # Read to its end, its process is gone at once.
     assert list(batches) == []
     assert said.startswith(f"DataError: {tmp_path / 'bad.jpg'} is not a readable image: ")
-    assert said.endswith("Mend it, or leave such files out by data.corrupt=skip")
+    assert said.endswith("Fix it, or leave such files out with data.corrupt=skip")
     assert "\n" not in said
 
 

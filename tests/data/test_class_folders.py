@@ -139,7 +139,7 @@ def test_test_images_without_class_folders_make_way_for_validation_images(
 def test_images_without_labels_are_called_that(tmp_path, write_image, write_classes):
     for number in range(3):
         write_image(tmp_path / "images" / f"{number}.png")
-    expected = "images: it holds 3 images without labels. Expected train/"
+    expected = "images: it contains 3 images without labels. Expected train/"
     with pytest.raises(DataError, match=expected):
         find_splits(tmp_path / "images")
     with pytest.raises(DataError, match=expected):

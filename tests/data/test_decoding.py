@@ -281,7 +281,7 @@ def test_sixteen_bits_are_refused_and_not_clipped(tmp_path):
 
 def test_an_unreadable_file_says_what_can_be_done(tmp_path):
     (tmp_path / "0.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"0\.png is not .* Mend it, or .* data\.corrupt=skip"):
+    with pytest.raises(DataError, match=r"0\.png is not .* Fix it, or .* data\.corrupt=skip"):
         decode(tmp_path / "0.png")
 
 

@@ -205,5 +205,5 @@ def test_a_damaged_list_of_labels_is_named(flat, text):
 def test_a_damaged_development_kit_is_named(flat):
     write_kit(flat)
     (flat / "meta.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b" " * 200)
-    with pytest.raises(DataError, match=r"ground_truth\.txt is no list of labels"):
+    with pytest.raises(DataError, match=r"ground_truth\.txt is not a list of labels"):
         load(flat).images("test")

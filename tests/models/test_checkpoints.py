@@ -113,7 +113,7 @@ def test_a_missing_part_is_named(save):
 
 def test_a_part_that_the_model_does_not_have_is_named(save):
     weights = as_saved(network()) | {"model.1.head.weight": torch.ones(1)}
-    with pytest.raises(CheckpointError, match=r"the model lacks, 'head\.weight' \(1 such"):
+    with pytest.raises(CheckpointError, match=r"the model lacks 'head\.weight' \(1 such"):
         load_weights(network(), save(weights))
 
 

@@ -115,7 +115,7 @@ def test_what_is_left_out_is_logged(path, caplog, other, level):
     loaded(path, content)
     [record] = caplog.records
     assert record.levelname == level
-    assert "not under 'classifier.' are left out, 1 of them, for example 'denoiser" in caplog.text
+    assert "1 tensors outside 'classifier.' are left out, for example 'denoiser" in caplog.text
 
 
 def renamed(weights, words):
@@ -134,14 +134,14 @@ def test_parts_of_other_names_with_the_same_shapes_in_the_same_order_are_the_sam
     caplog.set_level("INFO")
     weights = network(1).state_dict()
     assert same(loaded(path, under("module.", renamed(weights, words))), weights)
-    assert all(f"part {new!r} is taken for the model's {old!r}" in caplog.text
+    assert all(f"part {new!r} is loaded as the model's {old!r}" in caplog.text
                for old, new in words.items())  # fmt: skip
 
 
 def test_parts_are_not_the_same_where_a_shape_differs_or_a_name_means_two(path):
     weights = network(1).state_dict()
     wider = renamed(weights, {"fc": "linear"}) | {"linear.weight": torch.ones(10, 17)}
-    with pytest.raises(CheckpointError, match=r"lacks 'fc\.bias' .* lacks, 'linear\.bias'"):
+    with pytest.raises(CheckpointError, match=r"lacks 'fc\.bias' .* lacks 'linear\.bias'"):
         loaded(path, wider)
     # One word for two parts of the network.
     twice = {
@@ -160,8 +160,8 @@ def test_names_are_shown_without_what_the_user_never_wrote(path):
     with pytest.raises(CheckpointError) as caught:
         loaded(path, {"state_dict": content})
     assert str(caught.value) == (
-        f"{path} does not fit the model: it lacks 'fc.bias' (1 such names) and it has, and the "
-        "model lacks, 'head.scale' (1 such names)"
+        f"{path} does not fit the model: the file lacks 'fc.bias' (1 such names) and the "
+        "model lacks 'head.scale' (1 such names)"
     )
 
 

@@ -220,14 +220,14 @@ def test_a_resnet20_is_no_resnet110(path):
 
 def test_a_resnet110_is_no_resnet20(path):
     content = published("1.", "cifar_resnet110")(CifarResNet(26, 10))
-    expected = "the model lacks, 'layer1.3.bn1.bias'", "arch 'cifar_resnet110'"
+    expected = "the model lacks 'layer1.3.bn1.bias'", "arch 'cifar_resnet110'"
     refused(small(depth=20, width=16), path, content, *expected)
 
 
 def test_a_wide_resnet_is_no_resnet(path):
     wide = wide_resnet(10, SHAPE, MEAN, STD, depth=10, factor=1)
     content = published("1.", "wrn_28_10")(wide[1])
-    expected = "lacks 'bn1.bias'", "the model lacks, 'bn.bias'", "arch 'wrn_28_10'"
+    expected = "lacks 'bn1.bias'", "the model lacks 'bn.bias'", "arch 'wrn_28_10'"
     refused(small(), path, content, *expected)
 
 

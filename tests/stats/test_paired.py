@@ -187,7 +187,7 @@ def test_a_difference_is_clear_where_0_lies_outside(lower, upper, clear):
     [([], []), ([1, 0], [1, 0, 1]), ([[1, 0]], [[1, 0]]), ([1, 0], 1), (1, 0), ([1], [])],
 )
 def test_images_that_are_not_paired_are_refused(compute, first, second):
-    with pytest.raises(InvalidArgumentError, match="Expected one value an image"):
+    with pytest.raises(InvalidArgumentError, match="Expected one value per image"):
         compute(first, second)
 
 

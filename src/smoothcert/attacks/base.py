@@ -17,8 +17,8 @@ from smoothcert.types import NoisyBatch
 from smoothcert.warmup import Immediate, Warmup
 
 CPU_NOISY_PIXELS = 128 * 3 * 32 * 32
-"""Pixels of noisy images that a CPU handles at a time, so that their activations stay in its cache:
-a step of ADREADV with ResNet-20 and 256 images took 27 s so, and 92 s in one piece."""
+"""Pixels of noisy images per pass on a CPU, so that their activations stay in its cache: a step of
+ADREADV with ResNet-20 and 256 images takes 27 s in such parts, and 92 s in one pass."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Attack(ABC):
 
 @dataclass
 class AttackState:
-    """Where a gradient attack stands; an attack that remembers more extends it.
+    """State of a gradient attack; an attack with more state extends it.
 
     Attributes:
         batch: the original images, with the draws that the attack sees.
-        epsilon: radius in force, in pixel units.
-        images: images as they are moved, shape (B, C, H, W).
+        epsilon: current radius, in pixel units.
+        images: current images, shape (B, C, H, W).
         radius: radius of each image's own ball, <= epsilon, shape (B,).
         source: generator on the images' device.
         number: number of finished steps.
@@ -73,15 +73,15 @@ class AttackState:
 
 
 class GradientAttack:
-    """Start, then follow the gradient of a loss, in four pieces that a subclass replaces.
+    """Gradient ascent on a loss.
 
-    The pieces are `start`, `loss`, `step` and `project`; `end` says which images are the result.
+    Subclasses override `start`, `loss`, `step` and `project`; `end` returns the result.
 
     Args:
         steps: number of gradient steps, >= 1.
 
     Raises:
-        InvalidArgumentError: if there are none.
+        InvalidArgumentError: if `steps` < 1.
     """
 
     def __init__(self, steps: int) -> None:
@@ -89,35 +89,36 @@ class GradientAttack:
         self.steps = steps
 
     def start(self, batch: NoisyBatch, epsilon: float, source: torch.Generator) -> AttackState:
-        """Return where to start from: the originals."""
+        """Return the initial state, at the original images."""
         radius = torch.full_like(batch.images[:, 0, 0, 0], epsilon)
         return AttackState(batch, epsilon, batch.images, radius, source)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return what the attack raises, shape (B,), for logits (m, B, K): log (1 − F̂_y)/F̂_y.
+        """Return the loss to maximise, log (1 − F̂_y)/F̂_y, shape (B,), for logits (m, B, K).
 
-        It rises with −log F̂_y and has the same direction; in floating point that one's gradient
-        cancels where an image is sure: from a margin of 16 on it lost its way.
+        It increases with −log F̂_y, and its gradient has the same direction. In float32 the gradient
+        of −log F̂_y itself cancels for confident predictions, from a margin of about 16 on.
         """
         others = one_hot(labels, logits.shape[-1]) == 0
         own = logits.masked_fill(others, 0).sum(-1)
         margin = own - logits.masked_fill(~others, -math.inf).logsumexp(-1)
-        return _log_odds(margin)
+        # F̂_y is the mean over draws of the margins' sigmoid.
+        return logsigmoid(-margin).logsumexp(0) - logsigmoid(margin).logsumexp(0)
 
     def step(self, state: AttackState, gradient: Tensor, logits: Tensor) -> Tensor:  # noqa: ARG002
         """Return the images one step further: 2ε/T along the gradient scaled to length 1.
 
         Args:
-            state: where the attack stands.
+            state: state of the attack.
             gradient: gradient of the loss at `state.images`, the same shape.
-            logits: logits there, shape (m, B, K).
+            logits: logits at `state.images`, shape (m, B, K).
         """
         return state.images + 2 * state.epsilon / self.steps * direction(gradient, state.source)
 
     def project(self, state: AttackState, images: Tensor) -> Tensor:
         """Return images in [0, 1] and in each image's ball.
 
-        Clamped, then drawn towards the original, which keeps them in [0, 1] (Salman et al., 2019).
+        Clamped, then scaled towards the original, which keeps them in [0, 1] (Salman et al., 2019).
         """
         move = into_ball(images.clamp(0, 1) - state.batch.images, state.radius)
         return (state.batch.images + move).clamp(0, 1)
@@ -132,15 +133,15 @@ class GradientAttack:
         """Run the loop on a batch and return the adversarial images, without gradient.
 
         Args:
-            classifier: the base classifier, left as it was.
+            classifier: the base classifier, not changed.
             batch: the images, their labels, and the draws that the attack sees.
-            epsilon: radius in force, in pixel units.
+            epsilon: current radius, in pixel units.
             source: generator on the images' device.
         """
         with evaluating(classifier), frozen(classifier), torch.enable_grad():
             if batch.images.device.type != "cpu":
                 return self._ascend(classifier, batch, epsilon, source)
-            # In eval mode no image depends on another, so the parts give what the whole would.
+            # In eval mode no image depends on another, so the batch can be split.
             size = max(1, CPU_NOISY_PIXELS // batch.noise[:, 0].numel())
             network = folded(classifier)
             return torch.cat(
@@ -155,7 +156,11 @@ class GradientAttack:
             state.number = number
             images = state.images.detach().requires_grad_(True)
             logits = noisy_logits(classifier, batch.with_images(images))
-            gradient = _gradient(self.loss(logits, batch.labels).sum(), images)
+            loss = self.loss(logits, batch.labels).sum()
+            gradient = torch.zeros_like(images)
+            # A classifier that ignores its images has no gradient.
+            if loss.requires_grad:
+                gradient = torch.autograd.grad(loss, images)[0]
             with torch.no_grad():
                 state.images = self.project(state, self.step(state, gradient, logits))
         return self.end(state).detach()
@@ -167,10 +172,10 @@ class SmoothedAttack(GradientAttack, Attack):
     Args:
         epsilon: radius of the ball in pixel units, > 0.
         steps: number T of steps, >= 1.
-        warmup: share of ε that is in force by epoch; None: all of it.
+        warmup: share of ε by epoch; None: all of it.
         noise_draws: number of draws that the attack sees; None: as many as the loss.
-        reuse_noise: attack the loss's own draws, and fresh ones only beyond them, as published;
-            else only fresh ones.
+        reuse_noise: attack on the draws of the loss, and on fresh draws only beyond them, as
+            published; False: on fresh draws only.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -196,7 +201,7 @@ class SmoothedAttack(GradientAttack, Attack):
     def __call__(
         self, classifier: nn.Module, batch: NoisyBatch, source: torch.Generator
     ) -> AttackResult:
-        """Attack a batch; see `Attack`. Reports the radius in force and the mean distance moved."""
+        """Attack a batch; see `Attack`. Reports the current radius and the mean distance moved."""
         epsilon = self.strength(batch.epoch)
         if epsilon == 0:
             return AttackResult(batch.images, {"attack_epsilon": 0.0, "attack_distance": 0.0})
@@ -208,7 +213,7 @@ class SmoothedAttack(GradientAttack, Attack):
         return AttackResult(images, {"attack_epsilon": epsilon, "attack_distance": distance})
 
     def strength(self, epoch: int) -> float:
-        """Return the radius in force after `epoch` finished epochs."""
+        """Return the radius after `epoch` finished epochs."""
         return self.epsilon * self.warmup(epoch)
 
     def draws(self, batch: NoisyBatch, source: torch.Generator) -> Tensor:
@@ -226,7 +231,7 @@ class SmoothedAttack(GradientAttack, Attack):
 
 
 def direction(gradient: Tensor, source: torch.Generator) -> Tensor:
-    """Return each image's gradient scaled to length 1; a zero one becomes a random direction.
+    """Return each image's gradient scaled to length 1; a zero gradient becomes a random direction.
 
     Args:
         gradient: shape (B, C, H, W).
@@ -234,21 +239,9 @@ def direction(gradient: Tensor, source: torch.Generator) -> Tensor:
     """
     scaled = unit(gradient)
     flat = scaled.flatten(1).norm(dim=1) == 0
-    # Drawn always, used rarely: whether to draw would have to wait for the device.
+    # Always drawn, rarely used: to decide whether to draw would have to wait for the device.
     random = unit(draw_noise(gradient, 1.0, 1, source)[0])
     return torch.where(flat.view(-1, 1, 1, 1), random, scaled)
-
-
-def _log_odds(margin: Tensor) -> Tensor:
-    """Return log (1 − p)/p where p is the mean over draws of the margins' sigmoid."""
-    return logsigmoid(-margin).logsumexp(0) - logsigmoid(margin).logsumexp(0)
-
-
-def _gradient(loss: Tensor, images: Tensor) -> Tensor:
-    """Return the gradient, zero for a classifier that does not look at its images."""
-    if not loss.requires_grad:
-        return torch.zeros_like(images)
-    return torch.autograd.grad(loss, images)[0]
 
 
 def into_ball(move: Tensor, radius: Tensor) -> Tensor:
@@ -263,17 +256,17 @@ def into_ball(move: Tensor, radius: Tensor) -> Tensor:
 
 
 def within(move: Tensor, radius: Tensor) -> Tensor:
-    """Return lengths below the radii, which no rounding of image + move carries past them.
+    """Return lengths slightly below the radii, so that rounding image + move cannot exceed them.
 
-    Each pixel of the sum is rounded once more, so moves of that size, 1e-5 for large images, are
-    none.
+    Each pixel of the sum is rounded once more. Radii below that margin, 1e-5 for large images,
+    become 0.
     """
     room = torch.finfo(move.dtype).eps * math.sqrt(move[0].numel())
     return (radius - room).clamp(min=0)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Scale each image to l2 length 1; zero and non-finite ones become zero.
+    """Scale each image to l2 length 1; zero and non-finite images become zero.
 
     Args:
         vectors: shape (B, C, H, W).

@@ -14,8 +14,8 @@ from smoothcert.warmup import Warmup
 
 
 @dataclass
-class SmallestFlip(AttackState):
-    """A state that remembers the nearest flipped image.
+class DDNState(AttackState):
+    """State of DDN, with the nearest flipped image so far.
 
     Attributes:
         best: nearest images so far whose smoothed prediction is wrong.
@@ -30,26 +30,26 @@ class DDN(SmoothedAttack):
     """Decoupled direction and norm: seeks the smallest move that flips the smoothed prediction.
 
     Each step follows the normalised gradient of −log F̂_y, by a length that falls from 1 towards
-    .01 along a cosine, and then puts the move on the sphere whose radius shrinks by the factor
-    1 − γ where the prediction is flipped and grows by 1 + γ where it is not, up to ε. The result
-    is the smallest flipping move, or the last one where none flips.
+    .01 along a cosine. It then projects the move onto a sphere whose radius shrinks by the factor
+    1 − γ where the prediction is flipped, and grows by 1 + γ, up to ε, where it is not. The result
+    is the smallest flipping move, or the last move if none flips.
 
-    The noise stays the same for the whole attack, and what is flipped is argmax F̂ over its draws;
-    the published code takes the majority vote of the draws, rounds images to 256 levels, lets
-    the radius exceed ε, up to the farthest image, and shrinks the result, and returns the
-    original image where nothing was flipped, which trains on it as it is. As there, the image
-    after the last step is not judged any more; the lengths are a step behind theirs, which began
-    below 1. A success on these draws is no proof of success
-    on others.
+    The noise stays the same during the attack, and the smoothed prediction is argmax F̂ over its
+    draws. The published code takes the majority vote of the draws, rounds images to 256 levels,
+    lets the radius exceed ε (up to the farthest image) and shrinks the result, and returns the
+    original image where nothing was flipped, so that training uses the original. As in the
+    published code, the prediction after the last step is not evaluated; the lengths here are one
+    step behind the published ones, which begin below 1. Success on these draws does not prove
+    success on other draws.
 
     Args:
         epsilon: largest radius in pixel units, > 0.
         steps: number T of steps, >= 1.
         gamma: γ in (0, 1).
-        initial_radius: radius of the first sphere; None: ε, as SmoothAdv's training script has it.
-        warmup: share of ε that is in force by epoch; None: all of it.
+        initial_radius: radius of the first sphere; None: ε, as in SmoothAdv's training script.
+        warmup: share of ε by epoch; None: all of it.
         noise_draws: number of draws that the attack sees; None: as many as the loss.
-        reuse_noise: attack the loss's own draws, as published; else fresh ones.
+        reuse_noise: attack on the draws of the loss, as published; False: on fresh draws.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -81,11 +81,11 @@ class DDN(SmoothedAttack):
         first = epsilon if self.initial_radius is None else min(self.initial_radius, epsilon)
         radius = torch.full_like(batch.images[:, 0, 0, 0], first)
         infinite = torch.full_like(radius, math.inf)
-        return SmallestFlip(batch, epsilon, batch.images, radius, source, batch.images, infinite)
+        return DDNState(batch, epsilon, batch.images, radius, source, batch.images, infinite)
 
     def step(self, state: AttackState, gradient: Tensor, logits: Tensor) -> Tensor:
-        """Keep what is flipped, adapt the radii, and follow the gradient."""
-        assert isinstance(state, SmallestFlip)
+        """Record flipped images, adapt the radii, and follow the gradient."""
+        assert isinstance(state, DDNState)
         flipped = smoothed_log_probabilities(logits).argmax(1) != state.batch.labels
         distance = (state.images - state.batch.images).flatten(1).norm(dim=1)
         nearer = flipped & (distance < state.distance)
@@ -104,6 +104,6 @@ class DDN(SmoothedAttack):
         return (state.batch.images + scaled).clamp(0, 1)
 
     def end(self, state: AttackState) -> Tensor:
-        """Return the nearest flipped images, and the last ones where none was flipped."""
-        assert isinstance(state, SmallestFlip)
+        """Return the nearest flipped images, and the last images where none was flipped."""
+        assert isinstance(state, DDNState)
         return torch.where(state.distance.isfinite().view(-1, 1, 1, 1), state.best, state.images)

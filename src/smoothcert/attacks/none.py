@@ -1,4 +1,4 @@
-"""No attack: the images stay where they are."""
+"""No attack: the images stay unchanged."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from smoothcert.types import NoisyBatch
 
 
 class NoAttack(Attack):
-    """Leaves every image as it is, at no cost.
+    """Returns every image unchanged, at no cost.
 
     Example:
         >>> NoAttack()

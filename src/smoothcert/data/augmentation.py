@@ -1,4 +1,4 @@
-"""Augmentation of whole batches that are decoded already."""
+"""Augmentation of decoded batches."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,14 @@ BatchAugmentation = Callable[[Tensor, torch.Generator], Tensor]
 class CropAndFlip:
     """Pad with zeros, crop at a random place, and mirror half of the images.
 
-    Each image gets its own place and its own coin.
+    Each image is shifted and mirrored independently.
 
     Args:
         padding: pixels added on each side before the crop; 0 leaves images in place.
         flip: whether to mirror left and right with probability one half.
 
     Raises:
-        InvalidArgumentError: if the padding is no whole number >= 0.
+        InvalidArgumentError: if the padding is not a whole number >= 0.
 
     Example:
         >>> augment = CropAndFlip(padding=4)
@@ -37,7 +37,7 @@ class CropAndFlip:
     def __call__(self, images: Tensor, source: torch.Generator) -> Tensor:
         """Augment images of shape (B, C, H, W), any dtype; they come back channels-last.
 
-        The generator is a CPU's, so that images are moved alike on every device.
+        The generator is on the CPU, so that the result is the same on every device.
         """
         count, _, height, width = images.shape
         offsets = torch.randint(2 * self.padding + 1, (2, count), generator=source)
@@ -47,7 +47,7 @@ class CropAndFlip:
             mirrored = torch.rand(count, generator=source) < 0.5
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
         rows, columns, which = (
-            places.to(images.device) for places in (rows, columns, torch.arange(count))
+            each.to(images.device) for each in (rows, columns, torch.arange(count))
         )
         # Channels last while indexing: one gather then moves whole pixels.
         padded = pad(images, [self.padding] * 4).permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""What every data module offers."""
+"""The base class of all data modules."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -49,8 +49,8 @@ class ImageDataModule(pl.LightningDataModule):
     Attributes:
         on_device: keep decoded training images on a GPU and make batches there: True, False, or
             `auto`: where they take no more than a tenth of its memory.
-        trained_classes: names of the classes that a network was trained on, in order. Test images
-            without training images are numbered by them, even where a class has no test image.
+        trained_classes: names of the classes that a network was trained on, in order. They number
+            the classes of test images without training images, even if a class has no test image.
         input_shape: (C, H, W) of every image.
         mean: mean of each channel, for the model's normalisation.
         std: standard deviation of each channel.
@@ -128,11 +128,11 @@ class ImageDataModule(pl.LightningDataModule):
         return self._sets[split]
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Return shuffled, augmented training batches; fixed ones to overfit to."""
+        """Return shuffled, augmented training batches; fixed batches with `overfit_batches`."""
         images = self.images("train")
         if getattr(self.trainer, "overfit_batches", 0) > 0:
             return self._fixed(images)
-        # A sampler of whole batches: the data set makes each batch at once.
+        # The sampler yields keys of batches: the data set makes each batch in one call.
         batches = EpochBatches(len(images), self.batch_size, self.seed, self._share)
         if self._resident(images):
             keys: Any = Keys()
@@ -147,7 +147,7 @@ class ImageDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> ImageBatch:
-        """Make a batch on the device where only its key has come, else move it there."""
+        """Make a batch on the device if only its key was passed, else move it there."""
         if not isinstance(batch, BatchKey):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         if self._on_device is None:
@@ -179,13 +179,13 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def _share(self) -> tuple[int, int]:
-        """Which share of the images is this process's, and how many there are."""
+        """This process's rank, and the number of processes."""
         share = getattr(self.trainer, "global_rank", 0), getattr(self.trainer, "world_size", 1)
         connector = getattr(self.trainer, "_accelerator_connector", None)
         if share[1] > 1 and getattr(connector, "use_distributed_sampler", False):
             raise InvalidArgumentError(
-                "Expected Trainer(use_distributed_sampler=False): the data module itself shares "
-                "images among processes"
+                "Expected Trainer(use_distributed_sampler=False): the data module itself "
+                "distributes images to processes"
             )
         return share
 
@@ -209,18 +209,18 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 def _leave_signals_to_parent(_: int) -> None:
-    """Let a process that loads images go on while its parent, told to end, saves its state.
+    """Let a process that loads images continue while its parent saves its state after a signal.
 
-    Schedulers tell a whole group of processes. A parent that ends takes its workers along.
+    Schedulers signal a group of processes. Workers end with their parent.
     """
     ignore_signals(*NAMES, IF_HANDLED)
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader of an epoch's batches that begins where an interrupted training has ended.
+    """A loader that resumes an interrupted epoch at its next batch.
 
-    Lightning knows how many batches of the epoch have been trained on, and asks for the first one
-    only then; loaders with a state are what it trusts to begin there.
+    Lightning restores the number of finished batches before it requests the first batch, and relies
+    on loaders with a state to start there.
     """
 
     trainer: Any = None
@@ -229,12 +229,12 @@ class ResumableLoader(DataLoader[Any]):
         batches: Any = self.sampler
         done = self.trainer.fit_loop.batch_idx + 1 if getattr(self.trainer, "training", 0) else 0
         batches.start_at(done if done < len(self) else 0)
-        # Not before: workers begin with the batches that come first here.
+        # Only now: workers start with the first batches of the sampler.
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the trainer's own state says all."""
+        """Return an empty state: the trainer's state is sufficient."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` returns."""
+        """Accept the empty state."""

@@ -31,13 +31,13 @@ CLASSES = (
 
 
 class _TrainingFiles(CIFAR10):
-    """The training images alone: test images need not be there, and are not checked."""
+    """The training images only: test images may be missing and are not checked."""
 
     test_list: ClassVar[list[Any]] = []
 
 
 class _TestFiles(CIFAR10):
-    """The test images alone: training images need not be there, and are not checked."""
+    """The test images only: training images may be missing and are not checked."""
 
     train_list: ClassVar[list[Any]] = []
 
@@ -48,9 +48,9 @@ class CIFAR10DataModule(ImageDataModule):
     Images are decoded once, kept in memory as bytes and augmented as whole batches.
 
     Args:
-        root: holds torchvision's `cifar-10-batches-py/`, or class folders `train/<class>/` and
-            `test/<class>/` (there, or in a folder `cifar10/` or a lone folder inside); `test/`
-            alone is enough to certify test images.
+        root: contains torchvision's `cifar-10-batches-py/`, or class folders `train/<class>/` and
+            `test/<class>/` (directly, in a folder `cifar10/`, or in the only folder inside);
+            `test/` alone is enough to certify test images.
         download: whether torchvision may download the data set to `root`.
         batch_size: images in a batch.
         val_fraction: share of the training images held out for validation.
@@ -93,17 +93,17 @@ class CIFAR10DataModule(ImageDataModule):
         """Names of the classes: the published ones, or those of class folders, sorted.
 
         Raises:
-            DataError: if no images are there, and none are to be downloaded.
+            DataError: if there are no images and none are to be downloaded.
         """
         return list(CLASSES) if self._is_published else self._folders.class_names
 
     def load(self, split: Split) -> dict[Split, ImageSet]:
         """Load a split into memory; training and validation images together.
 
-        Validation images alone are decoded where only they are requested and none are cached.
+        If only validation images are requested and no images are cached, only these are decoded.
 
         Raises:
-            DataError: if it is neither there nor to be downloaded, or no image of a class can be
+            DataError: if it is missing and not to be downloaded, or no image of a class can be
                 decoded.
         """
         if not self._is_published:
@@ -152,7 +152,7 @@ class CIFAR10DataModule(ImageDataModule):
         try:
             splits = folders.splits
         except DataError as error:
-            # What the system refuses to list may be CIFAR-10.
+            # A folder that cannot be listed may contain CIFAR-10.
             raise error if error.__cause__ else DataError(self._missing()) from error
         if splits.test is None:
             raise DataError(self._missing())
@@ -164,10 +164,10 @@ class CIFAR10DataModule(ImageDataModule):
     def _from_class_folders(self, split: Split) -> dict[Split, ImageSet]:
         listed, part = self._folders.part(split)
         cache = self.root / ".smoothcert" if self.cache else None
-        whole = split != "val" or is_cached(listed.paths, cache, self.corrupt)
-        chosen = torch.arange(len(listed.paths)) if whole else part
+        complete = split != "val" or is_cached(listed.paths, cache, self.corrupt)
+        chosen = torch.arange(len(listed.paths)) if complete else part
         everything = self._decode(listed, chosen, cache, split)
-        if not whole or len(part) == len(listed.paths):
+        if not complete or len(part) == len(listed.paths):
             return {split: everything}
         train, val = (self._folders.part(name)[1].numpy() for name in ("train", "val"))
         return self._divided(everything, train, val)
@@ -195,5 +195,5 @@ class CIFAR10DataModule(ImageDataModule):
 
 
 def _places(images: InMemoryImages, indices: np.ndarray) -> np.ndarray:
-    """Return where the images with these indices are, those that were left out aside."""
+    """Return the positions of the images with these indices, as far as they were decoded."""
     return np.flatnonzero(np.isin(images.indices.numpy(), indices))

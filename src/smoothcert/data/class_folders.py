@@ -1,4 +1,4 @@
-"""Class folders: one folder a class, image files inside."""
+"""Class folders: one folder per class, with its image files."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from smoothcert.errors import DataError
 logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({*IMG_EXTENSIONS, ".gif"})
-"""What torchvision's ImageFolder reads, and GIF."""
+"""The formats of torchvision's ImageFolder, and GIF."""
 TRAINING = ("train", "training")
 EVALUATION = ("test", "val", "valid", "validation")
 LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/ for test/, or <class>/<image>)"
@@ -44,7 +44,7 @@ def read_class_names(folder: Path) -> list[str]:
     """Return the names of the class folders in a folder, sorted.
 
     Args:
-        folder: holds one folder a class.
+        folder: contains one folder per class.
 
     Raises:
         DataError: if there is none, or the folder cannot be listed.
@@ -59,12 +59,12 @@ def read_class_names(folder: Path) -> list[str]:
 def read_class_folders(folder: Path, class_names: list[str] | None = None) -> ClassFolders:
     """List the images of a folder of class folders, and log what is left out.
 
-    Images are found in inner folders of a class too. Left out are files with other suffixes,
-    hidden ones, links to folders, and files next to the class folders.
+    Images may also be in subfolders of a class. Files with other suffixes, hidden files, links to
+    folders, and files next to the class folders are left out.
 
     Args:
-        folder: holds one folder a class.
-        class_names: the classes that may appear; unless given the folder's own, none of them empty.
+        folder: contains one folder per class.
+        class_names: the classes that may appear; None: those of the folder, none of them empty.
 
     Raises:
         DataError: if there is no class folder, no image, a class without images, or a class that
@@ -101,7 +101,7 @@ def read_class_folders(folder: Path, class_names: list[str] | None = None) -> Cl
 
 
 def is_flat(folder: Path) -> bool:
-    """Return whether a folder holds images and no class folders.
+    """Return whether a folder contains images and no class folders.
 
     Args:
         folder: any folder.
@@ -119,7 +119,7 @@ def read_flat_folder(
     """List the images of a folder whose labels are in a file, in the order of class folders.
 
     Args:
-        folder: holds the images.
+        folder: contains the images.
         class_of: the class of each image, by its file's name without the suffix.
         class_names: the classes that may appear.
 
@@ -173,7 +173,7 @@ def readable(
     Args:
         listed: the images.
         part: the positions of the split, int64.
-        unreadable: files that cannot be decoded, and what is wrong with each.
+        unreadable: files that cannot be decoded, and the reason for each.
         split: what the split is called, for the message.
         every_class: whether every class of the split must keep an image.
 
@@ -197,7 +197,7 @@ def readable(
 
 @dataclass(frozen=True)
 class Splits:
-    """Which folders hold which images.
+    """The folders of training, validation and test images.
 
     Attributes:
         training: folder of class folders to train on, or None.
@@ -213,14 +213,14 @@ class Splits:
 def find_splits(root: Path) -> Splits:
     """Find the folders of class folders under a data folder.
 
-    An archive often unpacks into a folder of its own: a lone folder on the way is entered.
+    An archive often unpacks into a folder of its own, so a folder that is the only one is entered.
 
     Args:
         root: `train/` and `test/` or `val/` (both: val for validation), test images alone in
             `test/` or `val/`, or class folders alone.
 
     Raises:
-        DataError: if nothing of that kind is there, or a folder cannot be listed.
+        DataError: if none of these is found, or a folder cannot be listed.
     """
     with listing(root):
         if not root.is_dir():
@@ -230,7 +230,7 @@ def find_splits(root: Path) -> Splits:
         test = _first(root, EVALUATION[:1])
         validation = _first(root, EVALUATION[1:])
         others = {path.name for path in folders} - {*TRAINING, *EVALUATION}
-        # A class may be called train.
+        # The name of a class may be `train`.
         if len(folders) > 1 and others and all(map(_has_image, folders)):
             return Splits(root, None, None)
         if training or test or validation:
@@ -247,13 +247,13 @@ def find_splits(root: Path) -> Splits:
 
 @contextmanager
 def listing(folder: Path) -> Iterator[None]:
-    """Turn what the system refuses to list into an error that names the folder.
+    """Turn errors of listing a folder into a `DataError` that names the folder.
 
     Args:
-        folder: what is listed meanwhile.
+        folder: the folder that is listed inside the context.
 
     Raises:
-        DataError: if the system refuses.
+        DataError: if it cannot be listed.
     """
     try:
         yield
@@ -270,10 +270,10 @@ def _missing(root: Path) -> str:
     elif not root.is_dir():
         state = "it is a file"
     elif images := [path for path in root.iterdir() if _is_image(path)]:
-        state = f"it holds {len(images)} images without labels"
+        state = f"it contains {len(images)} images without labels"
         if images[0].name.startswith("ILSVRC2012_val_"):
             state += (
-                ", ImageNet's validation images as they are unpacked. data=imagenet reads them "
+                ", ImageNet's validation images as unpacked. data=imagenet reads them "
                 "with LOC_val_solution.csv or ILSVRC2012_devkit_t12/ next to their folder"
             )
     else:
@@ -297,7 +297,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the images in a folder and its inner folders, and what else is there."""
+    """Return the images in a folder and its subfolders, and all other files."""
     images, others = [], []
 
     def fail(error: OSError) -> None:
@@ -320,5 +320,5 @@ def _has_image(folder: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    # Archives made on a Mac carry a hidden ._ companion for each file.
+    # Archives made on a Mac contain a hidden ._ file for each file.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -1,4 +1,4 @@
-"""Two ways to hold images: decoded in memory, or as files that are decoded when they are due."""
+"""Two kinds of image sets: decoded in memory, or files that are decoded on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class ImageSet(Protocol):
-    """Images that give whole batches and single examples, and can be restricted to some."""
+    """Images as batches and as single examples, with subsets."""
 
     labels: Tensor
     indices: Tensor
@@ -40,12 +40,12 @@ class ImageSet(Protocol):
         ...
 
     def subset(self, positions: np.ndarray) -> ImageSet:
-        """Return some of the images, under the indices that they have here."""
+        """Return some of the images, with their indices unchanged."""
         ...
 
 
 class InMemoryImages(Dataset[ImageBatch]):
-    """Decoded images of one size, handed out and augmented as whole batches.
+    """Decoded images of one size, returned and augmented as batches.
 
     Args:
         images: uint8 in 0 … 255 or floats in [0, 1], shape (N, C, H, W).
@@ -55,8 +55,8 @@ class InMemoryImages(Dataset[ImageBatch]):
 
     Example:
         >>> images = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
-        >>> held = InMemoryImages(images, torch.arange(5))
-        >>> held[BatchKey([0, 3], seed=0)].labels
+        >>> dataset = InMemoryImages(images, torch.arange(5))
+        >>> dataset[BatchKey([0, 3], seed=0)].labels
         tensor([0, 3])
     """
 
@@ -102,7 +102,7 @@ class InMemoryImages(Dataset[ImageBatch]):
     def subset(
         self, positions: np.ndarray, augmentation: BatchAugmentation | None = None
     ) -> InMemoryImages:
-        """Return some of the images, under the indices that they have here."""
+        """Return some of the images, with their indices unchanged."""
         chosen = torch.as_tensor(positions)
         return InMemoryImages(
             self.images[chosen], self.labels[chosen], self.indices[chosen], augmentation
@@ -113,12 +113,12 @@ class FileImages(Dataset[ImageBatch]):
     """Image files, decoded in the loader's workers.
 
     Args:
-        paths: one file an image.
+        paths: one file per image.
         labels: int64, shape (N,).
         transform: maps a decoded uint8 image (3, H, W) to floats in [0, 1], for evaluation.
         indices: index of each image in its data set; 0, 1, … unless given.
-        augmentation: takes the place of `transform` in batches. It may draw from torch's global
-            generator, which holds the batch's own seed meanwhile.
+        augmentation: replaces `transform` in batches. It may draw from torch's global generator,
+            which has the seed of the batch during the call.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class FileImages(Dataset[ImageBatch]):
         batch = ImageBatch(images, self.labels[positions], self.indices[positions])
         if get_worker_info() is None:
             return batch
-        # Torch would move it there from a thread whose errors reach nobody: where shared memory
-        # is full, the main process would wait for ever.
+        # Moved to shared memory here: torch would do so in a thread whose errors are lost, and the
+        # main process would wait forever if shared memory is full.
         return ImageBatch(*(each.share_memory_() for each in batch))
 
     def example(self, position: int) -> Example:
@@ -157,12 +157,12 @@ class FileImages(Dataset[ImageBatch]):
         return Example(image, int(self.labels[position]), int(self.indices[position]))
 
     def digest(self, positions: Sequence[int]) -> str:
-        """Return a short digest of the chosen files' names and sizes: reading them takes long."""
+        """Return a short digest of the chosen files' names and sizes: reading files takes long."""
         facts = [(self.paths[i].name, self.paths[i].stat().st_size) for i in positions]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def subset(self, positions: np.ndarray, augmentation: Transform | None = None) -> FileImages:
-        """Return some of the images, under the indices that they have here."""
+        """Return some of the images, with their indices unchanged."""
         chosen = torch.as_tensor(positions)
         return FileImages(
             [self.paths[i] for i in positions],
@@ -174,7 +174,7 @@ class FileImages(Dataset[ImageBatch]):
 
 
 class Keys(Dataset[BatchKey]):
-    """Hands a batch's key on: the batch is made on the device.
+    """Returns keys of batches unchanged: the batches are made on the device.
 
     Example:
         >>> Keys()[BatchKey([3, 1], seed=0)].positions
@@ -186,23 +186,23 @@ class Keys(Dataset[BatchKey]):
 
 
 class FixedBatches(Dataset[ImageBatch]):
-    """The batches of an image set in order, always the same ones.
+    """The batches of an image set, in order and always the same.
 
-    Several processes have disjoint shares that are the whole together: no image is there twice.
+    Several processes get disjoint shares that together contain every image exactly once.
 
     Args:
         images: the image set.
         batch_size: images in a batch; the last one may have fewer.
-        share: which share of the images is this process's, and how many there are.
+        share: this process's rank, and the number of processes.
 
     Raises:
-        InvalidArgumentError: if there is no image for a process.
+        InvalidArgumentError: if there are fewer images than processes.
 
     Example:
-        >>> held = InMemoryImages(torch.zeros(5, 1, 8, 8), torch.arange(5))
-        >>> [batch.labels.tolist() for batch in FixedBatches(held, 2)]
+        >>> dataset = InMemoryImages(torch.zeros(5, 1, 8, 8), torch.arange(5))
+        >>> [batch.labels.tolist() for batch in FixedBatches(dataset, 2)]
         [[0, 1], [2, 3], [4]]
-        >>> [batch.labels.tolist() for batch in FixedBatches(held, 2, share=(1, 2))]
+        >>> [batch.labels.tolist() for batch in FixedBatches(dataset, 2, share=(1, 2))]
         [[1, 3]]
     """
 

@@ -1,4 +1,4 @@
-"""Image files to pixels, which of them cannot be decoded, and a cache of both."""
+"""Decode image files, find those that cannot be decoded, and cache both results."""
 
 import hashlib
 import json
@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 CORRUPT = ("error", "skip")
 """What to do about an image that cannot be decoded."""
 NAMED = 3
-"""Files that a warning names."""
+"""Number of files that a warning names."""
 BLOCK = 64
-"""Files that a thread checks before it takes others: a million tasks would fill the memory."""
+"""Files per task of a thread: for a million files, one task each would fill the memory."""
 
 
 class Decoded(NamedTuple):
-    """What became of image files.
+    """Result of decoding image files.
 
     Attributes:
-        images: pixels of those that could be decoded, in order, uint8, shape (N, 3, H, W).
-        unreadable: the other files, and what is wrong with each.
+        images: pixels of the readable files, in order, uint8, shape (N, 3, H, W).
+        unreadable: the other files, and the reason for each.
     """
 
     images: Tensor
@@ -45,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 def require_corrupt(corrupt: str) -> None:
-    """Raise unless `corrupt` says what to do about an image that cannot be decoded.
+    """Raise unless `corrupt` is one of `CORRUPT`.
 
     Args:
         corrupt: error or skip.
@@ -67,19 +67,19 @@ def decode(path: Path) -> Tensor:
 
     Args:
         path: an image of at most 8 bits per channel, in a format that Pillow reads; of several
-            frames the first is taken. Colours are converted as torchvision's loader does.
+            frames the first is used. Colours are converted as torchvision's loader does.
 
     Returns:
         uint8 RGB, shape (3, H, W).
 
     Raises:
-        DataError: if the file cannot be read or is no image; the message names it.
+        DataError: if the file cannot be read or is not an image; the message names it.
     """
     try:
         return _decode(path)
     except DataError as error:
         raise DataError(
-            f"{error}. Mend it, or leave such files out by data.corrupt=skip"
+            f"{error}. Fix it, or leave such files out with data.corrupt=skip"
         ) from error
 
 
@@ -93,25 +93,25 @@ def decode_all(
 
     Args:
         paths: the image files, at least one.
-        cache: a folder for what was decoded, which later calls read, or None. One that cannot
-            be written to is not an error: the images are then decoded anew next time. Not
-            together with `resize`.
-        resize: maps each decoded image to the common size; None: they have it already.
-        corrupt: `skip` leaves out files that cannot be decoded; `error` ends at the first.
+        cache: a folder for decoded pixels, which later calls read, or None. A folder that cannot
+            be written to is not an error: the next call decodes the images again. Not together
+            with `resize`.
+        resize: maps each decoded image to the common size; None: they already have it.
+        corrupt: `skip` leaves out files that cannot be decoded; `error` raises at the first.
 
     Raises:
-        DataError: if a file is no image, unless such files are left out, or if one differs in
-            size from the first.
+        DataError: if a file is not an image, unless such files are left out, or if an image
+            differs in size from the first.
     """
-    memory = _Memory(paths, cache)
-    unreadable = {} if corrupt == "error" else memory.unreadable() or {}
-    images = memory.images(unreadable)
+    cached = _Cache(paths, cache)
+    unreadable = {} if corrupt == "error" else cached.unreadable() or {}
+    images = cached.images(unreadable)
     if images is None:
         images, errors = _decode_in_threads(paths, resize or (lambda image: image), corrupt)
         unreadable = _reasons(errors)
         if errors:
-            memory.keep_unreadable(errors)
-        memory.keep_images(images, unreadable)
+            cached.keep_unreadable(errors)
+        cached.keep_images(images, unreadable)
     return Decoded(images, unreadable)
 
 
@@ -120,21 +120,21 @@ def is_cached(paths: Sequence[Path], cache: Path | None, corrupt: str) -> bool:
 
     Args:
         paths: the image files.
-        cache: the folder for what was decoded, or None.
+        cache: the folder for decoded pixels, or None.
         corrupt: as for `decode_all`.
     """
-    memory = _Memory(paths, cache)
-    return memory.has_images({} if corrupt == "error" else memory.unreadable() or {})
+    cached = _Cache(paths, cache)
+    return cached.has_images({} if corrupt == "error" else cached.unreadable() or {})
 
 
 def is_checked(paths: Sequence[Path], cache: Path) -> bool:
-    """Return whether `find_unreadable` would read its answer from its cache.
+    """Return whether `find_unreadable` would read its result from its cache.
 
     Args:
         paths: the image files.
-        cache: the folder for the answer.
+        cache: the folder for the result.
     """
-    return _Memory(paths, cache).unreadable() is not None
+    return _Cache(paths, cache).unreadable() is not None
 
 
 def find_unreadable(paths: Sequence[Path], cache: Path | None) -> dict[Path, str]:
@@ -142,17 +142,17 @@ def find_unreadable(paths: Sequence[Path], cache: Path | None) -> dict[Path, str
 
     Args:
         paths: the image files.
-        cache: a folder for the answer, which later calls with the same, unchanged files read, or
-            None. One that cannot be written to is not an error.
+        cache: a folder for the result, which later calls with the same, unchanged files read, or
+            None. A folder that cannot be written to is not an error.
 
     Returns:
-        The files that `decode` refuses, in order, and what is wrong with each.
+        The files that `decode` refuses, in order, and the reason for each.
     """
-    memory = _Memory(paths, cache)
-    known = memory.unreadable()
+    cached = _Cache(paths, cache)
+    known = cached.unreadable()
     if known is None:
         errors = _check_in_threads(paths)
-        memory.keep_unreadable(errors)
+        cached.keep_unreadable(errors)
         known = _reasons(errors)
     return known
 
@@ -161,7 +161,7 @@ def warn_of_unreadable(unreadable: Mapping[Path, str], total: int) -> None:
     """Warn of images that are left out, once for all of them.
 
     Args:
-        unreadable: the files, and what is wrong with each.
+        unreadable: the files, and the reason for each.
         total: number of images, these included.
     """
     if not unreadable:
@@ -177,7 +177,7 @@ def warn_of_unreadable(unreadable: Mapping[Path, str], total: int) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; what goes wrong with it meanwhile becomes an error that names it."""
+    """Open an image file; errors inside the context become a `DataError` that names it."""
     try:
         require_regular(path)
         with Image.open(path) as file:
@@ -193,7 +193,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _decode(path: Path) -> Tensor:
     with _opened(path) as file:
-        # A palette with transparency becomes RGB by way of RGBA only.
+        # Pillow converts a palette with transparency to RGB only via RGBA.
         image = file.convert("RGBA") if "transparency" in file.info else file
         pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
@@ -226,12 +226,12 @@ def _decode_in_threads(
     if errors:
         kept = [place for place, path in enumerate(paths) if path not in errors]
         images = images[kept]
-    # Threads find them in any order.
+    # Threads finish in any order.
     return images, {path: errors[path] for path in paths if path in errors}
 
 
 def _collect(paths: Sequence[Path], attempt: Callable[[Path], Tensor | None]) -> Tensor:
-    """Put the images of files into one tensor; the rows of those without one hold anything."""
+    """Decode files into one tensor; the rows of unreadable files are undefined."""
     shown = ((path, image) for path in paths if (image := attempt(path)) is not None)
     first, example = next(shown, (None, torch.empty(3, 0, 0)))
     images = torch.empty((len(paths), *example.shape), dtype=torch.uint8)
@@ -273,7 +273,7 @@ def _errors_in(paths: Sequence[Path]) -> dict[Path, DataError]:
 
 
 def _threads() -> ThreadPoolExecutor:
-    # Some wait for the disk while others decode.
+    # Some threads wait for the disk while others decode.
     return ThreadPoolExecutor(cpu_count() + 4)
 
 
@@ -285,22 +285,22 @@ def _reasons(errors: Mapping[Path, DataError]) -> dict[Path, str]:
     return {path: str(error) for path, error in errors.items()}
 
 
-class _Memory:
-    """What a folder remembers of files that have not changed since; nothing, without a folder.
+class _Cache:
+    """Results for files that have not changed since; without a folder nothing is cached.
 
     Args:
         paths: the files.
-        folder: made when there is something to remember.
+        folder: created when a result is cached.
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path | None) -> None:
         self._paths = paths
         self._folder = folder
-        # Taken first: what changes a file while it is read must not pass for what was read.
+        # Taken before reading: a file that changes meanwhile must not match its old pixels.
         self._marks = {} if folder is None else {path: _mark(path) for path in paths}
 
     def unreadable(self) -> dict[Path, str] | None:
-        """Return the unreadable files and what is wrong with each; None: not known."""
+        """Return the unreadable files and the reason for each; None: not cached."""
         note = self._file((), "unreadable.json")
         if note is None or not note.is_file():
             return None
@@ -312,9 +312,9 @@ class _Memory:
             return None
 
     def keep_unreadable(self, errors: Mapping[Path, DataError]) -> None:
-        """Remember the unreadable files."""
+        """Cache the unreadable files."""
         note = self._file((), "unreadable.json")
-        # What the system refuses today, for want of a right or a disk, it may grant tomorrow.
+        # Errors of the system, such as permissions or a missing disk, may be temporary.
         if note is None or any(getattr(e.__cause__, "errno", None) for e in errors.values()):
             return
         found = [
@@ -326,15 +326,15 @@ class _Memory:
             note.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(note, json.dumps(found, indent=1))
         except OSError as error:
-            logger.info("Images are checked anew next time, %s cannot be written: %s", note, error)
+            logger.info("Images are checked again next time, %s cannot be written: %s", note, error)
 
     def has_images(self, without: Container[Path]) -> bool:
-        """Return whether the pixels of all files but some are known."""
+        """Return whether the pixels of all files but `without` are cached."""
         stored = self._file(without, "npy")
         return stored is not None and stored.is_file()
 
     def images(self, without: Container[Path]) -> Tensor | None:
-        """Return the pixels of all files but some; None: not known."""
+        """Return the pixels of all files but `without`; None: not cached."""
         stored = self._file(without, "npy")
         if stored is None or not stored.is_file():
             return None
@@ -345,7 +345,7 @@ class _Memory:
             return None
 
     def keep_images(self, images: Tensor, without: Container[Path]) -> None:
-        """Remember the pixels of all files but some."""
+        """Cache the pixels of all files but `without`."""
         stored = self._file(without, "npy")
         if stored is None:
             return
@@ -368,10 +368,10 @@ class _Memory:
 
 
 def _mark(path: Path) -> bytes:
-    """Return what changes when a file does."""
+    """Return bytes that change when a file changes."""
     try:
         facts = path.stat()
     except OSError:
-        # A link to nowhere.
+        # A broken link.
         return os.fsencode(path.absolute()) + b" missing\n"
     return os.fsencode(path.absolute()) + f" {facts.st_size} {facts.st_mtime_ns}\n".encode()

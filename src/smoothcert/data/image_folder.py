@@ -1,4 +1,4 @@
-"""Any user's own images, one folder a class."""
+"""Your own images, one folder per class."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ SMALL = 64
 class ImageFolderDataModule(ImageDataModule):
     """Images in class folders; the class names are the folders' names.
 
-    Large images are decoded when they are due, with random resized crop and flip for training.
+    Large images are decoded on request, with random resized crop and flip for training.
     Small ones are resized once, kept in memory as bytes, and padded, cropped and flipped.
 
     Args:
@@ -46,23 +46,23 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: side in pixels that images are resized and cropped to.
         in_memory: whether to keep the images decoded; None: where `image_size` is at most 64.
         batch_size: images in a batch.
-        val_fraction: share of the training images held out, where there is no folder for it.
-        test_fraction: share held out for testing, where there is no folder for it.
+        val_fraction: share of the training images held out, if there is no folder for it.
+        test_fraction: share held out for testing, if there is no folder for it.
         crop_padding: padding of the random crop of images in memory.
         flip: whether to mirror half of the training images in memory.
         mean: mean of each channel, for the model's normalisation.
         std: standard deviation of each channel.
         num_workers: processes that decode; None: one per CPU that may be used, at most 8.
         corrupt: what to do about an image that cannot be decoded: `error`, or `skip`: leave out
-            all such images, with a warning, whatever the other images' split and index. Large
-            ones are found by reading every file once, before anything else; they are listed
-            under `root/.smoothcert/`.
+            all such images, with a warning; the splits and indices of the others stay the same.
+            Large unreadable images are found by reading every file once, before anything else,
+            and listed under `root/.smoothcert/`.
         seed: seed of the shuffling and the augmentation.
         split_seed: seed of the choice of held-out images.
     """
 
     published_classes: Sequence[str] | None = None
-    """Names of the classes that published weights have, in order, where there are any."""
+    """Names of the classes of published weights, in order, if there are such weights."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class ImageFolderDataModule(ImageDataModule):
         require_corrupt(corrupt)
         self.in_memory = image_size <= SMALL if in_memory is None else in_memory
         if num_workers is None:
-            # Of this process: others of this machine have as many.
+            # Per process: each process on this machine has as many.
             sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
             num_workers = min(8, max(1, cpu_count() // sharing))
         super().__init__(
@@ -118,7 +118,7 @@ class ImageFolderDataModule(ImageDataModule):
     def labels_of(self, folder: Path) -> Mapping[str, str] | None:  # noqa: ARG002
         """Return the classes of a folder of images without class folders, by their files' names.
 
-        None: no file records them. Overridden where a data set comes with such a file.
+        None: no file records them. Data sets that come with such a file override this.
         """
         return None
 
@@ -142,7 +142,7 @@ class ImageFolderDataModule(ImageDataModule):
         paths = [source.paths[i] for i in part.tolist()]
         images, unreadable = self._read(source.paths, paths, split)
         warn_of_unreadable(unreadable, len(part))
-        # What is held out of a small class may be one image.
+        # The held-out part of a small class may be a single image.
         every_class = split == "train" or len(part) == len(source.paths)
         kept = readable(source, part, unreadable, split, every_class)
         return {split: self._set(images, source, kept, split == "train")}
@@ -157,8 +157,8 @@ class ImageFolderDataModule(ImageDataModule):
             return None, {}
         cache = self.root / ".smoothcert"
         # Training images and those held out of them are checked together, for any `split_seed`.
-        whole = split == "train" or len(paths) == len(listed) or is_checked(listed, cache)
-        found = find_unreadable(listed if whole else paths, cache)
+        complete = split == "train" or len(paths) == len(listed) or is_checked(listed, cache)
+        found = find_unreadable(listed if complete else paths, cache)
         return None, {path: found[path] for path in paths if path in found}
 
     def _set(
@@ -168,8 +168,8 @@ class ImageFolderDataModule(ImageDataModule):
             augmentation = self.crop_and_flip if training else None
             return InMemoryImages(images, source.labels[kept], kept, augmentation)
         size = self.input_shape[1]
-        whole = FileImages(source.paths, source.labels, evaluation_transform(size))
-        return whole.subset(kept.numpy(), training_transform(size) if training else None)
+        everything = FileImages(source.paths, source.labels, evaluation_transform(size))
+        return everything.subset(kept.numpy(), training_transform(size) if training else None)
 
 
 def _resize(image: Tensor, size: int) -> Tensor:

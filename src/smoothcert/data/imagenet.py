@@ -11,7 +11,7 @@ from smoothcert.data.image_folder import ImageFolderDataModule
 from smoothcert.errors import DataError
 
 CLASSES = tuple((files("smoothcert.data") / "imagenet_classes.txt").read_text().split())
-"""The 1,000 WordNet identifiers of ILSVRC 2012, sorted: the order of published weights' classes."""
+"""The 1,000 WordNet identifiers of ILSVRC 2012, sorted: the class order of published weights."""
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
@@ -64,10 +64,10 @@ class ImageNetDataModule(ImageFolderDataModule):
 
         They are read from Kaggle's `LOC_val_solution.csv`, or from the development kit's
         `ILSVRC2012_validation_ground_truth.txt` and `meta.mat`, among the images or in one of the
-        four folders above them, where the kit may be in its own folder.
+        four folders above them; the kit may be in its own folder there.
 
         Args:
-            folder: holds the images.
+            folder: contains the images.
 
         Returns:
             WordNet identifiers by file names without suffix; None: there is no such file.
@@ -86,7 +86,7 @@ class ImageNetDataModule(ImageFolderDataModule):
                     try:
                         return read(path)
                     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-                        raise DataError(f"{path} is no list of labels: {error}") from error
+                        raise DataError(f"{path} is not a list of labels: {error}") from error
         return None
 
 
@@ -96,7 +96,7 @@ def _read_solution(path: Path) -> dict[str, str]:
 
 
 def _read_kit(path: Path) -> dict[str, str]:
-    # The kit numbers the classes in an order of its own.
+    # The kit has its own numbering of the classes.
     synsets = loadmat(path.with_name("meta.mat"), squeeze_me=True)["synsets"]
     wnids = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
     numbers = map(int, path.read_text(encoding="utf-8").split())

@@ -1,4 +1,4 @@
-"""Photographs in class folders: splits, and the field's usual transforms."""
+"""Photographs in class folders: splits, and the standard transforms."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -64,18 +64,18 @@ def evaluation_transform(size: int) -> Transform:
 class DividedFolders:
     """Training, validation and test images in class folders, which share no image.
 
-    Folders that exist are used as they are. Validation images that have no folder are held out
-    of the training images; where there is one folder of class folders and nothing else, test
-    images are held out of it too, with a warning. A folder is listed when its images are first
+    Folders that exist are used unchanged. Without a validation folder, validation images are held
+    out of the training images; if there is only one folder of class folders, test images are held
+    out of it too, with a warning. A folder is listed when its images are first
     requested: test images in a folder of their own need no training images.
 
     Args:
         root: the data folder; see `find_splits`.
-        val_fraction: share held out for validation where there is no folder for it.
-        test_fraction: share held out for testing where there is no folder for it.
+        val_fraction: share held out for validation if there is no folder for it.
+        test_fraction: share held out for testing if there is no folder for it.
         split_seed: seed of both choices.
-        known: names of all classes, in the order of the labels. They number test images that come
-            without training images; class folders with other names get a warning.
+        known: names of all classes, in the order of the labels. They number the classes of test
+            images without training images; class folders with other names get a warning.
         labels_of: returns the class names of images in a folder without class folders, by their
             files' names without suffix, or None where no file records them.
 
@@ -100,7 +100,7 @@ class DividedFolders:
 
     @cached_property
     def splits(self) -> Splits:
-        """Which folders hold which images.
+        """The folders of training, validation and test images.
 
         Raises:
             DataError: if there are none.
@@ -130,7 +130,7 @@ class DividedFolders:
         return names if others or self.splits.training else list(self.known)
 
     def part(self, split: Split) -> tuple[ClassFolders, Tensor]:
-        """Return the folders that a split comes from, and the positions used there, int64.
+        """Return the class folders that contain a split, and its positions there, int64.
 
         Raises:
             DataError: if there are no such images.
@@ -147,12 +147,12 @@ class DividedFolders:
         return listed, torch.arange(len(listed.paths))
 
     def _labels(self, folder: Path) -> Mapping[str, str] | None:
-        """Return the classes of images without class folders, where a file records them."""
+        """Return the classes of images without class folders, if a file records them."""
         return self.labels_of(folder) if is_flat(folder) else None
 
     @cached_property
     def _training(self) -> tuple[ClassFolders, dict[Split, Tensor]]:
-        """Return the training folders, and which positions each split has there."""
+        """Return the training folders, and the positions of each split there."""
         training, validation, test = astuple(self.splits)
         if training is None:
             raise DataError(

@@ -14,7 +14,7 @@ class BatchKey(NamedTuple):
     """What a data set needs to make one batch.
 
     Attributes:
-        positions: places of the images in the data set.
+        positions: positions of the images in the data set.
         seed: seed of the batch's augmentation.
     """
 
@@ -25,18 +25,18 @@ class BatchKey(NamedTuple):
 class EpochBatches(Sampler[BatchKey]):
     """Shuffled batches of an epoch, from the seed and the epoch's number alone.
 
-    A run that resumes at epoch e sees what an uninterrupted run sees there. Lightning calls
+    A run that resumes at epoch e gets the same batches as an uninterrupted run. Lightning calls
     `set_epoch` before each epoch. A last batch that is not full is dropped, unless it is the only
-    one: its images turn up in other epochs.
+    batch: its images appear in other epochs.
 
-    Several processes take equal shares of each batch, so that a step sees the same images however
-    many there are.
+    Several processes take equal shares of each batch, so that a step uses the same images for any
+    number of processes.
 
     Args:
         size: number of images.
         batch_size: images in a batch, over all processes.
         seed: seed of the shuffling and the augmentation.
-        share: which share of each batch is this process's, and how many there are.
+        share: this process's rank, and the number of processes.
 
     Raises:
         InvalidArgumentError: if a batch cannot be shared equally.
@@ -68,7 +68,7 @@ class EpochBatches(Sampler[BatchKey]):
         self.epoch = epoch
 
     def start_at(self, batch: int) -> None:
-        """Leave out the first batches of an epoch: an interrupted run has had them."""
+        """Skip the first batches of an epoch, which an interrupted run has finished."""
         self.start = batch
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class EpochBatches(Sampler[BatchKey]):
         source = np.random.default_rng((self.seed, self.epoch))
         order = source.permutation(self.size)
         seeds = source.integers(2**63, size=(len(self), self.processes))
-        # Of a lone small batch, what cannot be shared equally is left out.
+        # If the only batch is small, images that cannot be shared equally are left out.
         last = min(self.batch_size, self.size // self.processes * self.processes)
         for number in range(self.start, len(self)):
             first = number * self.batch_size

@@ -22,13 +22,13 @@ PIXELS = 600_000
 def write_thumbnails(images: ImageSet, positions: Sequence[int], path: Path) -> None:
     """Write thumbnails of images, side by side, as one PNG.
 
-    Its text chunks say which image is where: `indices` (in the order of the tiles, row by row),
-    `columns` and `tile` (width and height, `32x32`). Of many images only some are taken, evenly
-    spread.
+    Its text chunks record the position of each image: `indices` (in the order of the tiles, row by
+    row), `columns` and `tile` (width and height, `32x32`). If there are too many images, an evenly
+    spaced subset is written.
 
     Args:
-        images: where the images are.
-        positions: which of them.
+        images: the image set.
+        positions: positions of the images there.
         path: the PNG to write.
     """
     height, width = _size(images.example(positions[0])[0])
@@ -52,8 +52,8 @@ def thumbnails_of(images: ImageSet, positions: Sequence[int]) -> dict[int, np.nd
     """Return thumbnails of images, uint8 (H, W, 3), by their indices in the data set.
 
     Args:
-        images: where the images are.
-        positions: which of them.
+        images: the image set.
+        positions: positions of the images there.
     """
     found = {}
     for position in positions:

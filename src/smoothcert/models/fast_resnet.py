@@ -10,19 +10,19 @@ from smoothcert.models.resnet_cifar import ThreeStages
 
 
 class FastResNet(ThreeStages):
-    """ResNet of basic blocks behind one convolution that halves the image.
+    """ResNet of basic blocks after one convolution that halves the image.
 
-    Behind that convolution a layer costs a quarter, so that there is time for more epochs. README
-    says which widths were tried.
+    After that convolution each layer costs a quarter, which leaves time for more epochs.
+    `docs/results.md` compares widths.
 
     Args:
         num_classes: number of logits.
         in_channels: channels of the images.
         width: channels of the first stage; the others have twice and four times as many.
-        blocks: basic blocks a stage, >= 1.
+        blocks: basic blocks per stage, >= 1.
 
     Raises:
-        InvalidArgumentError: if there is no block.
+        InvalidArgumentError: if `blocks` < 1.
 
     Example:
         >>> import torch
@@ -51,10 +51,10 @@ def fast_resnet(
     Args:
         num_classes: number of logits.
         input_shape: (C, H, W) of the images.
-        mean: one value a channel.
-        std: one value a channel.
+        mean: one value per channel.
+        std: one value per channel.
         width: channels of the first stage.
-        blocks: basic blocks a stage.
+        blocks: basic blocks per stage.
 
     Example:
         >>> type(fast_resnet(10, (3, 32, 32), [0.5] * 3, [0.2] * 3)[1]).__name__

@@ -12,25 +12,21 @@ from torch.nn.utils import fuse_conv_bn_eval
 logger = logging.getLogger(__name__)
 
 PURE = ("smoothcert", "timm", "torch", "torchvision")
-"""Packages whose networks answer from their weights and input alone. What else a forward pass reads
-or writes, tracing would fix."""
-
-
+"""Packages whose networks depend only on their weights and input. Anything else that a forward pass
+reads or writes would be frozen by tracing."""
 KINDS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
-"""Which BatchNorm a convolution can take up."""
-
-
+"""The BatchNorm that can be folded into each convolution."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Folding:
-    """A network's own parts, with each BatchNorm behind a convolution taken up by it.
+    """A network with each BatchNorm folded into the convolution before it.
 
-    A layer that is called twice, or whose output something else sees, is left as it is.
+    A layer that is called twice, or whose output is used elsewhere, is not folded.
 
     Args:
-        network: shares every other part with the result; must be traceable by torch.fx, or what
-            tracing raises is raised.
+        network: must be traceable by torch.fx, else the error of tracing is raised; the result
+            shares all its other parts.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
@@ -56,14 +52,14 @@ class Folding:
         self.traced.recompile()
 
     def refreshed(self) -> nn.Module:
-        """Return the folded network at the weights and statistics that the network has now."""
+        """Return the folded network with the network's current weights and statistics."""
         for name, convolution, norm in self.parts:
             self.traced.set_submodule(name, fuse_conv_bn_eval(convolution, norm))
         return self.traced
 
 
-class _Known:
-    """What is known of a network while it has the modules and tensors that it has now.
+class _CachedFolding:
+    """A network's folding, valid while the network keeps its modules and tensors.
 
     Attributes:
         folding: None where there is nothing to fold, or the forward pass cannot be traced.
@@ -75,7 +71,7 @@ class _Known:
         try:
             folding = Folding(network)
         except Exception as error:
-            # Not every forward pass can be traced; it runs as it is then.
+            # Forward passes that cannot be traced run unchanged.
             logger.debug("BatchNorm is not folded: %s", error)
         else:
             self.folding = folding if folding.parts else None
@@ -85,23 +81,23 @@ class _Known:
         return len(then) == len(now) and all(map(operator.is_, then, now))
 
 
-_known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, _CachedFolding] = WeakKeyDictionary()
 
 
 @torch.no_grad()
 def folded(network: nn.Module) -> nn.Module:
-    """Return a network in eval mode with BatchNorm folded into its convolutions, where that works.
+    """Return a network in eval mode with BatchNorm folded into its convolutions, where possible.
 
-    For the passes of an attack, which spends a third of its time in BatchNorm where layers are
-    thin. Folding is exact up to rounding errors. The network comes back as it is where it has
-    modules of other packages than `PURE`, cannot be traced, is compiled or has hooks, or trains.
+    For the passes of an attack, which spends a third of its time in BatchNorm if layers are thin.
+    Folding is exact up to rounding errors. The network is returned unchanged if it has modules of
+    packages other than `PURE`, cannot be traced, is compiled, has hooks, or is in training mode.
 
     Args:
         network: in eval mode; neither it nor its parts are changed.
 
     Returns:
-        A network that shares all parameters but those of the folded layers, whose values are
-        taken now: ask again after a step of the optimizer.
+        A network that shares all parameters but those of the folded layers, which are
+        computed now: call again after each step of the optimizer.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
@@ -110,9 +106,9 @@ def folded(network: nn.Module) -> nn.Module:
     """
     if not _is_plain(network):
         return network
-    if network not in _known or not _known[network].holds_for(network):
-        _known[network] = _Known(network)
-    folding = _known[network].folding
+    if network not in _cache or not _cache[network].holds_for(network):
+        _cache[network] = _CachedFolding(network)
+    folding = _cache[network].folding
     return network if folding is None else folding.refreshed()
 
 
@@ -121,7 +117,7 @@ def _modules_and_tensors(network: nn.Module) -> list[Any]:
 
 
 def _is_plain(network: nn.Module) -> bool:
-    """Return whether tracing sees all that a forward pass does, and nothing listens to it."""
+    """Return whether tracing captures the entire forward pass, and no hook observes it."""
     return network._compiled_call_impl is None and not any(
         type(part).__module__.partition(".")[0] not in PURE
         or any(getattr(part, hooks) for hooks in HOOKS)
@@ -132,7 +128,7 @@ def _is_plain(network: nn.Module) -> bool:
 
 
 def _pairs(traced: fx.GraphModule) -> list[tuple[str, fx.Node]]:
-    """Return the names of convolutions that one BatchNorm follows, and its node."""
+    """Return the names of convolutions that one BatchNorm follows, with the BatchNorm's node."""
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     targets = [node.target for node in calls]
     pairs = []
@@ -140,9 +136,9 @@ def _pairs(traced: fx.GraphModule) -> list[tuple[str, fx.Node]]:
         before = node.args[0] if node.args else None
         if not (isinstance(before, fx.Node) and before.op == "call_module"):
             continue
-        convolution, norm = (traced.get_submodule(str(at.target)) for at in (before, node))
+        convolution, norm = (traced.get_submodule(str(call.target)) for call in (before, node))
         alone = len(before.users) == 1 and all(
-            targets.count(at.target) == 1 for at in (before, node)
+            targets.count(call.target) == 1 for call in (before, node)
         )
         if alone and KINDS.get(type(convolution)) is type(norm) and norm.track_running_stats:
             pairs.append((str(before.target), node))

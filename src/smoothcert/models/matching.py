@@ -1,14 +1,15 @@
-"""Which names of a file's weights mean which names of a network.
+"""Match the names of a file's weights with the names of a network.
 
-Libraries put names of their own in front of a network's: Lightning the attribute that holds it,
+Libraries add prefixes to a network's names: Lightning the attribute that contains it,
 `DataParallel`, `AveragedModel` and `torch.compile` their wrapper, `nn.Sequential` a number where
-normalisation comes first. Whatever stands in front of all of a network's names is taken off.
+normalisation comes first. A prefix of all of a network's names is removed.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -16,27 +17,27 @@ from torch import Tensor
 from smoothcert.errors import MismatchError
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch adds inside names, where a part of a network is wrapped."""
+"""Names that torch inserts where a part of a network is wrapped."""
 UNUSED = "num_batches_tracked"
-"""A counter that no forward pass in eval mode reads; files of 2018 do not have it."""
+"""A counter that no forward pass in eval mode uses; files of 2018 do not have it."""
 
 
 @dataclass(frozen=True)
 class Match:
     """A file's weights by a network's names.
 
-    Names of `lacking`, `foreign` and `misshapen` come without what stands in front of all names of
-    the network, or of the file.
+    Names in `lacking`, `foreign` and `misshapen` are without the common prefix of the network or of
+    the file.
 
     Attributes:
-        weights: the tensors that have a place in the network, by its full names.
+        weights: the tensors that belong to the network, by its full names.
         lacking: names of the network that the file does not have.
         foreign: names of the file that the network does not have.
         misshapen: names whose tensors have another shape in the file.
-        prefix: what the file has in front of these names.
-        front: what the network has in front of them.
-        aside: full names of the file without that prefix; they are no part of the network.
-        renamed: what the network calls the parts that the file calls by other names.
+        prefix: common prefix of these names in the file.
+        front: common prefix of the network's names.
+        aside: full names in the file outside that prefix; they are no part of the network.
+        renamed: the network's names of parts, by the file's different names.
     """
 
     weights: dict[str, Tensor]
@@ -59,9 +60,9 @@ def match_names(
 ) -> Match:
     """Find the prefix under which a file's weights fit a network best.
 
-    Where the network and the file call the same parts by other names (`fc` and `linear`), all
-    tensors have the same shapes in the same order, and no other part has these names, the parts
-    are taken for the same.
+    If the network and the file name parts differently (`fc` and `linear`), all tensors have the
+    same shapes in the same order, and no other part has these names, the parts are taken to be the
+    same.
 
     Args:
         own: the network's `state_dict`; tensors of the meta device are enough.
@@ -93,28 +94,24 @@ def match_names(
 
 
 def _common_prefix(names: Iterable[str]) -> str:
-    """Return what stands in front of all names, up to a dot."""
-    parts = [name.split(".")[:-1] for name in names]
-    common = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        common.append(level[0])
-    return "".join(f"{part}." for part in common)
+    """Return the common prefix of dotted names, up to and including a dot."""
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    common = takewhile(lambda level: len(set(level)) == 1, levels)
+    return "".join(f"{level[0]}." for level in common)
 
 
 def _readings(saved: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
-    """Return the weights by their names, and by names without the wrappers inside."""
+    """Return the weights by their names, and by their names without wrappers."""
     plain = {
         ".".join(part for part in name.split(".") if part not in WRAPPERS): tensor
         for name, tensor in saved.items()
     }
-    # Where two names become one, wrappers are what tells two networks apart.
+    # If two names became equal, only wrappers distinguish two networks.
     return [saved, plain] if len(plain) == len(saved) and plain.keys() != saved.keys() else [saved]
 
 
 def _prefixes(names: Iterable[str], bare: Mapping[str, Tensor]) -> list[str]:
-    """Return the prefixes in front of most of a network's names."""
+    """Return the prefixes under which the most names of the network occur."""
     counts = Counter()
     for name in names:
         parts = name.split(".")
@@ -149,13 +146,13 @@ def _match(
 def _renamed(
     bare: Mapping[str, Tensor], inside: Mapping[str, Tensor], kept: AbstractSet[str]
 ) -> dict[str, str]:
-    """Return the network's words for a file's, if all that does not fit is a matter of words."""
-    ours = [n for n in bare if n not in inside and not n.endswith(UNUSED)]
-    theirs = [n for n in inside if n not in bare and not n.endswith(UNUSED)]
-    if len(ours) != len(theirs):
+    """Return the network's word for each word of the file that differs, if only words differ."""
+    lacking = [n for n in bare if n not in inside and not n.endswith(UNUSED)]
+    foreign = [n for n in inside if n not in bare and not n.endswith(UNUSED)]
+    if len(lacking) != len(foreign):
         return {}
     words: dict[str, str] = {}
-    for own, other in zip(ours, theirs, strict=True):
+    for own, other in zip(lacking, foreign, strict=True):
         pairs = list(zip(other.split("."), own.split("."), strict=False))
         if other.count(".") != own.count(".") or not (
             own in kept or inside[other].shape == bare[own].shape
@@ -180,6 +177,6 @@ def _check_only(best: Match, fitting: Iterable[Match]) -> None:
         if any(not torch.equal(best.weights[n], each) for n, each in other.weights.items()):
             first, second = sorted((best.prefix, other.prefix))
             raise MismatchError(
-                f"Expected one network, got two that fit, under {first!r} and {second!r}: save the "
-                "state_dict of the one that is meant alone"
+                f"Expected one network, got two that fit, under {first!r} and {second!r}: save "
+                "only the state_dict of the intended one"
             )

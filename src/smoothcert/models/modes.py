@@ -1,4 +1,4 @@
-"""Modes of a module as contexts that leave it exactly as they found it."""
+"""Context managers that change modes of a module and restore them exactly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """Keep gradients out of a module's parameters; gradients still flow through to its input.
+    """Compute no gradients of a module's parameters; gradients still flow to its input.
 
     Args:
         module: any module; each parameter's `requires_grad` is restored afterwards.

@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 from smoothcert.errors import InvalidArgumentError, MismatchError
 
 KINDS = ("standard", "center", "none", "imagenet")
-"""What a network may see: mean and standard deviation removed, those of the data or of ImageNet,
-the mean alone, or pixels."""
+"""What the network receives: pixels normalised by the mean and standard deviation of the data
+(`standard`) or of ImageNet (`imagenet`), pixels minus the mean (`center`), or pixels (`none`)."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet, which much code uses for other photographs too."""
 
@@ -21,13 +21,13 @@ class Normalize(nn.Module):
     It has no state: a checkpoint's keys are the same with any normalisation.
 
     Args:
-        mean: one value a channel, in pixel units.
-        std: one positive value a channel, in pixel units.
+        mean: one value per channel, in pixel units.
+        std: one positive value per channel, in pixel units.
 
     Raises:
         MismatchError: if there are not as many means as deviations, or images have another number
             of channels.
-        InvalidArgumentError: if there is none, a deviation is not positive or a value not finite.
+        InvalidArgumentError: if they are empty, a deviation is not positive or a value not finite.
 
     Example:
         >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
@@ -59,9 +59,9 @@ class Normalize(nn.Module):
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
-@fx.wrap  # Tracing calls it in the graph: it could not decide about images that are not there.
+@fx.wrap  # Stays one call in a traced graph: tracing has no images to check.
 def _of_channels(images: Tensor, channels: int) -> Tensor:
-    """Return images that have so many channels; broadcasting would make up others.
+    """Return the images after a check of their channels, which broadcasting would hide.
 
     Raises:
         MismatchError: if they have another number.
@@ -79,8 +79,8 @@ def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) 
 
     Args:
         network: takes normalised images.
-        mean: one value a channel.
-        std: one value a channel.
+        mean: one value per channel.
+        std: one value per channel.
 
     Example:
         >>> list(normalized(nn.Flatten(), [0.5], [0.25]).state_dict())
@@ -92,12 +92,12 @@ def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) 
 def with_normalization(model: nn.Module, kind: str) -> nn.Module:
     """Return a model with another normalisation in front of the same network.
 
-    Published checkpoints do not record theirs: most have `standard`, some of Salman et al. (2019)
-    `center`, MACER `none`.
+    Published checkpoints do not record their normalisation: most have `standard`, some of Salman et
+    al. (2019) `center`, MACER `none`.
 
     Args:
         model: a network with a `Normalize` in front.
-        kind: `standard`: as it is; `center`: subtract the mean alone; `none`: raw pixels;
+        kind: `standard`: unchanged; `center`: subtract only the mean; `none`: raw pixels;
             `imagenet`: the mean and standard deviation of ImageNet.
 
     Raises:

@@ -5,7 +5,6 @@ Names of the parts follow the published checkpoints of randomized smoothing (`co
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,13 @@ from smoothcert.errors import InvalidArgumentError
 from smoothcert.models.normalization import normalized
 
 SHORTCUTS = ("A", "B")
-"""Options of He et al. (2016), section 3.3, where the shape changes: zeros for the channels that
-are missing, or a 1×1 convolution."""
+"""Options of He et al. (2016), section 3.3, where the shape changes: zeros for the missing
+channels, or a 1×1 convolution."""
 DEFAULT_SHORTCUT = "B"
 
 
 def initialize_convolution(part: nn.Module) -> None:
-    """Draw a convolution's weights as He et al. (2015) do; leave every other part alone.
+    """Initialise a convolution's weights as in He et al. (2015); leave other modules unchanged.
 
     Args:
         part: passed by `nn.Module.apply`.
@@ -58,11 +57,11 @@ class ZeroPadding(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions around a shortcut, which is no identity where the shape changes.
+    """Two 3×3 convolutions and a shortcut, which is the identity unless the shape changes.
 
     Args:
-        in_channels: channels that come in.
-        channels: channels that go out.
+        in_channels: channels of the input.
+        channels: channels of the output.
         stride: stride of the first convolution.
         shortcut: `A` or `B`; see `SHORTCUTS`.
     """
@@ -96,7 +95,7 @@ class ThreeStages(nn.Module):
 
     Args:
         conv1: the first convolution; its output's channels are the first stage's.
-        blocks: basic blocks a stage, >= 1; later stages halve the image and double the channels.
+        blocks: basic blocks per stage, >= 1; later stages halve the image and double the channels.
         num_classes: number of logits.
         shortcut: `A` or `B`; see `SHORTCUTS`.
 
@@ -174,8 +173,8 @@ def cifar_resnet(
     Args:
         num_classes: number of logits.
         input_shape: (C, H, W) of the images.
-        mean: one value a channel.
-        std: one value a channel.
+        mean: one value per channel.
+        std: one value per channel.
         depth: 20, 56, 110 or any other 6k + 2.
         width: channels of the first stage.
         shortcut: `A`: without parameters, as in most networks on CIFAR-10 outside of randomized
@@ -196,17 +195,15 @@ def residual_stage(
     """Return basic blocks of one width, the first of which may halve the image.
 
     Args:
-        in_channels: channels that come in.
-        channels: channels that go out.
+        in_channels: channels of the input.
+        channels: channels of the output.
         blocks: number of blocks, >= 1.
-        stride: stride of the first.
+        stride: stride of the first block.
         shortcut: `A` or `B`; see `SHORTCUTS`.
 
     Example:
         >>> residual_stage(8, 16, blocks=2, stride=2)(torch.zeros(1, 8, 4, 4)).shape
         torch.Size([1, 16, 2, 2])
     """
-    block = partial(BasicBlock, channels, channels, 1)
-    return nn.Sequential(
-        BasicBlock(in_channels, channels, stride, shortcut), *(block() for _ in range(blocks - 1))
-    )
+    first = BasicBlock(in_channels, channels, stride, shortcut)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))

@@ -20,8 +20,8 @@ def resnet50(
     Args:
         num_classes: number of logits.
         input_shape: (3, H, W) of the images.
-        mean: one value a channel.
-        std: one value a channel.
+        mean: one value per channel.
+        std: one value per channel.
 
     Raises:
         MismatchError: if the images do not have three channels.

@@ -49,8 +49,8 @@ def small_cnn(
     Args:
         num_classes: number of logits.
         input_shape: (C, H, W) of the images.
-        mean: one value a channel.
-        std: one value a channel.
+        mean: one value per channel.
+        std: one value per channel.
         width: channels of the first convolution.
 
     Example:

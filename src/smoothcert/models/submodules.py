@@ -1,4 +1,4 @@
-"""Parts of a model by the names that people use: `fc`, not `1.fc`."""
+"""Parts of a model by their names in the network: `fc`, not `1.fc`."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def parts_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
         names: names of parts, for example `fc` or `layer1.0`; a string is one name.
 
     Raises:
-        InvalidArgumentError: if there is no such part; it lists those on the outermost level.
+        InvalidArgumentError: if there is no such part; the message lists the outermost parts.
 
     Example:
         >>> from smoothcert.models import small_cnn

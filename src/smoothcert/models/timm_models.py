@@ -23,11 +23,11 @@ def timm_model(
     """Return a network of timm with its own normalisation in front.
 
     Args:
-        num_classes: number of logits; another than the network was trained for gives it a fresh
-            last layer.
+        num_classes: number of logits; if the weights have a different number, the last layer
+            is initialised anew.
         input_shape: (C, H, W) of the images.
-        mean: the data's mean, not used: the network's own is.
-        std: the data's standard deviation, not used either.
+        mean: mean of the data, not used: the network has its own.
+        std: standard deviation of the data, not used either.
         name: name of a network, see `timm.list_models()`.
         pretrained: fetch the weights that timm publishes.
         arguments: more arguments of `timm.create_model`, for example `img_size`.
@@ -57,7 +57,7 @@ def timm_model(
     settings = {"num_classes": num_classes, "in_chans": channels, **(arguments or {})}
     try:
         network: Any = timm.create_model(name, pretrained=pretrained, **settings)
-    except Exception as error:  # downloads fail in a dozen ways
+    except Exception as error:  # downloads fail in many ways
         if not pretrained:
             raise InvalidArgumentError(
                 f"timm could not make {name} with {settings} ({type(error).__name__}: {error})"

@@ -11,11 +11,11 @@ from smoothcert.models.resnet_cifar import initialize_convolution
 
 
 class PreActivationBlock(nn.Module):
-    """BatchNorm and ReLU before each of two 3×3 convolutions, around a shortcut.
+    """BatchNorm and ReLU before each of two 3×3 convolutions, with a shortcut.
 
     Args:
-        in_channels: channels that come in.
-        channels: channels that go out.
+        in_channels: channels of the input.
+        channels: channels of the output.
         stride: stride of the first convolution.
         dropout: probability of dropping a value between the convolutions.
     """
@@ -34,7 +34,7 @@ class PreActivationBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, H/stride, W/stride)."""
         activated = torch.relu(self.bn1(images))
-        # The projection sees the activated input, the identity the raw one (figure 1 there).
+        # The projection gets the activated input, the identity the raw one (figure 1 of the paper).
         shortcut = images if self.shortcut is None else self.shortcut(activated)
         out = self.dropout(torch.relu(self.bn2(self.conv1(activated))))
         return self.conv2(out) + shortcut
@@ -98,8 +98,8 @@ def wide_resnet(
     Args:
         num_classes: number of logits.
         input_shape: (C, H, W) of the images.
-        mean: one value a channel.
-        std: one value a channel.
+        mean: one value per channel.
+        std: one value per channel.
         depth: 6k + 4.
         factor: widening factor.
         dropout: probability of dropping a value inside a block.

@@ -1,4 +1,4 @@
-"""Training objectives: what a base classifier is trained for under noise.
+"""Training objectives of the base classifier under noise.
 
 | name | class | source |
 |---|---|---|
@@ -10,7 +10,7 @@
 | `smoothmix` | `SmoothMix` | Jeong et al., 2021 |
 | `catrs` | `CATRS` | Jeong et al., 2023 |
 
-An objective of your own derives from `LogitsObjective`, or from `Objective` where it needs more
+Your own objective derives from `LogitsObjective`, or from `Objective` where it needs more
 than the logits of the noisy copies.
 """
 

@@ -14,14 +14,14 @@ from smoothcert.warmup import Warmup
 def adre_regularizer(logits: Tensor, labels: Tensor, floor: float | None = None) -> Tensor:
     """Return max over c ≠ y of log F̂_c(x), image by image (Feng et al., 2020).
 
-    Where the smoothed prediction is right, lowering it pushes the runner-up down and widens the
-    radius; where it is wrong, it pushes the wrong winner down.
+    Where the smoothed prediction is right, lowering it lowers the runner-up and enlarges the
+    radius; where the prediction is wrong, it lowers the wrong class.
 
     Args:
         logits: shape (m, B, K), m noise draws, K >= 2 classes, any floating dtype.
         labels: true classes, int64, shape (B,).
-        floor: probability in (0, 1) below which F̂_c earns no further reward, as γ does in
-            MACER; None, the paper's form, is unbounded below.
+        floor: probability in (0, 1) below which F̂_c is not rewarded further, like γ in MACER;
+            None: no floor, as in the paper; the term is then unbounded below.
 
     Returns:
         Values <= 0, shape (B,), float32 (float64 for float64 logits).
@@ -44,10 +44,11 @@ class ADRE(LogitsObjective):
 
     Args:
         weight: λ >= 0.
-        noise_draws: number m of draws an image. Few draws let the loss fall without limit:
-            each draw that errs keeps F̂_c at 1/m or more, so m is a guard as well as a mean.
+        noise_draws: number m of draws per image. With few draws the loss can fall without
+            limit. Each misclassified draw keeps F̂_c at about 1/m or more, so a larger m also
+            bounds the loss.
         floor: see `adre_regularizer`.
-        warmup: share of λ that is in force by epoch; None: all of it.
+        warmup: share of λ by epoch; None: all of it.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""What an objective is."""
+"""Base classes of objectives, and the terms that they share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smoothcert.warmup import Immediate, Warmup
 
 @dataclass(frozen=True)
 class Loss:
-    """A training loss and what it is made of.
+    """A training loss and its terms.
 
     Attributes:
         value: the scalar to minimise.
@@ -33,10 +33,10 @@ class Objective(ABC):
     """A training loss on noisy copies of a batch.
 
     Args:
-        noise_draws: number m >= 1 of noise draws an image, shared by the attack and the loss.
+        noise_draws: number m >= 1 of noise draws per image, shared by the attack and the loss.
 
     Raises:
-        InvalidArgumentError: if there are none.
+        InvalidArgumentError: if `noise_draws` < 1.
     """
 
     def __init__(self, noise_draws: int) -> None:
@@ -50,7 +50,7 @@ class Objective(ABC):
         Args:
             classifier: the base classifier, in training mode; maps (N, C, H, W) to logits.
             batch: images, labels, `noise_draws` draws of noise, σ and the epoch.
-            source: generator on the images' device, for whatever else is random.
+            source: generator on the images' device, for all other randomness.
         """
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class Objective(ABC):
 
 
 class LogitsObjective(Objective):
-    """An objective that needs nothing but the logits of the noisy copies: `of_logits`."""
+    """An objective that needs only the logits of the noisy copies; see `of_logits`."""
 
     def __call__(
         self,
@@ -84,12 +84,12 @@ class LogitsObjective(Objective):
 
 
 class Weight:
-    """The weight λ of a term, and how much of it is in force by epoch.
+    """The weight λ of a loss term, with a warm-up.
 
     Args:
         value: λ >= 0, finite.
-        warmup: share in force by epoch; None: all of it.
-        name: what to call it in errors.
+        warmup: share of λ by epoch; None: all of it.
+        name: its name in errors.
 
     Raises:
         InvalidArgumentError: if λ is negative or not finite.
@@ -108,7 +108,7 @@ class Weight:
         self.warmup = warmup or Immediate()
 
     def at(self, epoch: int) -> float:
-        """Return the weight in force after `epoch` finished epochs."""
+        """Return the weight after `epoch` finished epochs."""
         return self.value * self.warmup(epoch)
 
     def __repr__(self) -> str:

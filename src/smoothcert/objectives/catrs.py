@@ -25,12 +25,12 @@ class WorstNoise(GradientAttack):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return KL(ŷ ‖ F) of each copy, shape (B,), for logits (1, B, K).
 
-        In float64: its gradient F − ŷ cancels in float32 where both are sure.
+        In float64: its gradient F − ŷ cancels in float32 where both are confident.
         """
         return divergence(labels.double(), logits[0].double())
 
     def project(self, state: AttackState, images: Tensor) -> Tensor:
-        """Return the nearest copies in the ball around each copy's own start."""
+        """Return the copies projected to the ball around their starting points."""
         return state.batch.images + into_ball(images - state.batch.images, state.radius)
 
 
@@ -68,12 +68,12 @@ def confident_draws(logits: Tensor, labels: Tensor, source: torch.Generator) -> 
 class CATRS(Objective):
     """(1/m) Σ of the K smallest CE_i, plus λ · 1[K = m] · max_i KL(ŷ ‖ F(x + δ_i*)).
 
-    K ~ Bin(m, p̂), at least 1; δ_i* is T steps of 2ε/T away from the draw δ_i, within ε of
-    it, for the largest KL (Jeong et al., 2023). Images that the classifier
-    is unsure of under noise are trained on their easy draws alone, the others on worst cases.
+    K ~ Bin(m, p̂), at least 1; δ_i* starts at the draw δ_i and takes T steps of length
+    2ε/T within ε of it, to maximise KL (Jeong et al., 2023). Images that are often misclassified
+    under noise are trained on their easiest draws only, the others on worst cases too.
 
     ŷ is F̂ of the classifier itself on the m draws, without gradient. The published code instead
-    reads ŷ from a file, made by a Gaussian-trained network at σ = .25 with 10,000 draws an image,
+    reads ŷ from a file, made by a Gaussian-trained network at σ = .25 with 10,000 draws per image,
     and rescales δ_i* after each step to the mean and the root mean square of δ_i. It divides each
     batch of 256 images into m parts and takes a step on each.
 
@@ -81,8 +81,8 @@ class CATRS(Objective):
         weight: λ >= 0.
         epsilon: ε > 0 in pixel units.
         steps: number T of steps.
-        noise_draws: number m of draws an image.
-        warmup: share of λ that is in force by epoch; None: all of it.
+        noise_draws: number m of draws per image.
+        warmup: share of λ by epoch; None: all of it.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.

@@ -39,19 +39,20 @@ def consistency_regularizer(logits: Tensor) -> tuple[Tensor, Tensor]:
 class Consistency(LogitsObjective):
     """mean_i CE + λ · mean_i KL(F̂ ‖ F(x + δ_i)) + η · H(F̂).
 
-    Jeong and Shin, 2020. Gradients flow through F̂ as well. As in the published code's default;
-    with η = λ it is the code's cross-entropy form. The code clamps F̂ at 1e-20 in the entropy's
-    logarithm, here it is exact; and it divides each batch of 256 images into m parts and takes a
-    step on each.
+    Jeong and Shin, 2020. Gradients flow through F̂ as well, as in the published code by default;
+    with η = λ this is the code's cross-entropy form. That code clamps F̂ at 1e-20 in the logarithm
+    of the entropy, which is exact here. It also divides each batch of 256 images into m parts and
+    takes a step on each.
 
     Args:
         weight: λ >= 0.
         entropy_weight: η >= 0.
-        noise_draws: number m of draws an image.
-        warmup: share of λ and η that is in force by epoch; None: all of it.
+        noise_draws: number m of draws per image.
+        warmup: share of λ and η by epoch; None: all of it.
 
     Raises:
-        InvalidArgumentError: if an argument is out of range; the term is constant with one draw.
+        InvalidArgumentError: if an argument is out of range, or if `noise_draws` < 2: with one draw
+            the term is constant.
 
     Example:
         >>> Consistency(weight=20.0)
@@ -68,7 +69,7 @@ class Consistency(LogitsObjective):
         super().__init__(noise_draws)
         if noise_draws < 2:
             raise InvalidArgumentError(
-                f"Expected `noise_draws` >= 2, got {noise_draws}: one draw agrees with itself"
+                f"Expected `noise_draws` >= 2, got {noise_draws}: one draw gives a constant term"
             )
         self.weight = Weight(weight, warmup)
         self.entropy_weight = Weight(entropy_weight, warmup, "entropy_weight")

@@ -9,13 +9,12 @@ from smoothcert.types import NoisyBatch
 class Gaussian(LogitsObjective):
     """Mean cross-entropy over noisy copies: mean_i CE(f(x + δ_i), y).
 
-    With an attack it is SmoothAdv's training as one forward pass over the m copies (Salman et
-    al., 2019; their code's `--train-multi-noise`). Their code divides each batch of 256 images
-    into m parts and takes a step on each; here a batch is a step, and `data.batch_size` says how
-    large.
+    With an attack it is SmoothAdv, as one forward pass over the m copies (Salman et al., 2019;
+    `--train-multi-noise` in the published code). That code divides each batch of 256 images into m
+    parts and takes a step on each; here each batch of `data.batch_size` images is one step.
 
     Args:
-        noise_draws: number m of draws an image; the paper uses one.
+        noise_draws: number m of draws per image; the paper uses one.
 
     Example:
         >>> Gaussian()

@@ -11,14 +11,14 @@ from smoothcert.types import NoisyBatch
 from smoothcert.warmup import Warmup
 
 SMALLEST = -700.0
-"""Logarithm below which a probability is taken for this one: Φ⁻¹ of it is about −37, out of reach
-of any γ up to 37, and its derivative is still finite in float64."""
+"""Smaller log-probabilities are clamped to this one. Its Φ⁻¹ is about −37, beyond any γ up to 37,
+where the derivative of Φ⁻¹ is still finite in float64."""
 
 
 def soft_margin(logits: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Return ξ = Φ⁻¹(p₁) − Φ⁻¹(p₂) of each image, and the class of p₁.
 
-    p₁ and p₂ are the largest probabilities of the mean softmax of β · logits. Φ⁻¹(p₁) is taken
+    p₁ and p₂ are the largest probabilities of the mean softmax of β · logits. Φ⁻¹(p₁) is computed
     from 1 − p₁, summed over the other classes: p₁ itself rounds to 1 where ξ is large.
 
     Args:
@@ -35,25 +35,24 @@ def soft_margin(logits: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     log_probabilities = smoothed_log_probabilities(beta * logits)
     (_, second), classes = (part.unbind(-1) for part in log_probabilities.topk(2))
     others = log_probabilities.scatter(1, classes[0][:, None], -torch.inf).logsumexp(-1)
-    return -_inverse(others) - _inverse(second), classes[0]
+    return -_probit(others) - _probit(second), classes[0]
 
 
 class MACER(LogitsObjective):
     """−log F̂_y + λ (σ/2) max(γ − ξ, 0) where the prediction is right and |ξ| <= γ.
 
     See `soft_margin` for ξ and for the prediction, both taken with β (Zhai et al., 2020,
-    algorithm 1). As in the published code, β scales the logits of the second term alone. That code
-    adds 1e-10 inside the logarithm of
-    F̂_y and leaves out images whose p₁ rounds to 1; here both are exact. For σ = 1,
-    Jeong and Shin (2020) keep λ at 0 until the first drop of the learning rate: a `Deferred`
-    warm-up.
+    algorithm 1). As in the published code, β scales the logits of the second term only. That code
+    adds 1e-10 inside the logarithm of F̂_y and leaves out images whose p₁ rounds to 1; here both
+    are exact. For σ = 1, Jeong and Shin (2020) keep λ at 0 until the first drop of the learning
+    rate: a `Deferred` warm-up.
 
     Args:
         weight: λ >= 0.
         beta: inverse temperature β > 0.
         gamma: γ > 0, where the hinge ends.
-        noise_draws: number m of draws an image.
-        warmup: share of λ that is in force by epoch; None: all of it.
+        noise_draws: number m of draws per image.
+        warmup: share of λ by epoch; None: all of it.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -95,6 +94,6 @@ class MACER(LogitsObjective):
         return Loss(entropy + weight * robustness, report)
 
 
-def _inverse(log_probability: Tensor) -> Tensor:
+def _probit(log_probability: Tensor) -> Tensor:
     """Return Φ⁻¹ of a probability given by its logarithm, in float64."""
     return torch.special.ndtri(log_probability.double().clamp(min=SMALLEST, max=0.0).exp())

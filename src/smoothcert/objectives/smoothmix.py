@@ -22,7 +22,7 @@ from smoothcert.warmup import Warmup
 
 
 class FreeAscent(GradientAttack):
-    """Steps of one length along the normalised gradient of −log F̂_y, in [0, 1] but in no ball.
+    """Steps of constant length along the normalised gradient of −log F̂_y, in [0, 1], in no ball.
 
     Args:
         steps: number T of steps, >= 1.
@@ -62,7 +62,7 @@ def mixed_targets(log_probabilities: Tensor, share: Tensor) -> Tensor:
 class SmoothMix(Objective):
     """mean_i CE + η w · 1[argmax F̂ = y] · mean_i KL(y_mix ‖ F(x_mix + δ_i)).
 
-    x̃ is T ascent steps of length a away from x, on the same draws; t ~ U[0, ½] an image,
+    x̃ is T ascent steps of length a away from x, on the same draws; t ~ U[0, ½] per image,
     x_mix = (1 − t) x + t x̃, y_mix = (1 − t) F̂ + t/K (Jeong et al., 2021, algorithm 1). As
     in the published code gradients flow through F̂ in y_mix, and the same draws serve x and
     x_mix. The code divides each batch of 256 images into m parts and takes a step on each. Its
@@ -73,8 +73,8 @@ class SmoothMix(Objective):
         weight: η >= 0.
         steps: number T of ascent steps.
         step_size: their length a in pixel units.
-        noise_draws: number m of draws an image.
-        warmup: w, the share of η that is in force by epoch; None: all of it. The paper ramps
+        noise_draws: number m of draws per image.
+        warmup: w, the share of η by epoch; None: all of it. The paper ramps
             over 10 epochs.
 
     Raises:
@@ -98,7 +98,7 @@ class SmoothMix(Objective):
         self.ascent = FreeAscent(steps, step_size)
 
     def __call__(self, classifier: nn.Module, batch: NoisyBatch, source: torch.Generator) -> Loss:
-        """Return the loss of a batch; see `Objective`. Without η it is Gaussian training."""
+        """Return the loss of a batch; see `Objective`. With η = 0 it is Gaussian training."""
         weight = self.weight.at(batch.epoch)
         logits = noisy_logits(classifier, batch)
         value = entropy = mean_cross_entropy(logits, batch.labels)

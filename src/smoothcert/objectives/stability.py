@@ -35,14 +35,14 @@ def stability_regularizer(clean: Tensor, noisy: Tensor) -> Tensor:
 class Stability(Objective):
     """CE(f(x), y) + λ · cross-entropy between F(x) and F(x + δ) (Li et al., 2019).
 
-    The classification loss sees images without noise, the second term ties noisy copies to them;
-    gradients flow through both of its arguments. As in the code of
-    the papers that compare with it (Jeong and Shin, 2020), with two forward passes.
+    The classification loss uses images without noise, the second term compares noisy copies with
+    them; its gradients flow through both arguments. As in the code of later papers (Jeong and Shin,
+    2020), with two forward passes.
 
     Args:
         weight: λ >= 0.
-        noise_draws: number m of draws an image; the paper uses one.
-        warmup: share of λ that is in force by epoch; None: all of it.
+        noise_draws: number m of draws per image; the paper uses one.
+        warmup: share of λ by epoch; None: all of it.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""The anytime-valid form: evidence against a radius that may be read after any sample."""
+"""Anytime-valid tests: evidence against a radius that may be examined after any sample."""
 
 from typing import Any, NamedTuple
 
@@ -13,26 +13,27 @@ from smoothcert.stats.bounds import FloatArray
 PSEUDO_COUNTS = np.array([0.5, 0.05])
 """Added to each count by the two estimates whose evidence is averaged."""
 CONVERGED = 1e-10
-"""A projection whose derivative is larger does not bet: a factor's mean is 1 up to that."""
+"""Largest derivative of a projection that counts as converged. Only such a projection is used for a
+bet, and its factor's mean is at most 1 up to this value."""
 ROUNDING = 1e-6
-"""Asked for beyond log(1/alpha): more than all factors' rounding errors."""
+"""Margin above log(1/alpha) that the evidence must reach; above all factors' rounding errors."""
 
 
 class AnytimeTest:
-    """Tests of a grid of radii against every other class, valid whenever one stops.
+    """Tests of a grid of radii against every other class, valid at any stopping time.
 
     For one other class c the hypothesis "R_c <= σt" is the convex set
     {a <= Φ(2t + Φ⁻¹(b))}. An estimate q of the class probabilities, made from **earlier** samples
     alone, and its projection p* on that set give the factor q/p* of each sample; the factor's
     mean is at most 1 under the hypothesis, so the product exceeds 1/alpha at any time with
-    probability at most alpha (Ville, 1939). Votes that come together share one estimate. The
-    smallest product over the other classes is taken: R <= σt means R_c <= σt for one of them.
+    probability at most alpha (Ville, 1939). Votes of one update share one estimate. The
+    smallest product over the other classes is used: R <= σt means R_c <= σt for one of them.
 
     Args:
         grid: radii in units of σ, increasing, >= 0; shape (G,).
         alpha: failure probability of one image's certificate, in (0, 1).
-        selected: the class that is tested, chosen without a look at the votes to come.
-        selection: votes seen before, shape (C,): a first estimate. Zeros where there are none.
+        selected: the class that is tested, chosen independently of the votes to come.
+        selection: earlier votes, shape (C,), for the first estimate; zeros if there are none.
 
     Attributes:
         reached: how many radii are certified so far.
@@ -63,7 +64,7 @@ class AnytimeTest:
         self._log_evidence = np.zeros((len(PSEUDO_COUNTS), len(self.grid), len(self._seen)))
 
     def update(self, votes: ArrayLike) -> None:
-        """Bet on new votes, then learn from them.
+        """Bet on new votes, then add them to the estimates.
 
         Args:
             votes: new votes by class, shape (C,).
@@ -75,7 +76,8 @@ class AnytimeTest:
         gain = a * log_factor.a + b * log_factor.b + (new.sum() - a - b) * log_factor.none
         self._log_evidence += gain[..., place]
         self._seen += new
-        while self.reached < len(self.grid) and self._rejects(self.reached):
+        evidence, needed = self.log_evidence(), -np.log(self.alpha) + ROUNDING
+        while self.reached < len(self.grid) and evidence[self.reached] >= needed:
             self.reached += 1
 
     def log_evidence(self) -> FloatArray:
@@ -83,14 +85,11 @@ class AnytimeTest:
         mean = np.logaddexp(*self._log_evidence) - np.log(len(PSEUDO_COUNTS))
         return np.delete(mean, self.selected, axis=-1).min(-1)
 
-    def _rejects(self, number: int) -> bool:
-        return bool(self.log_evidence()[number] >= -np.log(self.alpha) + ROUNDING)
-
     def _log_factors(self, others: NDArray[np.int64]) -> "_LogFactors":
         """Return log q/p* for each plug-in, radius and other class, shape (2, G, len(others))."""
         pseudo, t = PSEUDO_COUNTS[:, None, None], self.grid[:, None]
         seen_a, seen_b = self._seen[self.selected], self._seen[others]
-        # The selected class stands among the others too, for its place: it is left out at the end.
+        # The selected class stays among the others to keep positions; `log_evidence` removes it.
         seen_none = np.maximum(self._seen.sum() - seen_a - seen_b, 0)
         total = self._seen.sum() + 3 * pseudo
         a, b, none, t = np.broadcast_arrays(
@@ -116,9 +115,9 @@ class _LogFactors(NamedTuple):
 def _distinct(
     seen: NDArray[Any], votes: NDArray[Any], selected: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return one class for each different pair of counts, and each class's place among those.
+    """Return the classes to compute factors for, and each class's position among these.
 
-    Classes without a vote, most of them where there are a thousand, share all their evidence.
+    All classes without a vote, most of them if there are a thousand, share their factors.
     """
     voted = (seen > 0) | (votes > 0)
     voted[selected] = True

@@ -10,7 +10,7 @@ from smoothcert.stats.bounds import FloatArray
 
 LARGEST_EXPONENT = 300
 STEPS = 25
-"""Newton steps; a dozen is enough from any start but the remotest."""
+"""Newton steps; a dozen suffices from all but the most distant starts."""
 
 
 class BoundaryPoint(NamedTuple):
@@ -20,8 +20,8 @@ class BoundaryPoint(NamedTuple):
         log_a: log probability of the selected class.
         log_b: log probability of the runner-up.
         log_none: log probability of all other classes together.
-        slope: what is left of the log-likelihood's derivative in s, for frequencies that sum
-            to 1; far from 0 only where the search did not arrive.
+        slope: remaining derivative of the log-likelihood in s, for frequencies that sum to 1;
+            far from 0 only where the search did not converge.
     """
 
     log_a: FloatArray
@@ -31,7 +31,7 @@ class BoundaryPoint(NamedTuple):
 
 
 def likeliest_on_boundary(a: ArrayLike, b: ArrayLike, t: ArrayLike) -> BoundaryPoint:
-    """Project class frequencies on the boundary of "R/σ <= t", in Kullback–Leibler divergence.
+    """Project class frequencies onto the boundary of "R/σ <= t", in Kullback–Leibler divergence.
 
     The log-likelihood a·log Φ(t+s) + b·log Φ(s−t) + c·log(1 − Φ(t+s) − Φ(s−t)) is concave in s.
 
@@ -58,7 +58,7 @@ def likeliest_on_boundary(a: ArrayLike, b: ArrayLike, t: ArrayLike) -> BoundaryP
         u, v = t + s, s - t
         hazard_a, hazard_b = (np.exp(_log_density(each) - log_ndtr(each)) for each in (u, v))
         log_none = _log_none(t, s)
-        # Near s = 0 nothing is left for the other classes: a large number stands for infinity.
+        # Near s = 0 the other classes have probability 0: a large number replaces infinity.
         none_a, none_b = (
             np.exp(np.minimum(_log_density(each) - log_none, LARGEST_EXPONENT)) for each in (u, v)
         )

@@ -59,7 +59,7 @@ def clopper_pearson_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayL
 
 
 def is_near_chance(right: int, images: int, chance: float, alpha: float = 0.05) -> bool:
-    """Return whether an accuracy is no better than guessing, as far as its images can tell.
+    """Return whether an accuracy is statistically no better than guessing.
 
     Args:
         right: number of right answers, 0 <= right <= images.
@@ -69,8 +69,8 @@ def is_near_chance(right: int, images: int, chance: float, alpha: float = 0.05) 
 
     Returns:
         Whether chance is not below the lower confidence bound on the accuracy, and the accuracy
-        is nearer to chance than to 1: of few images a high one is no sign of guessing. False
-        where every answer right would not be above chance: so few images tell nothing.
+        is nearer to chance than to 1: with few images a high accuracy is no sign of guessing.
+        False if even a perfect accuracy would not be above chance, since the images are too few.
 
     Example:
         >>> is_near_chance(61, 500, chance=0.1), is_near_chance(70, 500, chance=0.1)
@@ -88,7 +88,7 @@ def probit_lower(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> F
     """Probit of the lower confidence bound, accurate in both tails and never too large.
 
     Above one half it is computed as minus the probit of the upper bound on the failures: one
-    minus a proportion near 1 would lose every digit.
+    minus a proportion near 1 would lose all digits.
 
     Args:
         successes: number of successes; any shape.
@@ -129,7 +129,7 @@ def probit_upper(successes: ArrayLike, trials: ArrayLike, alpha: ArrayLike) -> F
 
 
 def sign_test_p_value(n_a: ArrayLike, n_b: ArrayLike) -> FloatArray:
-    """P-value of "the selected class is no more probable than every other one".
+    """P-value of "some other class is at least as probable as the selected one".
 
     The exact one-sided sign test, P(Bin(n_A + n_B, ½) >= n_A): given their sum, the counts of two
     classes are binomial. It grows with n_B, so it holds for the largest other count too.
@@ -160,16 +160,16 @@ def _inverse(
     """Return the p at which an incomplete beta function reaches a level.
 
     SciPy's inverse loses digits where a parameter is exactly 1000 (its tail is off by up to .3 %
-    at 10⁷ trials); the function itself does not, so Newton steps mend that.
+    at 10⁷ trials); the function itself does not, so Newton steps restore them.
     """
     p = np.asarray(inverse(a, b, level), dtype=float)
     value = function(a, b, p)
     off = np.asarray((np.abs(value - level) > 1e-12 * level) & (p > 0) & (p < 1))
     if off.any():
         sign = -1 if function is betaincc else 1
-        a, b, level, mended = a[off], b[off], level[off], p[off]
+        a, b, level, root = a[off], b[off], level[off], p[off]
         for _ in range(NEWTON_STEPS):
-            density = np.exp(xlogy(a - 1, mended) + xlog1py(b - 1, -mended) - betaln(a, b))
-            mended = mended - sign * (function(a, b, mended) - level) / density
-        p[off] = mended
+            density = np.exp(xlogy(a - 1, root) + xlog1py(b - 1, -root) - betaln(a, b))
+            root = root - sign * (function(a, b, root) - level) / density
+        p[off] = root
     return p

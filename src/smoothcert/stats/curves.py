@@ -1,4 +1,4 @@
-"""What a list of certificates says of a classifier: the field's summary figures."""
+"""Summary figures of a list of certificates: certified accuracy, ACR and abstention rate."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,13 +26,13 @@ def certified_accuracy(radius: ArrayLike, correct: ArrayLike, radii: ArrayLike) 
         array([0.667, 0.333, 0.   ])
     """
     radius, correct = _check(radius, correct)
-    # Sorted, since a table of images by radii would not fit for a curve with a step an image.
+    # Sorted: an images × radii table would not fit in memory if each image is a step of the curve.
     ends = np.sort(radius[correct & ~np.isnan(radius)])
     return (len(ends) - np.searchsorted(ends, np.asarray(radii, dtype=float))) / len(radius)
 
 
 def average_certified_radius(radius: ArrayLike, correct: ArrayLike) -> float:
-    """ACR: mean certified radius, an image that is wrong or abstained on counting 0.
+    """ACR: mean certified radius; an image that is misclassified or abstained on counts 0.
 
     Args:
         radius: certified radius of each image, shape (N,), N >= 1.
@@ -72,14 +72,14 @@ def abstention_rate(predict: ArrayLike) -> float:
 
 
 def default_radii(sigma: float) -> list[float]:
-    """The radii at which certified accuracy is reported unless the user lists others.
+    """Default radii at which certified accuracy is reported.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
         0, .25, .5, … up to 4σ (100,000 unanimous samples reach 3.8σ); in steps of .05 for a σ
-        below .2, which would leave a single positive radius.
+        below .2, where steps of .25 would leave too few radii.
 
     Example:
         >>> default_radii(0.25)

@@ -27,9 +27,9 @@ NUISANCE_SHARE = 0.01
 CELLS = 96
 """Cells that cover the nuisance's interval; half a cell's width is lost from the bound."""
 COARSE_CELLS = 6
-"""Cells of a first look, before all of them are tried."""
+"""Cells of a first, coarse search, before the search with all cells."""
 NODES_PER_DEVIATION = 30
-"""Blocks of n_A in a standard deviation; half a block's width is lost from the bound."""
+"""Blocks of n_A per standard deviation; half a block's width is lost from the bound."""
 TRIMMED = 1e-6
 """Tail mass that is left out of a sum and added to its result, relative to alpha."""
 INFLATION = 1e-6
@@ -38,11 +38,12 @@ for n up to 10⁷."""
 EXACT_BELOW = 1000
 """Runner-up counts below this are summed exactly; above, an inequality costs half a count."""
 TIE = 1e-9
-"""Counts this close to the observed statistic belong to its tail, the observed ones for certain."""
+"""Statistics this close to the observed one belong to its tail, so that the observed counts always
+do."""
 CLOSE = 0.003
-"""How far below its level, as a probit, a test may stay where the search for the bound ends."""
+"""Tolerance of the search for the bound: how far a test may stay below its level, as a probit."""
 MOST_SAMPLES = 10**7
-"""Rounding errors are accounted for up to so many samples."""
+"""Largest number of samples for which rounding errors are accounted for."""
 CHUNK = 1024
 
 
@@ -50,8 +51,7 @@ def joint_lower_bound(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike, alpha: float
     """Lower confidence bound on R/σ by one joint test of both counts.
 
     The probability that it exceeds the true R/σ is at most alpha, for a class that was chosen
-    without a look at these counts. It is exact up to the safe side: what is trimmed, binned or
-    rounded only lowers it.
+    independently of these counts. It is conservative: trimming, binning and rounding only lower it.
 
     Args:
         n_a: votes for the selected class among n independent samples; any shape.
@@ -61,14 +61,17 @@ def joint_lower_bound(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike, alpha: float
 
     Returns:
         The bound in units of σ, negative or -inf where no positive radius is proved; float64,
-        broadcast shape. It grows with n_a and falls with n_b up to .003 standard errors, where
-        the search for it ends.
+        broadcast shape. It grows with n_a and falls with n_b up to .003 standard errors, the
+        tolerance of its search.
 
     Example:
         >>> joint_lower_bound([9500, 700], [300, 200], [10_000, 1000], 0.001).round(2)
         array([1.69, 0.55])
     """
-    return _each(lambda x, y, size: joint_test(size, alpha).lower_bound(x, y), n_a, n_b, n)
+    bound = np.vectorize(
+        lambda a, b, size: joint_test(size, alpha).lower_bound(a, b), otypes=[float]
+    )
+    return bound(n_a, n_b, n)
 
 
 def joint_p_value(
@@ -91,11 +94,14 @@ def joint_p_value(
         >>> joint_p_value(9500, 300, 10_000, [1.68, 1.7], 0.001).round(4)
         array([0.0001, 0.0023])
     """
-    return _each(lambda x, y, size, at: joint_test(size, alpha).p_value(x, y, at), n_a, n_b, n, t)
+    p_value = np.vectorize(
+        lambda a, b, size, radius: joint_test(size, alpha).p_value(a, b, radius), otypes=[float]
+    )
+    return p_value(n_a, n_b, n, t)
 
 
 def require_joint_size(n: int) -> None:
-    """Raise unless the joint bound is computed for a number of samples.
+    """Raise unless the joint bound supports a number of samples.
 
     Args:
         n: number of samples.
@@ -169,17 +175,17 @@ class JointTest:
         return min(1.0, self.beta + Tail(self, n_a, n_b).largest(t, self.cells))
 
     def rejects(self, n_a: int, n_b: int, t: float) -> bool:
-        """Return whether "R/σ <= t" is rejected at level alpha; quicker than its p-value."""
+        """Return whether "R/σ <= t" is rejected at level alpha; faster than its p-value."""
         if n_a == 0:
             return False
         tail, target = Tail(self, n_a, n_b), self.alpha - self.beta
         if tail.statistic / 2 >= t:
             return True
-        # What fails at a few points of the nuisance fails on the whole interval.
+        # A test that fails at a few points of the nuisance fails on its entire interval.
         return tail.glance(t) <= target and tail.largest(t, self.cells) <= target
 
     def lower_probits(self, first: int, last: int) -> FloatArray:
-        """Return the probits of the lower bounds for first, …, last successes."""
+        """Return the probits of the lower bounds for `first`, …, `last` successes."""
         for chunk in range(first // CHUNK, last // CHUNK + 1):
             if not self._known[chunk]:
                 k = np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, self.n + 1))
@@ -194,7 +200,7 @@ class JointTest:
         return self.n - first - np.searchsorted(lower, -probits)
 
     def _fewest(self, probit: float) -> int:
-        """Return the fewest successes whose lower bound's probit reaches this; n + 1: none."""
+        """Return the fewest successes whose lower bound's probit is at least this; n + 1: none."""
         return bisect_left(range(self.n + 1), probit, key=lambda k: self.lower_probits(k, k)[0])
 
     def statistic(self, n_a: int, n_b: int) -> float:
@@ -207,8 +213,8 @@ class Tail:
     """The counts that are at least as extreme as observed ones, and their probabilities.
 
     Consecutive n_A are taken in blocks: within a block the probability of the runner-up's part is
-    that of the block's last n_A, which has the largest, and the binomial probabilities lie below
-    a tangent of their logarithm, which is concave.
+    that of the block's last n_A, which has the largest, and the binomial probabilities are
+    bounded by a tangent of their logarithm, which is concave.
 
     Args:
         test: number of samples and level.
@@ -230,11 +236,10 @@ class Tail:
         self._highest = self.statistic / 2 + margin * quantiles[0] / (quantiles[1] - quantiles[0])
         self._trimmed = TRIMMED * test.alpha
         deviation = np.sqrt(n_a * (n - n_a) / n)
-        self._half = int(deviation / NODES_PER_DEVIATION - 1) // 2 if deviation > 0 else 0
-        self._half = max(0, self._half)
+        self._half = max(0, int(deviation / NODES_PER_DEVIATION - 1) // 2)
 
     def largest(self, t: float, cells: int) -> float:
-        """Return an upper bound on the tail's probability where R/σ <= t, nuisance confined.
+        """Return an upper bound on the tail's probability for R/σ <= t, with the nuisance confined.
 
         Each cell of the nuisance's interval is replaced by its worst corner: the largest a, the
         smallest b.
@@ -260,8 +265,8 @@ class Tail:
     def probabilities(self, probit_a: NDArray[Any], probit_b: NDArray[Any]) -> FloatArray:
         """Return upper bounds on P(T >= observed) at several (Φ⁻¹(a), Φ⁻¹(b)) with a + b < 1.
 
-        The sum over n_A of Bin(n_A; n, a) · P(Bin(n − n_A, b / (1 − a)) <= y), y the largest
-        runner-up's count that is as extreme as the observed ones.
+        The sum over n_A of Bin(n_A; n, a) · P(Bin(n − n_A, b / (1 − a)) <= y), where y is
+        the largest runner-up's count that is as extreme as the observed counts.
         """
         log_a, log_rest = log_ndtr(probit_a), log_ndtr(-probit_a)
         with np.errstate(divide="ignore"):
@@ -295,7 +300,7 @@ class Tail:
         return np.where(covered, np.minimum(total, 1.0), 1.0)
 
     def _window(self, a: FloatArray, rest: FloatArray) -> tuple[IntArray, IntArray]:
-        """Return the blocks beyond which n_A falls with the trimmed probability, on either side."""
+        """Return the first and last block; n_A is beyond each with the trimmed probability."""
         n, log = self.test.n, -np.log(self._trimmed)
         # Bernstein's inequality.
         reach = log / 3 + np.sqrt(log**2 / 9 + 2 * n * a * rest * log)
@@ -320,9 +325,9 @@ class Blocks(NamedTuple):
         half: how far a block reaches to either side of its centre.
         center: the centres, shape (J,).
         log_binomial: log of n choose the centre.
-        slope: what the next n_A adds to that.
+        slope: increase of that to the next n_A.
         trials: n minus the block's last n_A.
-        largest: largest n_b that is in the tail beside the block's last n_A; −1: none.
+        largest: largest n_b that is in the tail together with the block's last n_A; −1: none.
         entropy: Σ k log(k / trials) over k = largest + 1 and trials − k.
     """
 
@@ -339,7 +344,7 @@ class Blocks(NamedTuple):
     def between(
         cls, test: JointTest, statistic: float, first: int, last: int, half: int
     ) -> "Blocks":
-        """Return the blocks first, …, last, without one that reaches beyond n."""
+        """Return the blocks `first`, …, `last`, without a block that reaches beyond n."""
         n, width = test.n, 2 * half + 1
         center = np.arange(first, min(last, (n + 1) // width - 1) + 1) * width + half
         end = center + half
@@ -400,10 +405,3 @@ def _root(distance: Callable[[float], float], start: float, step: float) -> floa
         if np.isfinite(high - low) and not low < point < high:
             point = (low + high) / 2
     return low
-
-
-def _each(function: Callable[..., float], *arguments: ArrayLike) -> FloatArray:
-    arrays = np.broadcast_arrays(*arguments)
-    rows = zip(*(array.ravel() for array in arrays), strict=True)
-    values = [function(*(item.item() for item in row)) for row in rows]
-    return np.array(values, dtype=float).reshape(arrays[0].shape)

@@ -13,7 +13,7 @@ from smoothcert.stats.bounds import FloatArray
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger a figure is for the second classifier.
+    """Difference of a figure between two classifiers, with its confidence interval.
 
     Attributes:
         value: second minus first.
@@ -32,7 +32,7 @@ class Difference:
 
 
 def difference_of_shares(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
-    """Difference of two shares of the same images, with an interval over images.
+    """Difference of two shares of the same images, with a confidence interval over images.
 
     The adjusted Wald interval for matched pairs: half an image is added to each of the four
     cells, so that two classifiers that agree on every image still get an interval of positive
@@ -45,7 +45,8 @@ def difference_of_shares(first: ArrayLike, second: ArrayLike, level: float = 0.9
         level: confidence level, in (0, 1).
 
     Returns:
-        The difference in [-1, 1]; the interval says nothing of other trainings of the same kind.
+        The difference in [-1, 1]; the interval does not cover the variation between
+        training runs.
 
     Raises:
         InvalidArgumentError: if there is no image, or their numbers differ.
@@ -73,7 +74,7 @@ def difference_of_means(first: ArrayLike, second: ArrayLike, level: float = 0.95
     For ACR: pass each image's radius, 0 where it is wrong or abstained on.
 
     Args:
-        first: a value of each image for the first classifier, shape (N,), N >= 2.
+        first: one value per image for the first classifier, shape (N,), N >= 2.
         second: the same for the second, image by image.
         level: confidence level, in (0, 1).
 
@@ -103,6 +104,7 @@ def _pair(
     one, other = np.asarray(first, dtype=dtype), np.asarray(second, dtype=dtype)
     if one.ndim != 1 or one.shape != other.shape or one.size == 0:
         raise InvalidArgumentError(
-            f"Expected one value an image of both, got shapes {one.shape} and {other.shape}"
+            f"Expected one value per image for both classifiers, got shapes {one.shape} and "
+            f"{other.shape}"
         )
     return one, other

@@ -1,4 +1,4 @@
-"""Prediction without a radius: as few samples as it takes to tell the most probable class."""
+"""Prediction without a radius, with as few samples as the most probable class needs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,10 @@ from smoothcert.types import ABSTAIN
 
 
 def prediction_sizes(n: int) -> list[int]:
-    """Return after how many samples to look: after each one at first, then every eighth more.
+    """Return the sample sizes at which to test: in steps of 1, then of an eighth of the size.
 
     Args:
-        n: the most samples an image can get, >= 1.
+        n: largest number of samples per image, >= 1.
 
     Example:
         >>> prediction_sizes(24)
@@ -25,14 +25,15 @@ def prediction_sizes(n: int) -> list[int]:
 
 
 class ModeTest:
-    """Which class is the most probable, by bets against every other one.
+    """Finds the most probable class by bets against every other class.
 
-    Against "q is the most probable class" one bets that the leader l so far beats q: a vote for l
-    multiplies the evidence by 2θ, one for q by 2(1 − θ), with θ = max(½, (n_l + ½)/(n_l + n_q + 1))
-    from **earlier** votes. If q is a most probable class its evidence ever reaches 1/alpha with
-    probability at most alpha (Ville, 1939). A is the answer once every other class's evidence has:
-    a wrong answer needs the evidence against the right one, so no correction is due for the number
-    of classes, and no selection sample is needed.
+    Against "q is the most probable class", bet that the current leader l is more probable: a vote
+    for l multiplies the evidence by 2θ, a vote for q by 2(1 − θ), with
+    θ = max(½, (n_l + ½)/(n_l + n_q + 1)) from **earlier** votes. If q is a most probable class, its
+    evidence ever reaches 1/alpha with probability at most alpha (Ville, 1939). A is the answer once
+    the evidence against every other class has reached 1/alpha. A wrong answer would need that
+    evidence against the right class, so neither a correction for the number of classes nor a
+    selection sample is needed.
 
     Args:
         num_classes: number of classes C, >= 2.
@@ -59,21 +60,21 @@ class ModeTest:
 
     @property
     def answer(self) -> int:
-        """The most probable class, or `ABSTAIN` while that is open."""
-        open_classes = np.flatnonzero(self._highest < -np.log(self.alpha) + 1e-9)
-        if len(open_classes) > 1:
+        """The most probable class, or `ABSTAIN` while it is undecided."""
+        undecided = np.flatnonzero(self._highest < -np.log(self.alpha) + 1e-9)
+        if len(undecided) > 1:
             return ABSTAIN
         return int(np.argmin(self._highest))
 
     def update(self, votes: NDArray[np.int64]) -> None:
-        """Bet on new votes, then learn from them; votes that come together share one bet.
+        """Bet on new votes, then count them; votes of one update share one bet.
 
         Args:
             votes: new votes by class, shape (C,).
         """
         leader = int(np.argmax(self._seen))
         theta = np.maximum(0.5, (self._seen[leader] + 0.5) / (self._seen[leader] + self._seen + 1))
-        # Against the leader itself there is nothing to bet on: every other class is behind it.
+        # No bet against the leader itself: every other class has fewer votes.
         gain = votes[leader] * np.log(2 * theta) + votes * np.log(2 * (1 - theta))
         gain[leader] = 0
         self._log_evidence += gain

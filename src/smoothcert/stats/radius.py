@@ -11,14 +11,13 @@ from smoothcert.stats.bounds import FloatArray, probit_lower, probit_upper
 from smoothcert.stats.joint import joint_lower_bound
 
 BOUNDS = ("cohen", "rectangle", "paper")
-"""Bounds that consist of one on p_A and one on p_B."""
+"""Bounds that consist of a bound on p_A and a bound on p_B."""
 RADIUS_BOUNDS = ("joint", *BOUNDS)
 SPLITS = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
-"""Shares of alpha for p_A that a choice of split looks at."""
-
+"""Candidate shares of alpha for p_A."""
 LARGEST_SELECTED_SPLIT = 0.95
-"""A few selection samples cannot tell a runner-up of 1 % from none, and to leave p_B nothing where
-there are two runners-up costs 3 % of the radius; .95 costs .2 % where there is one."""
+"""Few selection samples cannot tell a runner-up of 1 % from none. Leaving p_B almost no alpha costs
+3 % of the radius if there are two runners-up; .95 costs .2 % if there is one."""
 
 
 class ProbabilityBounds(NamedTuple):
@@ -57,12 +56,12 @@ def probability_bounds(
 ) -> ProbabilityBounds:
     """Bounds on p_A and p_B that hold together with probability at least 1 − alpha.
 
-    The class A must have been chosen without a look at these counts.
+    The class A must have been chosen independently of these counts.
 
     Args:
         n_a: votes for A among n independent samples; any shape.
         n_b: the **largest** count of any other class; broadcast. No correction for the number
-            of classes is due: the true runner-up's count is at most `n_b`, and the upper bound
+            of classes is needed: the true runner-up's count is at most `n_b`, and the upper bound
             grows with the count, so it fails no more often than the runner-up's own bound.
         n: number of samples; broadcast.
         alpha: failure probability of one image's certificate, in (0, 1).
@@ -71,7 +70,7 @@ def probability_bounds(
             the two bounds by `split`. `paper`: T-CERTIFY with the division that gives the
             largest radius on the very counts it is applied to, as published; **no proof is
             known that its error stays below alpha**, use it for comparison only.
-        split: share of alpha spent on p_A, in (0, 1]; a number or one for each image. It must
+        split: share of alpha spent on p_A, in (0, 1]; a number, or one per image. It must
             not depend on the counts that it is applied to. Used by `rectangle` alone.
 
     Returns:
@@ -136,7 +135,7 @@ def certified_radius(
     if bound == "joint":
         require_probability("alpha", alpha)
         n_a, n_b, n = _check_counts(n_a, n_b, n)
-        # Where the other class has as many votes nothing positive is proved.
+        # No positive radius is proved where the other class has as many votes.
         t, ahead = np.zeros(n_a.shape), np.asarray(n_a > n_b)
         t[ahead] = joint_lower_bound(n_a[ahead], n_b[ahead], n[ahead], alpha)
         return sigma * np.maximum(0.0, t)
@@ -163,14 +162,14 @@ def split_from_selection(
         alpha: failure probability of one image's certificate.
 
     Returns:
-        One share in (0, 1) for each image, float64, broadcast shape.
+        One share in (0, 1) per image, float64, broadcast shape.
 
     Example:
         >>> split_from_selection([90, 50], [10, 25], selection_n=100, n=10_000, alpha=0.001)
         array([0.95, 0.5 ])
     """
     selection_a, selection_b = np.broadcast_arrays(selection_a, selection_b)
-    # Half a vote added to each: a runner-up that was not seen yet is not impossible.
+    # Half a vote is added to each count: a runner-up without votes is still possible.
     expected_a = np.floor(n * (selection_a + 0.5) / (selection_n + 1))
     expected_b = np.floor(n * (selection_b + 0.5) / (selection_n + 1))
     splits = SPLITS[SPLITS <= LARGEST_SELECTED_SPLIT]
@@ -185,7 +184,7 @@ def split_from_selection(
 
 
 def largest_radius(n: int, sigma: float, alpha: float) -> float:
-    """The radius of an image on which all n samples agree: no larger one can come out.
+    """The largest possible radius: that of an image on which all n samples agree.
 
     Args:
         n: number of estimation samples.
@@ -220,7 +219,7 @@ def _best_split(n_a: NDArray, n_b: NDArray, n: NDArray, alpha: float) -> Probabi
 
 
 def _check_counts(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    n_a, n_b, n = np.broadcast_arrays(*(_whole(counts) for counts in (n_a, n_b, n)))
+    n_a, n_b, n = np.broadcast_arrays(*(_integers(counts) for counts in (n_a, n_b, n)))
     if np.any(n < 1):
         raise InvalidArgumentError(f"Expected `n` >= 1, got {n.min()}")
     wrong = (n_a < 0) | (n_b < 0) | (n_a + n_b > n)
@@ -233,14 +232,14 @@ def _check_counts(n_a: ArrayLike, n_b: ArrayLike, n: ArrayLike) -> tuple[NDArray
     return n_a, n_b, n
 
 
-def _whole(counts: ArrayLike) -> NDArray:
-    """Return whole numbers as int64: sums of smaller types overflow."""
+def _integers(counts: ArrayLike) -> NDArray:
+    """Return counts as int64: sums of smaller types overflow."""
     given = np.asarray(counts)
     with np.errstate(invalid="ignore"):
-        whole = given.astype(np.int64)
-    if np.any(whole != given):
+        integers = given.astype(np.int64)
+    if np.any(integers != given):
         raise InvalidArgumentError(f"Expected whole numbers of votes, got {counts}")
-    return whole
+    return integers
 
 
 def _check_split(split: ArrayLike) -> FloatArray:

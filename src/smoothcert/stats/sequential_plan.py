@@ -8,18 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri, xlogy
 
-from smoothcert.errors import (
-    InvalidArgumentError,
-    require_count,
-    require_probability,
-)
+from smoothcert.errors import InvalidArgumentError, require_count, require_probability
 from smoothcert.stats.boundary import likeliest_on_boundary
 from smoothcert.stats.bounds import FloatArray, sign_test_p_value
 from smoothcert.stats.joint import joint_test
 from smoothcert.stats.radius import probability_bounds
 
 GRID_START, GRID_SIZE = 16, 49
-"""Looks lie on a geometric grid from 16 to n; those before `FIRST_LOOK` could certify nothing."""
+"""Looks are on a geometric grid from 16 to n; before `FIRST_LOOK` samples none could certify."""
 FIRST_LOOK = 33
 PLANNED_FROM = 100
 """The smallest number of samples that a plan chooses."""
@@ -27,7 +23,7 @@ LAST_SHARE = 0.7
 """Share of alpha for the last look, so that little is lost against a test of fixed size."""
 SEQUENTIAL_BOUNDS = ("cohen", "rectangle", "joint")
 SCREEN = 0.3
-"""A signed root this far below a test's critical value is not worth the exact test."""
+"""A signed root this far below the critical value is not worth an exact test."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class LookPlan:
 
     @property
     def n(self) -> int:
-        """The most samples an image can get."""
+        """Largest number of samples per image."""
         return self.sizes[-1]
 
 
@@ -60,7 +56,7 @@ def look_plan(n: int, alpha: float) -> LookPlan:
     The levels before the last grow with the square root of the size.
 
     Args:
-        n: the most samples an image can get, >= 1.
+        n: largest number of samples per image, >= 1.
         alpha: failure probability of one image's certificate, in (0, 1).
 
     Raises:
@@ -76,7 +72,7 @@ def look_plan(n: int, alpha: float) -> LookPlan:
     sizes = grid[(grid >= FIRST_LOOK) | (grid == n)]
     weights = np.sqrt(sizes[:-1])
     levels = (1 - LAST_SHARE) * alpha * weights / max(weights.sum(), 1)
-    # Everything where there is but one look.
+    # A single look gets all of alpha.
     last = alpha - math.fsum(levels)
     while math.fsum([*levels, last, -alpha]) > 0:
         last = math.nextafter(last, 0)
@@ -86,8 +82,8 @@ def look_plan(n: int, alpha: float) -> LookPlan:
 def signed_root(n_a: int, n_b: int, n: int, t: ArrayLike) -> FloatArray:
     """Signed root of the likelihood ratio of "R/σ = t": about standard normal where that holds.
 
-    Positive where the votes speak for a larger radius. It steers what is worth a test and proves
-    nothing.
+    Positive where the votes suggest a larger radius. It decides which tests are worth computing
+    and is not part of any proof.
 
     Args:
         n_a: votes for the selected class among n samples.
@@ -112,10 +108,10 @@ def signed_root(n_a: int, n_b: int, n: int, t: ArrayLike) -> FloatArray:
 
 
 def futile(n_a: int, n_b: int, n: int, plan: LookPlan, t: ArrayLike) -> np.ndarray:
-    """Whether radii are so unlikely to be certified by the last look that no one should wait.
+    """Whether radii are too unlikely to be certified by the last look to continue.
 
-    Giving up never spends alpha: it certifies nothing. The chance asked for falls from 20 % at
-    the end to less at the beginning, γ = .2 (n/N)^.6.
+    Giving up spends no alpha, since it certifies nothing. The smallest chance that is worth more
+    samples is γ = .2 (n/N)^.6: 20 % at the end, less at the beginning.
 
     Args:
         n_a: votes for the selected class among n samples.
@@ -142,7 +138,7 @@ def futile(n_a: int, n_b: int, n: int, plan: LookPlan, t: ArrayLike) -> np.ndarr
 def planned_size(
     selection_a: int, selection_b: int, selection_n: int, n: int, alpha: float, tolerance: float
 ) -> int:
-    """Number of samples that promises a radius within a tolerance of what n samples promise.
+    """Number of samples whose expected radius is within a tolerance of the expectation for n.
 
     Judged by the selection samples, which are independent of the estimation samples: a
     certificate from these stays valid whatever this returns.
@@ -151,19 +147,19 @@ def planned_size(
         selection_a: votes for the selected class among the selection samples.
         selection_b: largest count of any other class among them.
         selection_n: number of selection samples.
-        n: the most samples an image can get.
+        n: largest number of samples per image.
         alpha: level of the test to come.
         tolerance: share of the radius that may be lost, in (0, 1).
 
     Returns:
-        At most n, on a geometric grid of sizes; n where no radius is in sight.
+        At most n, on a geometric grid of sizes; n if no positive radius is expected.
 
     Example:
         >>> planned_size(900, 50, 1000, 100_000, alpha=0.001, tolerance=0.1)
         1540
     """
     sizes = np.unique(np.geomspace(min(PLANNED_FROM, n), n, GRID_SIZE).round())
-    # Half a vote added to each: a runner-up that was not seen yet is not impossible.
+    # Half a vote is added to each count: a runner-up without votes is still possible.
     a, b = ((votes + 0.5) / (selection_n + 1) for votes in (selection_a, selection_b))
     expected_a = np.floor(a * sizes)
     bounds = probability_bounds(
@@ -175,7 +171,7 @@ def planned_size(
 
 @dataclass(frozen=True)
 class SequentialTest:
-    """Tests of a grid of radii at several looks, none of which costs more than its level.
+    """Tests of a grid of radii at several looks, each at the level of its look.
 
     A radius is certified once every smaller one of the grid is, so a false claim needs the
     smallest true hypothesis to be rejected: the grid itself costs no alpha.
@@ -186,7 +182,7 @@ class SequentialTest:
         bound: `joint`, `rectangle` or `cohen`.
 
     Raises:
-        InvalidArgumentError: if the grid does not increase from 0, or the bound is not known.
+        InvalidArgumentError: if the grid does not increase from 0, or for another bound.
 
     Example:
         >>> test = SequentialTest(look_plan(10_000, 0.001), (0.0, 1.0, 2.0))
@@ -220,7 +216,7 @@ class SequentialTest:
             n_a: votes for the selected class by then.
             n_b: the largest other count by then.
             reached: how many radii earlier looks have certified.
-            wanted: stop after so many; None: the whole grid.
+            wanted: stop after this many radii; None: after the entire grid.
         """
         wanted = len(self.grid) if wanted is None else wanted
         while reached < wanted and self._rejects(look, n_a, n_b, self.grid[reached]):
@@ -238,7 +234,7 @@ class SequentialTest:
             wanted: how many radii were worth samples before.
         """
         n = self.plan.sizes[look]
-        # Cohen's bound knows of no runner-up but all the rest.
+        # Cohen's bound counts all other votes as the runner-up's.
         other = n - n_a if self.bound == "cohen" else n_b
         given_up = futile(n_a, other, n, self.plan, self.grid[reached:wanted])
         return reached + int(np.argmax(given_up)) if np.any(given_up) else wanted
@@ -246,8 +242,8 @@ class SequentialTest:
     def lower_bound(self, look: int, n_a: int, n_b: int) -> float:
         """Return a look's own lower bound on R/σ.
 
-        The bounds of all looks hold together at alpha, so where sampling ends the last one is
-        valid beside the radii of the grid, once radius 0 is certified.
+        The bounds of all looks hold jointly at alpha, so the bound of the last look is valid
+        together with the certified radii of the grid, once radius 0 is certified.
 
         Args:
             look: number of the look.
