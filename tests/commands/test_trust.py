@@ -712,9 +712,9 @@ def test_only_files_are_opened_in_a_run_folder(kind, run):
     else:
         with socket.socket(socket.AF_UNIX) as opened:
             opened.bind(os.path.relpath(path))
-    with pytest.raises(RecordsError, match=f"got {path}, which is no regular file"):
+    with pytest.raises(RecordsError, match=f"got {path}, which is not a regular file"):
         check_links(run)
-    with pytest.raises(RecordsError, match=f"got {path}, which is no regular file"):
+    with pytest.raises(RecordsError, match=f"got {path}, which is not a regular file"):
         check_links(run, nested=False)
 
 
