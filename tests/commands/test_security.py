@@ -26,6 +26,7 @@ from smoothcert.data.decoding import decode_all
 from smoothcert.report.grouping import sections_of
 from smoothcert.report.load import read_runs
 from smoothcert.report.page import write_page
+from smoothcert.report.tables import tables_of
 from smoothcert.report.terminal import print_summary
 from tests.helpers.runs_by_hand import rows_of, run_by_hand, write_log, write_run
 from tests.helpers.support import ROOT, TINY, composed
@@ -311,7 +312,8 @@ def page_of(folder, notes=()):
     places += [path for path in (folder / "runs").rglob("*_sigma_*") if path.is_file()]
     found = read_runs(places, skip_damaged=True)
     sections = sections_of(found.runs, ("objective", "attack"))
-    write_page(sections, [*notes, *found.notes], folder / "page.html")
+    parts = [(section, tables_of(section)) for section in sections]
+    write_page(parts, [*notes, *found.notes], folder / "page.html")
     return (folder / "page.html").read_text(encoding="utf-8")
 
 
