@@ -93,7 +93,9 @@ def test_a_reader_learns_how_many_samples_it_took_and_how_fast_they_came():
 @pytest.mark.parametrize("rate", [{}, {"samples_per_second": None}])
 def test_a_rate_that_is_not_known_is_left_out(rate):
     summary = {name: value for name, value in SUMMARY.items() if name != "samples_per_second"}
-    assert " ".join(line_with(printed({**summary, **rate}), "samples ")) == "samples 6,790 an image"
+    assert (
+        " ".join(line_with(printed({**summary, **rate}), "samples ")) == "samples 6,790 per image"
+    )
 
 
 def test_an_acr_that_more_samples_would_raise_says_so():

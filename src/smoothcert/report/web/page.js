@@ -158,7 +158,7 @@
       this.list = made("ul", { class: "lines" });
       this.note = made("p", { class: "quiet" });
       const chart = made("div", { class: "chart" }, this.canvas, this.tip);
-      const side = made("fieldset", {}, made("legend", {}, "Curves, with the accuracy at the radius (shown up to 0.2 points too low)"), this.reader(), this.everything(), this.list);
+      const side = made("fieldset", {}, made("legend", {}, "Curves, with the accuracy at the radius (at most 0.2 points too low)"), this.reader(), this.everything(), this.list);
       place.append(made("div", { class: "controls" }, ...this.switches()), this.note, made("div", { class: "drawn" }, chart, side));
     }
 
