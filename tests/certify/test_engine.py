@@ -231,7 +231,7 @@ def test_rows_of_another_configuration_are_neither_mixed_nor_overwritten(
     if change == "weights":
         network[0].weight.data += 1
     with pytest.raises(
-        RecordsError, match=rf"c\.tsv holds .*another configuration: .*{change} was"
+        RecordsError, match=rf"c\.tsv contains .*another configuration: .*{change} was"
     ):
         certify(network, images, path, **CHANGES[change])
     assert path.read_bytes() == before

@@ -217,7 +217,9 @@ def test_a_glob_that_matches_nothing_is_named(tmp_path):
 
 def test_a_missing_shard_is_refused_before_anything_is_written(tmp_path):
     (write_shards(tmp_path)[1] / "certificates.tsv").unlink()
-    assert "RecordsError: The shards are not one whole: shard 2/3 is missing" in refusal(tmp_path)
+    assert "RecordsError: The shards are not one certification: shard 2/3 is missing" in refusal(
+        tmp_path
+    )
 
 
 def test_shards_of_another_certification_are_refused_before_anything_is_written(tmp_path):
@@ -251,7 +253,7 @@ def test_one_summary_is_enough(tmp_path):
 def test_the_whole_is_no_shard_of_itself(tmp_path):
     write_shards(tmp_path)
     merged(f"runs='{tmp_path}/test_shard-*'")
-    with pytest.raises(SystemExit, match=r"test/certificates\.tsv is no shard"):
+    with pytest.raises(SystemExit, match=r"test/certificates\.tsv is not a shard"):
         merged(f"runs='{tmp_path}/test*'", f"out='{tmp_path}/out'")
     assert not (tmp_path / "out").exists()
 

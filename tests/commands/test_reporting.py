@@ -218,7 +218,7 @@ def test_a_summary_that_is_a_link_out_of_its_run_is_refused(by_hand):
 def test_runs_that_were_certified_otherwise_are_answered(by_hand):
     shutil.rmtree(by_hand / "run2")
     write_run(by_hand / "run2", experiment_by_hand("slow_reg", alpha=0.05))
-    with pytest.raises(SystemExit, match=r"certified alike, got alpha 0\.001, 0\.05"):
+    with pytest.raises(SystemExit, match=r"certification settings, got alpha 0\.001, 0\.05"):
         reported(by_hand / "own", f"runs={by_hand}/run*")
     # It is no matter to a table that leaves them out.
     reported(by_hand / "own", f"runs={by_hand}/run*", "table=fast")

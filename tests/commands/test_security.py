@@ -34,6 +34,7 @@ from smoothcert.records import RunFolder, check_links
 from smoothcert.report.grouping import sections_of
 from smoothcert.report.load import read_runs
 from smoothcert.report.page import write_page
+from smoothcert.report.tables import tables_of
 from smoothcert.report.terminal import print_summary
 from tests.helpers.runs_by_hand import rows_of, run_by_hand, write_log, write_run
 from tests.helpers.support import CONF, ROOT, TINY, composed, guarded, save_hydra_files
@@ -323,7 +324,8 @@ def page_of(folder, notes=()):
     places += [path for path in (folder / "runs").rglob("*_sigma_*") if path.is_file()]
     found = read_runs(places, skip_damaged=True)
     sections = sections_of(found.runs, ("objective", "attack"))
-    write_page(sections, [*notes, *found.notes], folder / "page.html")
+    parts = [(section, tables_of(section)) for section in sections]
+    write_page(parts, [*notes, *found.notes], folder / "page.html")
     return (folder / "page.html").read_text(encoding="utf-8")
 
 
@@ -1256,9 +1258,9 @@ def test_only_files_are_opened_in_a_run_folder(kind, run):
     else:
         with socket.socket(socket.AF_UNIX) as opened:
             opened.bind(os.path.relpath(path))
-    with pytest.raises(RecordsError, match=f"got {path}, which is no regular file"):
+    with pytest.raises(RecordsError, match=f"got {path}, which is not a regular file"):
         check_links(run)
-    with pytest.raises(RecordsError, match=f"got {path}, which is no regular file"):
+    with pytest.raises(RecordsError, match=f"got {path}, which is not a regular file"):
         check_links(run, nested=False)
 
 

@@ -10,6 +10,7 @@ from smoothcert.records import COLUMNS, CertificateFile, CertificateRow
 from smoothcert.report.grouping import sections_of
 from smoothcert.report.load import read_runs
 from smoothcert.report.page import write_page
+from smoothcert.report.tables import tables_of
 
 GROUP_BY = ("objective", "attack")
 
@@ -118,7 +119,10 @@ def sweep(root, images=40, classes=("zero", "one", "two")):
 def page_of(root, path, notes=(), baseline=None):
     """Write the page of everything in a folder, and return it."""
     found = read_runs(sorted(root.iterdir()))
-    write_page(sections_of(found.runs, GROUP_BY), [*notes, *found.notes], path, baseline)
+    sections = sections_of(found.runs, GROUP_BY)
+    bases = [baseline if baseline in section.methods else None for section in sections]
+    tables = [tables_of(each, baseline=base) for each, base in zip(sections, bases, strict=True)]
+    write_page(list(zip(sections, tables, strict=True)), [*notes, *found.notes], path)
     return path.read_text(encoding="utf-8")
 
 

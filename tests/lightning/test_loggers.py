@@ -33,7 +33,7 @@ ROWS = [
 RADII = [0.0, 0.25, 0.5]
 SHARES = [0.5, 0.5, 0.0]
 THUMBNAIL = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-CAPTION = "left: images; right of it: under noise, sigma = 0.25, clipped to be shown"
+CAPTION = "left: images; right: under noise, sigma = 0.25, clipped for display"
 EXAMPLES = np.random.default_rng(2).uniform(-0.2, 1.2, (2, 3, 1, 4, 5))
 
 

@@ -280,7 +280,7 @@ EDITS = {
     ),
     "an impossible row": (lambda text: text.replace(b"9500", b"-950"), "line 2 is damaged"),
     "another kind of file": (lambda text: text.replace(b"\n", b"\r"), "header"),
-    "a row more": (lambda text: text + text.splitlines(True)[1].replace(b"7", b"8"), "others too"),
+    "a row more": (lambda text: text + text.splitlines(True)[1].replace(b"7", b"8"), "got further"),
 }
 
 
@@ -299,7 +299,7 @@ def test_rows_of_a_removed_folder_are_written_anew_and_the_command_fails(tmp_pat
     path = write(tmp_path / "run" / "c.tsv", ROWS)
     with CertificateFile(path, SETTINGS) as file:
         shutil.rmtree(path.parent)
-        with pytest.raises(RecordsError, match=r"with its folder. Its 3 certificates are written"):
+        with pytest.raises(RecordsError, match=r"with its folder. Its 3 certificates were written"):
             file.append(MORE)
     certify(path, [*ROWS, MORE])
     assert read_certificates(path) == by_index([*ROWS, MORE])
@@ -312,7 +312,7 @@ def test_rows_of_a_moved_folder_stay_there_and_the_command_fails(tmp_path, taken
         path.parent.rename(tmp_path / "moved")
         if taken:
             path.parent.mkdir()
-        with pytest.raises(RecordsError, match=r"run was moved .* 3 certificates went with it"):
+        with pytest.raises(RecordsError, match=r"run was moved .* 3 certificates are in the moved"):
             file.append(MORE)
     assert read_certificates(tmp_path / "moved" / "c.tsv") == ROWS
     assert not path.exists()
@@ -324,7 +324,7 @@ LABELS = {row.idx: row.label for row in ROWS}
 @pytest.mark.parametrize(
     ("images", "why"),
     [
-        (Images({0: 1, 12: 4}, 5), "line 2 .* expected an image that is certified"),
+        (Images({0: 1, 12: 4}, 5), "line 2 .* expected an image of this certification"),
         (Images(LABELS | {12: 2}, 5), "line 4 .* expected label 2, as in the data set"),
         (Images(LABELS, 3), "line 2 .* expected predict below 3"),
     ],
@@ -335,7 +335,7 @@ def test_rows_of_other_images_are_refused(path, images, why):
         CertificateFile(path, SETTINGS, images)
     assert path.read_bytes() == before
     with CertificateFile(path, SETTINGS, Images(LABELS, 5)) as file:
-        with pytest.raises(RecordsError, match="image 99 is refused: expected an image that is"):
+        with pytest.raises(RecordsError, match="image 99 is refused: expected an image of this"):
             file.append(MORE)
         assert file.rows == ROWS
 
@@ -402,7 +402,7 @@ def test_rows_that_come_together_are_all_kept_or_none(tmp_path):
     path = write(tmp_path / "c.tsv", ROWS[:1])
     with CertificateFile(path, SETTINGS) as file:
         before = path.read_bytes()
-        with largest_file(len(before) + 100), pytest.raises(RecordsError, match="The 1 certif"):
+        with largest_file(len(before) + 100), pytest.raises(RecordsError, match="Its 1 certif"):
             file.extend(ROWS[1:])
         assert path.read_bytes() == before
         assert file.rows == ROWS[:1]
@@ -431,7 +431,7 @@ def test_without_room_to_put_rows_in_order_they_keep_the_order_they_had(path, tm
     before = contents(tmp_path)
     with (
         largest_file(len(path.read_bytes()) - 1),
-        pytest.raises(RecordsError, match=r"cannot be written: File too large. The 3 certificates"),
+        pytest.raises(RecordsError, match=r"cannot be written: File too large. Its 3 certificates"),
     ):
         certify(path, ROWS)
     assert contents(tmp_path) == before
@@ -462,7 +462,7 @@ def test_a_certification_on_a_full_disk_resumes_once_there_is_room(tmp_path):
         assert path.read_bytes().endswith(b"fixed\n")
         (disk / "filler").unlink()
         # Room for all rows, and none for a copy of them in order.
-        with pytest.raises(RecordsError, match=r"No space left on device. The 700 certificates"):
+        with pytest.raises(RecordsError, match=r"No space left on device. Its 700 certificates"):
             certify(path, rows)
         assert [p.name for p in path.parent.iterdir() if p.name[0] == "."] == []
         assert read_certificates(path) == rows
@@ -484,7 +484,7 @@ def test_rows_may_be_added_in_such_a_folder_and_wait_for_their_order(path, tmp_p
     more = [*ROWS, replace(ROWS[0], idx=3)]
     with (
         under_permissions(tmp_path, 0o555),
-        pytest.raises(RecordsError, match=r"Permission denied. The 4 certificates"),
+        pytest.raises(RecordsError, match=r"Permission denied. Its 4 certificates"),
     ):
         certify(path, more)
     assert read_certificates(path) == more

@@ -114,7 +114,9 @@ def test_a_part_of_another_configuration_is_refused_and_stays(tmp_path):
     path = write(tmp_path / "c.tsv", MANY[:2])
     write(part_path(path, 1), MANY[2:], {"sigma": 1.0})
     before = contents(tmp_path)
-    with pytest.raises(RecordsError, match=r"part1\.tsv holds .* sigma was 1\.0 and is now 0\.25"):
+    with pytest.raises(
+        RecordsError, match=r"part1\.tsv contains .* sigma was 1\.0 and is now 0\.25"
+    ):
         absorbed(path)
     assert contents(tmp_path) == before
 

@@ -72,7 +72,7 @@ def test_a_file_with_holes_does_not_fill_the_memory(tmp_path):
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_run_folder_holds_nothing_but_files_and_folders(kind, nested, tmp_path):
     path = made(kind, tmp_path / "x")
-    with pytest.raises(RecordsError, match=f"got {path}, which is no regular file"):
+    with pytest.raises(RecordsError, match=f"got {path}, which is not a regular file"):
         check_links(tmp_path, nested)
 
 

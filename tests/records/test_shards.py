@@ -197,20 +197,22 @@ def test_a_shard_of_another_configuration_is_refused_with_the_difference(
     paths[1] = write_shard(tmp_path / "other", 2, **{name: theirs})
     message = refused(paths, tmp_path)
     assert message == (
-        f"{paths[0]} and {paths[1]} are of different configurations: {name} {ours!r} and {theirs!r}"
+        f"{paths[0]} and {paths[1]} have different configurations: {name} {ours!r} and {theirs!r}"
     )
 
 
 def test_shards_of_different_numbers_of_shards_are_refused(tmp_path):
     paths = [*write_shards(tmp_path, 2), write_shard(tmp_path, 3, 3)]
     message = refused(paths, tmp_path)
-    assert f"{paths[0]} and {paths[2]} are of different configurations" in message
+    assert f"{paths[0]} and {paths[2]} have different configurations" in message
     assert message.endswith(": number of shards 2 and 3")
 
 
 def test_a_missing_shard_is_named(tmp_path):
     paths = write_shards(tmp_path, 4)
-    assert refused(paths[1:], tmp_path) == "The shards are not one whole: shard 1/4 is missing"
+    assert (
+        refused(paths[1:], tmp_path) == "The shards are not one certification: shard 1/4 is missing"
+    )
     assert "shard 2/4, 4/4 is missing" in refused(paths[::2], tmp_path)
 
 
@@ -226,7 +228,7 @@ def test_a_shard_that_is_there_twice_is_named_with_both_places(tmp_path):
     copy = tmp_path / "copy" / "certificates.tsv"
     shutil.copytree(paths[1].parent, copy.parent)
     message = refused([*paths, copy], tmp_path)
-    assert f"shard 2/3 is there twice, in {paths[1]} and {copy}" in message
+    assert f"shard 2/3 is given twice, in {paths[1]} and {copy}" in message
     assert "missing" not in message
 
 
@@ -253,7 +255,7 @@ def test_an_image_in_two_shards_is_named(tmp_path):
     paths = write_shards(tmp_path)
     rewrite(paths[1], [*Shard(2, 3).share(MANY), MANY[0]])
     message = refused(paths, tmp_path)
-    assert "images 7 are there twice" in message
+    assert "images 7 are given twice" in message
     assert f"{paths[1]} has images of other shards, 7" in message
 
 
@@ -273,7 +275,7 @@ def test_everything_that_is_wrong_is_named_at_once(tmp_path):
 def test_a_file_that_is_no_shard_is_named(tmp_path):
     whole = write(tmp_path / "whole" / "certificates.tsv", ALL)
     message = refused([*write_shards(tmp_path), whole], tmp_path)
-    assert message.startswith(f"{whole} is no shard")
+    assert message.startswith(f"{whole} is not a shard")
 
 
 def test_no_file_at_all_is_refused(tmp_path):

@@ -166,13 +166,13 @@ def test_a_radius_that_was_not_recorded_has_no_figure():
 @pytest.mark.parametrize("same_method", [True, False])
 def test_runs_that_were_certified_differently_are_refused(field, other, same_method):
     second = experiment_by_hand("cifar_reg" if same_method else "other", seed=1, **{field: other})
-    with pytest.raises(RecordsError, match=f"certified alike, got {field} .*{other}"):
+    with pytest.raises(RecordsError, match=f"certification settings, got {field} .*{other}"):
         experiments_of([experiment_by_hand(), second])
 
 
 def test_runs_that_were_certified_on_other_images_are_refused():
     fewer = experiment_by_hand(seed=1, outcomes=[0.3, 0.4])
-    with pytest.raises(RecordsError, match=r"certified alike, got images 2 \(.*\), 3 \("):
+    with pytest.raises(RecordsError, match=r"certification settings, got images 2 \(.*\), 3 \("):
         experiments_of([experiment_by_hand(), fewer])
 
 
@@ -185,7 +185,7 @@ def test_the_grid_of_radii_may_differ_between_sigmas_only(sigmas):
     if len(set(sigmas)) == 2:
         assert len(experiments_of(every)) == 2
     else:
-        with pytest.raises(RecordsError, match="certified alike, got radii"):
+        with pytest.raises(RecordsError, match="certification settings, got radii"):
             experiments_of(every)
 
 

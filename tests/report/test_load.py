@@ -70,7 +70,7 @@ def test_a_shard_is_left_out_with_and_without_its_merged_certification(tmp_path)
     ]
     alone = read_runs([tmp_path / "test_shard-1-of-2"])
     assert not alone.runs
-    assert "python -m src.merge makes one of all of them" in alone.notes[0]
+    assert "python -m src.merge merges all shards" in alone.notes[0]
 
 
 def test_a_folder_and_its_file_are_one_run(tmp_path):
@@ -259,11 +259,11 @@ def test_a_damaged_file_next_to_the_rows_is_named(tmp_path, name, text):
         read_runs([damaged.parent])
 
 
-@pytest.mark.parametrize(("text", "found"), [("", "an empty file"), ('{"acr":', "damaged JSON")])
+@pytest.mark.parametrize(("text", "found"), [("", "an empty file"), ('{"acr":', "Expecting")])
 def test_a_damaged_summary_says_how_to_write_it_again(tmp_path, text, found):
     folder = written(tmp_path, "run")
     (folder / "summary.json").write_text(text)
-    with pytest.raises(RecordsError, match=f"summary.json, got {found}.*; remove it and run"):
+    with pytest.raises(RecordsError, match=f"summary.json is damaged: .*{found}.* Remove it and"):
         read_runs([folder])
 
 
@@ -317,7 +317,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
     folder = written(tmp_path, "run")
     (folder / "summary.json").unlink()
     os.mkfifo(folder / "summary.json")
-    with pytest.raises(RecordsError, match=r"summary\.json, which is no regular file"):
+    with pytest.raises(RecordsError, match=r"summary\.json, which is not a regular file"):
         read_runs([folder])
 
 

@@ -79,7 +79,7 @@ def test_noise_of_training_and_certification_are_kept_apart_and_named(tmp_path):
         for sigma in (0.25, 0.5, 1.0)
         if trained != sigma
     }
-    assert any("another σ for the training" in note for note in section.notes)
+    assert any("different σ for training" in note for note in section.notes)
 
 
 def test_the_noise_of_the_training_may_stand_above_all_logs(tmp_path):

@@ -83,7 +83,7 @@ def test_tables_hold_what_the_grids_hold(page):
 
 def test_the_baseline_is_the_requested_one(root, page, tmp_path):
     assert "ADRE − Gaussian" in page
-    assert "Gaussian − ADRE" in page_of(root, tmp_path / "page.html", baseline="adre")
+    assert "Gaussian − ADRE" in page_of(root, tmp_path / "page.html", baseline="ADRE")
 
 
 def test_notes_of_a_section_stand_once_at_its_head(page):

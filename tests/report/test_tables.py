@@ -87,14 +87,14 @@ def test_figures_of_a_run_are_counted_over_all_images(outcomes):
     assert float(row["clean"]) == pytest.approx(float(share(run, 0)))
     assert float(row["abstained"]) == pytest.approx(outcomes.count(ABSTAINED) / len(outcomes))
     assert (row["run"], row["method"], row["σ"], row["seed"]) == ("run", "Gaussian", "0.5", "0")
-    assert float(row["samples an image"]) == 10_100
+    assert float(row["samples per image"]) == 10_100
 
 
 def test_figures_of_eight_images_by_hand():
     [row] = printed(runs(section_of(run_by_hand(GOOD)), RADII))
     assert [row[name] for name in NAMES] == ["75.0", "62.5", "50.0", "25.0", "12.5"]
     assert row["ACR"] == f"{3.25 / 8:.3f}"
-    assert (row["clean"], row["abstained"], row["samples an image"]) == ("75.0", "12.5", "10,100")
+    assert (row["clean"], row["abstained"], row["samples per image"]) == ("75.0", "12.5", "10,100")
 
 
 def test_wrong_images_that_were_given_up_are_no_abstentions():
@@ -107,7 +107,7 @@ def test_wrong_images_that_were_given_up_are_no_abstentions():
 def test_what_a_log_does_not_say_is_left_open():
     [row] = table(runs(section_of(log_by_hand(GOOD, "cohen")), RADII))
     assert numbers(row) == expected(log_by_hand(GOOD))
-    assert (row["σ"], row["seed"], row["samples an image"]) == ("not recorded", "", "")
+    assert (row["σ"], row["seed"], row["samples per image"]) == ("not recorded", "", "")
 
 
 def seeds(outcomes, objective="gaussian", sigma=0.5, **values):

@@ -87,13 +87,15 @@ def test_a_checkpoint_file_stands_where_a_run_has_its_method():
 
 def test_a_reader_learns_how_many_samples_it_took_and_how_fast_they_came():
     line = " ".join(line_with(printed(), "samples "))
-    assert line == "samples 6,790 an image, 54,321 a second in bfloat16"
+    assert line == "samples 6,790 per image, 54,321 per second in bfloat16"
 
 
 @pytest.mark.parametrize("rate", [{}, {"samples_per_second": None}])
 def test_a_rate_that_is_not_known_is_left_out(rate):
     summary = {name: value for name, value in SUMMARY.items() if name != "samples_per_second"}
-    assert " ".join(line_with(printed({**summary, **rate}), "samples ")) == "samples 6,790 an image"
+    assert (
+        " ".join(line_with(printed({**summary, **rate}), "samples ")) == "samples 6,790 per image"
+    )
 
 
 def test_an_acr_that_more_samples_would_raise_says_so():
@@ -211,7 +213,7 @@ def test_without_a_terminal_lines_have_the_width_of_a_file(monkeypatch):
     ("plain", "noisy", "cause"),
     [
         (0.95, 0.11, "not trained with this noise; sigma in units of 0-255"),
-        (0.12, 0.11, "wrong without noise, too: other weights, normalization"),
+        (0.12, 0.11, "wrong without noise, too: wrong weights, normalization"),
         (0.95, 0.8, "too few samples"),
     ],
 )

@@ -33,7 +33,7 @@ from smoothcert.report.load import Run, read_runs
 from smoothcert.report.markdown import marks, replace_part
 from smoothcert.report.methods import chosen_method
 from smoothcert.report.page import write_page
-from smoothcert.report.tables import experiments, radii_of, tables_of
+from smoothcert.report.tables import experiments, tables_of
 from smoothcert.report.terminal import print_grid
 
 GENERATOR = '<meta name="generator" content="smoothcert">'
@@ -70,20 +70,22 @@ def _report_all(cfg: DictConfig) -> None:
     radii = None if cfg.radii is None else checked_radii(cfg.radii)
     methods = list(dict.fromkeys(name for section in sections for name in section.methods))
     baseline = None if cfg.baseline is None else chosen_method(str(cfg.baseline), methods)
+    parts = []
     folder = Path(cfg.paths.run)
     _clear(folder)
     for number, section in enumerate(sections, start=1):
         place = folder if len(sections) == 1 else folder / f"part_{number}"
         base = baseline if baseline in section.methods else None
-        tables = tables_of(section, radii or radii_of(section), base)
+        tables = tables_of(section, radii, base)
         _write_tables(tables, place / "tables")
         draw_figures(section, place / "figures")
         print_grid(tables[0])
-    write_page(sections, notes, folder / "index.html", baseline, radii)
+        parts.append((section, tables))
+    write_page(parts, notes, folder / "index.html", radii)
     for note in notes:
         _say(f"  note   {note}")
-    parts = "one part" if len(sections) == 1 else f"{len(sections)} parts, each comparable"
-    _say(f"  runs   {len(found.runs)}, in {parts}")
+    count = "one part" if len(sections) == 1 else f"{len(sections)} parts, each comparable"
+    _say(f"  runs   {len(found.runs)}, in {count}")
     _say(f"  page   {folder / 'index.html'}")
 
 

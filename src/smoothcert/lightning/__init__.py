@@ -1,4 +1,4 @@
-"""The thin shell around the core: Lightning's module, callbacks and loggers."""
+"""Training with PyTorch Lightning: module, callbacks, strategy and loggers."""
 
 from smoothcert.lightning.callbacks import CertificationCallback
 from smoothcert.lightning.distributed import SmoothedDDP, WholeCheckpoints

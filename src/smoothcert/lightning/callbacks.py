@@ -38,15 +38,15 @@ from smoothcert.records.summary import summarize
 from smoothcert.stats import default_radii, largest_radius
 
 SEEDS_APART = 1_000_003
-"""Between the seeds of certifications while fitting; users choose small ones."""
+"""Distance between the seeds of certifications while fitting; users choose small seeds."""
 
 ONE_BATCH = 256
 """Samples of a certificate in `fast_dev_run`."""
 
 LOGGED_IMAGES = 100
-"""Thumbnails in a logger's table: each is a file of its own there."""
+"""Thumbnails in a logger's table, where each one is a separate file."""
 LOGGED_EXAMPLES, LOGGED_DRAWS = 8, 3
-"""Images that are shown under noise, and noise draws of each."""
+"""Images that are logged under noise, and noise draws per image."""
 
 Plot = Callable[[Sequence[CertificateRow], dict[str, Any], Path], None]
 
@@ -54,32 +54,31 @@ Plot = Callable[[Sequence[CertificateRow], dict[str, Any], Path], None]
 class CertificationCallback(pl.Callback):
     """Certifies a subset of a split: every few epochs while fitting, and in `Trainer.validate`.
 
-    `Trainer.validate` after the last epoch certifies the weights that it is given, into
-    `certificates.tsv`; `smoothcert.commands.train` calls it on the best checkpoint. While fitting,
-    each certified epoch has a file of its own under `certificates/`, with noise of its own, and
-    `ModelCheckpoint` can monitor `certify/acr`. An epoch that is not certified counts as NaN
-    there, never as the last value seen.
+    `Trainer.validate` after the last epoch certifies its weights into `certificates.tsv`;
+    `smoothcert.commands.train` calls it on the best checkpoint. While fitting, each certified
+    epoch has its own file in `certificates/` and its own noise, and `ModelCheckpoint` can monitor
+    `certify/acr`. For an epoch that is not certified the monitored value is NaN.
 
-    The base classifier votes in eval mode; its weights, its modes and all
-    random streams are left as they were, so training is the same with and without certification.
+    The base classifier votes in eval mode. Its weights, its modes and all random streams are
+    restored, so training is the same with and without certification.
 
     Args:
         certifier: samples and bounds.
         sigma: standard deviation of the noise in pixel units.
         folder: the run folder.
         split: images to certify: `val`, or `test` where no epoch is selected by it.
-        every_n_epochs: certify after every so many epochs while fitting; 0: only in `validate`.
-        max_images: certify at most so many images, evenly spread; None: all of them.
-        skip: certify every so many-th image.
+        every_n_epochs: certify after every `n` epochs while fitting; 0: only in `validate`.
+        max_images: the largest number of images to certify, evenly spread; None: all images.
+        skip: certify every `skip`-th image.
         radii: radii at which certified accuracy is logged; None: `default_radii(sigma)`.
-        execution: how the base classifier is run, its precision above all; float32 unless given.
+        execution: how the base classifier is run, for example its precision; by default float32.
         seed: seed of the noise.
-        configuration: what else a certificate depends on (JSON values), kept beside the rows.
-        plot: draws the certified-accuracy curve: called with the rows, the settings that lie
-            beside them and the path of the picture.
+        configuration: further settings of a certificate (JSON values), kept next to the rows.
+        plot: draws the certified-accuracy curve; called with the rows, their settings and the
+            path of the picture.
 
     Attributes:
-        last: the last certification, None before the first.
+        last: the last certification; None before the first one.
 
     Raises:
         InvalidArgumentError: if an argument is out of range, or test images would select epochs.
@@ -125,7 +124,7 @@ class CertificationCallback(pl.Callback):
         self._warned = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Say beforehand what would only be found at the end."""
+        """Refuse before training what would otherwise fail after it."""
         if getattr(trainer, "limit_val_batches", 1) == 0:
             raise InvalidArgumentError(
                 "Expected `trainer.limit_val_batches` > 0: certification takes place at the end of "
@@ -136,13 +135,14 @@ class CertificationCallback(pl.Callback):
             warn_of_few_samples(self.certifier, self.sigma, self.radii)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Certify where it is due, and log the figures."""
+        """Certify if certification is scheduled for this epoch, and log the figures."""
         if trainer.sanity_checking:
             return
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if fitting and not self._due(trainer):
-            # Without a value of this epoch ModelCheckpoint would take the last one seen; a logged
-            # NaN would stand in the metrics file, too.
+        n = self.every_n_epochs
+        if fitting and (n == 0 or (trainer.current_epoch + 1) % n != 0):
+            # Without a value for this epoch ModelCheckpoint would use the last value; a logged NaN
+            # would also be written to the metrics file.
             for name in self.logged:
                 trainer.callback_metrics[name] = torch.tensor(torch.nan)
             return
@@ -159,22 +159,19 @@ class CertificationCallback(pl.Callback):
         at = [f"certify/accuracy_at_{r:g}" for r in self.radii]
         return ["certify/acr", "certify/abstention_rate", *at]
 
-    def _due(self, trainer: pl.Trainer) -> bool:
-        return self.every_n_epochs > 0 and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-
     def _certify(self, trainer: pl.Trainer, module: pl.LightningModule, fitting: bool) -> Certified:
         model: Any = module.model
         data = _data_of(trainer)
         certifier, subset = self.certifier, self.subset
         if getattr(trainer, "fast_dev_run", False):
-            # As everything else in such a run: one batch of it.
-            certifier, subset = _shortened(certifier, ONE_BATCH), Subset(subset.split, 1, 1)
+            n0, n = min(certifier.n0, ONE_BATCH), min(certifier.n, ONE_BATCH)
+            certifier, subset = replace(certifier, n0=n0, n=n), Subset(subset.split, 1, 1)
         path, seed = RunFolder(self.folder).certificates, self.seed
         if fitting:
-            # An epoch that is chosen by its certificates is certified again by other noise: the
-            # best of several radii would not hold at alpha.
+            # An epoch that is chosen by its certificates is certified again with different noise:
+            # the best of several radii would not hold at alpha.
             seed += (trainer.current_epoch + 1) * SEEDS_APART
-            # Named by the weights too: a resumed run may come to other ones.
+            # Also named by the weights: a resumed run may have different ones.
             digest = weights_digest(model)[:8]
             name = f"epoch_{trainer.current_epoch:04d}_{digest}.tsv"
             path = self.folder / "certificates" / name
@@ -197,7 +194,7 @@ class CertificationCallback(pl.Callback):
     ) -> None:
         """Draw the pictures, and give certificates and pictures to the loggers.
 
-        Thumbnails are of the final certificates' subset alone.
+        Thumbnails show the subset of the final certificates only.
         """
         picture = path.with_name(path.stem.replace("certificates", "certified_accuracy") + ".png")
         thumbnails = {}
@@ -227,7 +224,7 @@ class CertificationCallback(pl.Callback):
 
 
 def _under_noise(images: ImageSet, positions: Sequence[int], sigma: float, seed: int) -> np.ndarray:
-    """Return each image, then under some draws of noise, shape (N, 1 + draws, C, H, W)."""
+    """Return each image, then its noise draws, shape (N, 1 + draws, C, H, W)."""
     clean = torch.stack([images.example(position)[0] for position in positions]).cpu()
     noise = draw_noise(clean, sigma, LOGGED_DRAWS, generator("cpu", seed))
     return torch.cat([clean[None], clean + noise]).transpose(0, 1).numpy()
@@ -244,7 +241,7 @@ def _data_of(trainer: pl.Trainer) -> ImageDataModule:
 
 
 def warn_of_few_samples(certifier: Certifier, sigma: float, radii: Sequence[float]) -> None:
-    """Warn if radii that are asked about are out of reach of the number of samples.
+    """Warn if the number of samples is too small to certify the reported radii.
 
     Args:
         certifier: samples and alpha.
@@ -256,11 +253,7 @@ def warn_of_few_samples(certifier: Certifier, sigma: float, radii: Sequence[floa
     if largest == 0 or unreachable:
         warnings.warn(
             f"With n={certifier.n} samples at alpha={certifier.alpha} and sigma={sigma} no radius "
-            f"above {largest:.3f} can be certified, whatever the classifier",
+            f"above {largest:.3f} can be certified, for any classifier",
             SmoothCertWarning,
             stacklevel=2,
         )
-
-
-def _shortened(certifier: Certifier, samples: int) -> Certifier:
-    return replace(certifier, n0=min(certifier.n0, samples), n=min(certifier.n, samples))

@@ -1,4 +1,4 @@
-"""Several processes, and checkpoints that are whole or not there."""
+"""DDP with unequal validation batches, and checkpoints that are written atomically."""
 
 import io
 from pathlib import Path
@@ -13,24 +13,24 @@ from smoothcert.records import write_atomically
 
 
 class SmoothedDDP(DDPStrategy):
-    """Lightning's DDP, where processes may validate unequal numbers of batches.
+    """Lightning's DDP, where processes may validate different numbers of batches.
 
-    Its own passes each validation batch through `DistributedDataParallel`, which waits for all
-    processes to send buffers: a process with one batch more would wait for ever.
+    Lightning passes each validation batch through `DistributedDataParallel`, which waits for the
+    buffers of all processes: a process with one batch more would wait for ever.
     """
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Validate a batch without the others; the module has made the networks equal."""
+        """Validate a batch in this process alone; the module has made all networks equal."""
         assert self.lightning_module is not None, "Lightning validates a module"
         with self.precision_plugin.val_step_context():
             return self.lightning_module.validation_step(*args, **kwargs)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints beside their name and renames them, so that a kill leaves the old one.
+    """Writes checkpoints next to their path and renames them, so that a kill leaves the old file.
 
-    Lightning's own collects them in the system's folder for temporary files, and copies them from
-    there where that is another file system.
+    Lightning writes them to the system's temporary folder, and copies them if that is on another
+    file system.
     """
 
     def save_checkpoint(
@@ -39,7 +39,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            CheckpointError: if it cannot be written; an earlier one is then as it was.
+            CheckpointError: if it cannot be written; an earlier checkpoint is then unchanged.
         """
         if storage_options is not None:
             raise TypeError("Expected no storage_options: checkpoints are files")
@@ -51,6 +51,6 @@ class WholeCheckpoints(TorchCheckpointIO):
             write_atomically(path, contents.getvalue())
         except OSError as error:
             raise CheckpointError(
-                f"{path} cannot be written: {error.strerror}. An earlier one there is kept: run="
-                "<run folder> goes on with it"
+                f"{path} cannot be written: {error.strerror}. An earlier checkpoint is kept. "
+                "Resume with: run=<run folder>"
             ) from error

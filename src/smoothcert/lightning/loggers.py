@@ -1,4 +1,4 @@
-"""Loggers: metrics that survive a resume, W&B that never asks, one adapter for artefacts."""
+"""Loggers: metrics that are kept on resume, W&B without prompts, artefacts for every logger."""
 
 import csv
 import io
@@ -23,29 +23,29 @@ WandbMode = Literal["online", "offline", "disabled"]
 
 
 class _ResumingWriter(ExperimentWriter):
-    """Continues the metrics file that it finds, where Lightning's own would delete it.
+    """Continues an existing metrics file, which Lightning's writer would delete.
 
-    The file is changed only once there is something to write: a training that is refused before
-    leaves every line of it.
+    The file changes only when there is something to write: a training that is refused earlier does
+    not change it.
     """
 
     first_step: int | None = None
-    """Lines of this step and of later ones are replaced by what is logged from now on."""
+    """Lines of this step and of later steps are replaced by new ones."""
     _is_continued = False
 
     def save(self) -> None:
-        """Write what was recorded."""
+        """Write the recorded metrics."""
         if self.metrics and not self._is_continued:
             self._continue()
         super().save()
 
     def _continue(self) -> None:
-        """Take over the lines of earlier steps."""
+        """Keep the lines of earlier steps."""
         self._is_continued = True
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        # A kill may have torn the last line.
+        # A kill may have cut off the last line.
         text = path.read_bytes()
         with path.open("r+b") as file:
             file.truncate(text.rfind(b"\n") + 1)
@@ -67,49 +67,48 @@ class _ResumingWriter(ExperimentWriter):
             return list(csv.DictReader(file))
 
     def rewrite(self, fieldnames: list[str], rows: list[dict[str, str]]) -> None:
-        """Replace the file's contents, whole or not at all."""
+        """Replace the file's contents, completely or not at all."""
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=fieldnames)
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(Path(self.metrics_file_path), text.getvalue())
 
-    def check(self) -> None:
-        """Refuse a file whose rows cannot be kept; a kill may have torn its last line."""
+    def _check_log_dir_exists(self) -> None:
+        """Refuse a file whose rows cannot be kept, where Lightning's writer would delete it.
+
+        A kill may have cut off its last line.
+        """
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
         text = path.read_bytes()
         try:
-            whole = text[: text.rfind(b"\n") + 1].decode()
-            for row in csv.DictReader(io.StringIO(whole, newline=""), strict=True):
+            lines = text[: text.rfind(b"\n") + 1].decode()
+            for row in csv.DictReader(io.StringIO(lines, newline=""), strict=True):
                 int(row["step"])
                 if None in row or None in row.values():
-                    raise ValueError("a row has another number of cells than the header")
+                    raise ValueError("a row and the header have different numbers of cells")
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise RecordsError(
-                f"{path} is damaged ({error}). Move it away, and resume: only the steps after the "
-                "checkpoint are logged then"
+                f"{path} is damaged ({error}). Move it away and resume: then only the steps after "
+                "the checkpoint are logged"
             ) from error
-
-    def _check_log_dir_exists(self) -> None:
-        """Leave the file, once it is sound: Lightning's own would delete it."""
-        self.check()
 
 
 class ResumingCSVLogger(CSVLogger):
-    """Writes `metrics.csv` into the run folder itself, and goes on with it after a resume.
+    """Writes `metrics.csv` into the run folder, and continues it after a resume.
 
     Args:
         folder: the run folder.
-        flush_every_n_steps: how many logged steps may be lost by a kill.
+        flush_every_n_steps: the largest number of logged steps that a kill loses.
     """
 
     def __init__(self, folder: str, flush_every_n_steps: int = 20) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
 
     def drop_from(self, step: int) -> None:
-        """Replace rows of this step and of later ones, once a resumed training logs them again.
+        """Replace rows of this step and later steps, once a resumed training logs new ones.
 
         Args:
             step: number of finished steps.
@@ -117,7 +116,7 @@ class ResumingCSVLogger(CSVLogger):
         self.experiment.first_step = step
 
     def log_hyperparams(self, params: Any = None) -> None:
-        """Do nothing: Hydra keeps the configuration in the run folder already."""
+        """Do nothing: Hydra already keeps the configuration in the run folder."""
 
     @property
     @rank_zero_experiment
@@ -142,29 +141,29 @@ def wandb_logger(
     """Return a W&B logger that never prompts.
 
     Args:
-        folder: the run folder; W&B's own folder goes there.
+        folder: the run folder, for W&B's own folder.
         project: W&B project.
         name: name of the run.
-        entity: W&B user or team; the account's default unless given.
+        entity: W&B user or team; by default the account's default.
         group: group of runs, for a sweep.
         job_type: kind of run.
         tags: tags of the run.
-        mode: None: what WANDB_MODE or `wandb offline` says, else online where an API key is
-            known, else offline. An offline run is sent later with `wandb sync`.
-        configuration: the run's configuration, by which a dashboard groups.
+        mode: None: the mode of WANDB_MODE or `wandb offline`, else online if there is an API key,
+            else offline. `wandb sync` uploads an offline run later.
+        configuration: the run's configuration, for grouping in a dashboard.
 
     Raises:
-        InvalidArgumentError: if online is asked for and no API key is known.
+        InvalidArgumentError: if the mode is online and there is no API key.
     """
     import wandb
 
-    asked = mode or os.environ.get("WANDB_MODE")
-    if asked == "online" and not _has_api_key():
+    requested = mode or os.environ.get("WANDB_MODE")
+    if requested == "online" and not _has_api_key():
         raise InvalidArgumentError(
             "Expected an API key for W&B's mode online, got none. Run `wandb login` or set "
             "WANDB_API_KEY; offline runs need none"
         )
-    if not asked and not _has_api_key():
+    if not requested and not _has_api_key():
         mode = "offline"
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     settings = wandb.Settings(silent=True, console="off")
@@ -173,7 +172,7 @@ def wandb_logger(
         name=name,
         save_dir=folder,
         log_model=False,
-        # Not Lightning's `offline`: it would set WANDB_MODE for everything that runs afterwards.
+        # Not Lightning's `offline`, which would set WANDB_MODE for all later code.
         mode=mode,
         settings=settings,
         entity=entity,
@@ -182,7 +181,7 @@ def wandb_logger(
         tags=list(tags),
         config=configuration or {},
     )
-    # Lightning passes it always, and W&B warns of it.
+    # Lightning always passes it, and W&B warns about it.
     logger._wandb_init.pop("anonymous", None)
     return logger
 
@@ -195,29 +194,30 @@ def log_certificates(
     step: int,
     thumbnails: Mapping[int, np.ndarray] | None = None,
 ) -> None:
-    """Give the curve, its picture and the certificates to every logger that can show them.
+    """Log the curve, its picture and the certificates with every logger that supports them.
 
     Args:
         loggers: the run's loggers.
         rows: the certificates.
         radii: radii of the curve.
-        picture: a PNG of the curve; skipped where it does not exist.
-        step: the training step that the certificates belong to.
+        picture: a PNG of the curve; skipped if it does not exist.
+        step: the training step of the certificates.
         thumbnails: small pictures of some of the images, uint8 (H, W, 3), by index.
     """
-    shares = certified_accuracy([r.radius for r in rows], [r.correct for r in rows], radii)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            curve = list(zip(radii, shares.tolist(), strict=True))
-            _to_wandb(logger, rows, curve, picture, step, thumbnails or {})
+            charts = _wandb_charts(rows, radii, picture, thumbnails or {})
+            logger.experiment.log({"trainer/global_step": step, **charts})
         elif isinstance(logger, TensorBoardLogger) and picture.is_file():
-            logger.experiment.add_image(
-                "certify/certified_accuracy", _pixels(picture), step, dataformats="HWC"
-            )
+            from PIL import Image
+
+            pixels = np.asarray(Image.open(picture).convert("RGB"))
+            name = "certify/certified_accuracy"
+            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
 
 
 def log_summary(loggers: Iterable[Logger], summary: dict[str, Any]) -> None:
-    """Write the run's final figures where a dashboard groups and sorts by them.
+    """Write the run's final figures to W&B's summary, for grouping and sorting in a dashboard.
 
     Args:
         loggers: the run's loggers.
@@ -228,50 +228,42 @@ def log_summary(loggers: Iterable[Logger], summary: dict[str, Any]) -> None:
             logger.experiment.summary.update(summary)
 
 
-def _to_wandb(
-    logger: WandbLogger,
+def _wandb_charts(
     rows: Sequence[CertificateRow],
-    curve: list[tuple[float, float]],
+    radii: Sequence[float],
     picture: Path,
-    step: int,
     thumbnails: Mapping[int, np.ndarray],
-) -> None:
+) -> dict[str, Any]:
     import wandb
 
-    points = wandb.Table(columns=["radius", "certified accuracy"], data=[list(p) for p in curve])
-    charts: dict[str, Any] = {
-        "certify/curve": wandb.plot.line(
-            points, "radius", "certified accuracy", title="Certified accuracy"
-        ),
-        "certify/certificates": _certificates(rows, thumbnails),
+    shares = certified_accuracy([r.radius for r in rows], [r.correct for r in rows], radii)
+    names = ["radius", "certified accuracy"]
+    curve = wandb.Table(columns=names, data=[*map(list, zip(radii, shares.tolist(), strict=True))])
+    images = {idx: wandb.Image(pixels) for idx, pixels in thumbnails.items()}
+    # Rows with an image first.
+    ordered = sorted(rows, key=lambda row: row.idx not in images)
+    data: list[Any] = [[images.get(row.idx), *astuple(row)] for row in ordered]
+    charts = {
+        "certify/curve": wandb.plot.line(curve, *names, title="Certified accuracy"),
+        "certify/certificates": wandb.Table(columns=["image", *COLUMNS], data=data),
     }
     if picture.is_file():
         charts["certify/certified_accuracy"] = wandb.Image(str(picture))
-    logger.experiment.log({"trainer/global_step": step, **charts})
-
-
-def _certificates(rows: Sequence[CertificateRow], thumbnails: Mapping[int, np.ndarray]) -> Any:
-    """Return the certificates as W&B's table, those with a picture first."""
-    import wandb
-
-    pictures = {idx: wandb.Image(pixels) for idx, pixels in thumbnails.items()}
-    ordered = sorted(rows, key=lambda row: row.idx not in pictures)
-    data: list[Any] = [[pictures.get(row.idx), *astuple(row)] for row in ordered]
-    return wandb.Table(columns=["image", *COLUMNS], data=data)
+    return charts
 
 
 def log_noisy_examples(loggers: Iterable[Logger], examples: np.ndarray, sigma: float) -> None:
-    """Show images beside what the base classifier sees of them.
+    """Log images next to the noisy images that the base classifier receives.
 
     Args:
         loggers: the run's loggers.
-        examples: pixels in [0, 1], shape (N, m, C, H, W): each image, then under noise.
+        examples: pixels in [0, 1], shape (N, 1 + draws, C, H, W): each image, then noisy ones.
         sigma: standard deviation of the noise.
     """
     sheet = np.concatenate([np.concatenate(list(row), axis=-1) for row in examples], axis=-2)
     pixels = (sheet.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-    caption = f"left: images; right of it: under noise, sigma = {sigma:g}, clipped to be shown"
+    caption = f"left: images; right: under noise, sigma = {sigma:g}, clipped for display"
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image("examples/under_noise", [pixels], caption=[caption])
@@ -280,7 +272,7 @@ def log_noisy_examples(loggers: Iterable[Logger], examples: np.ndarray, sigma: f
 
 
 def _has_api_key() -> bool:
-    """Look where `wandb login` and its users put keys; W&B's own look-up might prompt."""
+    """Look for a key where `wandb login` and users store it; W&B's own function might prompt."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -291,9 +283,3 @@ def _has_api_key() -> bool:
             except (netrc.NetrcParseError, OSError):
                 return False
     return False
-
-
-def _pixels(picture: Path) -> Any:
-    from PIL import Image
-
-    return np.asarray(Image.open(picture).convert("RGB"))

@@ -15,41 +15,43 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
 from smoothcert.attacks import Attack
-from smoothcert.distributed.group import Processes, is_group, processes
+from smoothcert.distributed.group import is_group
 from smoothcert.errors import InvalidArgumentError, NonFiniteError, require_count, require_positive
 from smoothcert.noise import draw_noise, generator, noisy_logits, smoothed_log_probabilities
 from smoothcert.objectives import Objective
 from smoothcert.types import ImageBatch, NoisyBatch
 
 TRAINING, VALIDATION, GLOBAL = 0, 1, 2
-"""What a stream of random numbers is for."""
+"""Purposes of the streams of random numbers."""
 VALIDATED = ("val/cross_entropy", "val/smoothed_accuracy")
 INTERVALS = ("epoch", "step")
 
 
 class SmoothedTraining(pl.LightningModule):
-    """Draws the noise, asks the attack for x′, asks the objective for the loss, logs both.
+    """Draws the noise, computes attacked images and the loss, and logs the figures of both.
 
     Args:
         model: maps pixels in [0, 1], shape (N, C, H, W), to logits (N, K).
-        objective: the training loss; it says how many draws an image gets.
-        attack: moves the images on the same draws.
+        objective: the training loss; it sets the number of noise draws per image.
+        attack: perturbs the images on the same noise draws.
         sigma: standard deviation of the noise in pixel units, > 0.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning-rate scheduler from the optimizer.
-        validation_draws: noise draws an image gets in validation.
-        seed: seed of the noise; each step's noise follows from it and the step's number alone.
+        validation_draws: noise draws per image in validation.
+        seed: seed of the noise; each step's noise depends only on it and on the step's number.
         configuration: plain values that are kept in every checkpoint.
-        scheduler_interval: `epoch` or `step`: when the scheduler is stepped. One that takes
-            `total_steps` and does not have it is given how often that is in the whole training.
-        channels_last: keep images and weights channels-last, which convolutions are faster in.
+        scheduler_interval: `epoch` or `step`: when the scheduler is stepped. A scheduler whose
+            `total_steps` is not set receives the number of its steps in the complete training.
+        channels_last: use channels-last images and weights, for faster convolutions.
         compile_model: compile the network with torch.compile, at the first step.
 
     Attributes:
-        replay_schedule: whether a checkpoint that training resumes from has a schedule of another
-            length, which is to have its present one.
+        replay_schedule: whether the checkpoint of a resumed training has a schedule of a different
+            length, which must be replaced by the present schedule.
+        validated: the mean of each validation figure, by name.
 
     Raises:
         InvalidArgumentError: if an argument is out of range.
@@ -92,7 +94,10 @@ class SmoothedTraining(pl.LightningModule):
         self.configuration = configuration or {}
         self.replay_schedule = False
         self._step_began: float | None = None
-        self._sums, self._images = torch.zeros(len(VALIDATED), dtype=torch.float64), 0
+        # With its checks for NaN, a MeanMetric would leave out what has diverged.
+        self.validated: Any = nn.ModuleDict(
+            {name: MeanMetric(nan_strategy="disable") for name in VALIDATED}
+        )
         self._began: float | None = None
         self._seconds_before = 0.0
 
@@ -101,9 +106,9 @@ class SmoothedTraining(pl.LightningModule):
         return self.model(images)
 
     def setup(self, stage: str) -> None:
-        """Compile the network where that is asked for."""
+        """Compile the network if requested."""
         if self.compile_model and stage == "fit":
-            # In place: names in checkpoints stay what they are.
+            # In place, so that names in checkpoints do not change.
             self.model.compile()
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
@@ -123,9 +128,9 @@ class SmoothedTraining(pl.LightningModule):
         return loss.value
 
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:  # noqa: ARG002
-        """Seed what draws from the global streams, dropout above all, by the step alone.
+        """Seed the global random streams, which dropout uses, by the number of the step.
 
-        So a run that is resumed in the middle of an epoch needs no state of theirs.
+        A run that is resumed in the middle of an epoch therefore needs no state of these streams.
         """
         keys = (self.seed, GLOBAL, self.global_rank, self.current_epoch, batch_idx)
         isolated = np.random.SeedSequence((len(keys), *keys))
@@ -135,34 +140,35 @@ class SmoothedTraining(pl.LightningModule):
         random.seed(for_numpy)
 
     def on_validation_epoch_start(self) -> None:
-        """Let every process validate and certify the same network: statistics of BatchNorm too."""
-        self._sums, self._images = torch.zeros(len(VALIDATED), dtype=torch.float64), 0
-        if is_group() and self.trainer.world_size > 1:
+        """Copy BatchNorm statistics from rank 0: all processes validate and certify one network."""
+        several = is_group() and self.trainer.world_size > 1
+        for metric in self.validated.values():
+            metric.reset()
+            # A group may belong to the certification alone.
+            metric.sync_on_compute = several
+        if several:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:  # noqa: ARG002
-        """See how the smoothed classifier does on a batch; each image has noise of its own."""
+        """Update loss and smoothed accuracy with a batch; each image has its own noise."""
         images = batch.images.contiguous(memory_format=self.memory_format)
         noise = self._validation_noise(images, batch.indices)
         logits = noisy_logits(self.model, NoisyBatch(images, batch.labels, noise, self.sigma))
         right = smoothed_log_probabilities(logits).argmax(-1) == batch.labels
         labels = batch.labels.expand(len(logits), -1)
         losses = cross_entropy(logits.movedim(-1, 1), labels, reduction="none").mean(0)
-        # In float64 on the CPU, whatever the device and the precision of the training.
-        self._sums += torch.stack([losses.sum(), right.sum()]).cpu().double()
-        self._images += len(images)
+        # One value per image: torchmetrics ignores weights without checks for NaN.
+        for metric, values in zip(self.validated.values(), (losses, right), strict=True):
+            metric.update(values)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all images of all processes, each image once."""
-        team = processes() if self.trainer.world_size > 1 else Processes()
-        every = team.all_gather_object("validated", [*self._sums.tolist(), self._images])
-        *sums, images = map(sum, zip(*every, strict=True))
-        means = {name: total / images for name, total in zip(VALIDATED, sums, strict=True)}
+        means = {name: metric.compute() for name, metric in self.validated.items()}
         self.log_dict(means, prog_bar=True, batch_size=1)
 
     def _validation_noise(self, images: Tensor, indices: Tensor) -> Tensor:
-        """Draw the same noise for an image in every epoch, in whichever batch it comes."""
+        """Draw the noise of each image, which is the same in every epoch and every batch."""
         draws = [
             draw_noise(
                 image[None],
@@ -189,17 +195,17 @@ class SmoothedTraining(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the configuration with the weights, and how long they were trained."""
+        """Store the configuration and the training time with the weights."""
         checkpoint["configuration"] = self.configuration
         checkpoint["seconds_training"] = self.seconds_training
         checkpoint["processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting the time of training."""
+        """Restore the training time."""
         self._seconds_before = checkpoint.get("seconds_training", 0.0)
 
     def on_train_start(self) -> None:
-        """Start the clock, and put a schedule of another length in its place."""
+        """Start the clock, and replay the schedule if its length has changed."""
         self._began = time.perf_counter()
         if self.replay_schedule:
             self._replay_schedule()
@@ -210,13 +216,13 @@ class SmoothedTraining(pl.LightningModule):
 
     @property
     def seconds_training(self) -> float:
-        """Seconds that the weights were trained, validation and earlier legs included."""
+        """Seconds that the weights were trained, including validation and resumed trainings."""
         running = 0.0 if self._began is None else time.perf_counter() - self._began
         return self._seconds_before + running
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, where there is one, the scheduler."""
-        # Frozen parts too: they have no gradient, and may be set free in a later epoch.
+        # Including frozen parts: they have no gradient, and may be unfrozen in a later epoch.
         optimizer = _made("optimizer", self.make_optimizer, self.model.parameters())
         if self.make_scheduler is None:
             return optimizer
@@ -224,7 +230,7 @@ class SmoothedTraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _schedule(self, optimizer: Optimizer) -> LRScheduler:
-        assert self.make_scheduler is not None, "asked where there is one"
+        assert self.make_scheduler is not None, "called only with a scheduler"
         length = {}
         takes = signature(self.make_scheduler).parameters
         if "total_steps" in takes and takes["total_steps"].default in (None, Parameter.empty):
@@ -234,15 +240,15 @@ class SmoothedTraining(pl.LightningModule):
         return _made("scheduler", self.make_scheduler, optimizer, **length)
 
     def _replay_schedule(self) -> None:
-        """Put the schedule where it would be, had the whole training followed its present length.
+        """Replace the schedule by one of the present length, and step it to the present step.
 
-        A checkpoint brings its own length, and its last learning rate, from which some schedules
-        go on: from zero, at the end of a cosine, they never rise again.
+        A checkpoint contains the old length and the last learning rate, from which some schedules
+        continue: after zero, at the end of a cosine, they would stay at zero.
         """
         [config], [optimizer] = self.trainer.lr_scheduler_configs, self.trainer.optimizers
         steps = config.scheduler.last_epoch  # pyright: ignore[reportAttributeAccessIssue]
         for group in optimizer.param_groups:
-            # As the optimizer was made; the schedule sets its own first rate.
+            # The optimizer's own rate; the schedule sets its own first rate.
             group["lr"] = group.pop("initial_lr", group["lr"])
         config.scheduler = self._schedule(optimizer)
         with warnings.catch_warnings():
@@ -264,7 +270,7 @@ class SmoothedTraining(pl.LightningModule):
             self._check_monitors(["train/loss", *figures, "train/images_per_second"])
 
     def _check_monitors(self, logged: list[str]) -> None:
-        """Refuse at the first step a figure of the steps that is monitored and not there."""
+        """Refuse at the first step a monitored training figure that is not logged."""
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             monitor = getattr(callback, "monitor", None) or ""
             if monitor.startswith("train/") and monitor not in logged:
@@ -275,7 +281,7 @@ class SmoothedTraining(pl.LightningModule):
 
 
 def _made(name: str, factory: Callable[..., Any], *parts: Any, **length: Any) -> Any:
-    """Make a part of the training; what its class refuses is said with the part's settings.
+    """Make a part of the training; the error of its class gets the part's settings.
 
     Raises:
         InvalidArgumentError: if the class refuses them.
@@ -297,6 +303,6 @@ def _check_pixels(batch: ImageBatch) -> None:
         image = batch.images[at]
         raise NonFiniteError(
             f"Expected pixels in [0, 1] at image {int(batch.indices[at])}, got values from "
-            f"{float(image.min()):.4g} to {float(image.max()):.4g}. Normalisation belongs into "
-            "the model"
+            f"{float(image.min()):.4g} to {float(image.max()):.4g}. Normalisation must be part "
+            "of the model"
         )

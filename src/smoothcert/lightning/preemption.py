@@ -1,4 +1,4 @@
-"""A training that is told to end saves its state first."""
+"""Saving the state of a training before it ends by a signal."""
 
 import signal
 from collections.abc import Callable
@@ -22,21 +22,21 @@ class SaveOnSignal(Checkpoint):
     """Saves the state of a training after the step in which a signal comes, and ends there.
 
     Schedulers send SIGTERM or SIGUSR1 some time before they kill, and Ctrl-C sends SIGINT; a second
-    Ctrl-C ends at once. The state is that of the step: a
-    resumed training goes on with the next batch, and ends with the weights of one that was never
-    interrupted. Validation is finished first, and the epoch's own checkpoint is then the state.
+    Ctrl-C ends the training immediately. A training that resumes from the state continues with the
+    next batch, and ends with the weights of an uninterrupted training. A validation is finished
+    first; the epoch's own checkpoint is then the state.
 
-    Of several processes all end after the same step, whichever of them got the signal.
+    All processes end after the same step, even if only one of them received the signal.
 
-    What comes next is left to the handler that was there before: a scheduler's may put the job in
-    its queue again, and one that returns lets the training go on. Without one, it ends by
+    Then the previous signal handler runs: a scheduler's handler may requeue the job, and if a
+    handler returns, the training continues. Without a handler the training ends with
     `smoothcert.errors.Stopped`, with exit code 128 + the signal's number.
 
-    It is a `Checkpoint`, which Lightning calls after all other callbacks: what these do at the end
-    of a step, an average of the weights for one, is part of the state.
+    It is a `Checkpoint`, which Lightning calls after all other callbacks, so that the state
+    includes their changes at the end of a step, for example an average of the weights.
 
     Args:
-        path: where to save the state; the file that the training is resumed from.
+        path: the file of the state, from which the training is resumed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,21 +46,21 @@ class SaveOnSignal(Checkpoint):
         self._agreed = 0
 
     def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Remember the handlers, before Lightning sets its own."""
+        """Store the signal handlers, before Lightning sets its own."""
         self._received = self._agreed = 0
-        # Lightning's would wait for other processes inside a handler, each at another place.
+        # Lightning's handler would wait for other processes, which may be in different steps.
         connector: Any = getattr(trainer, "_signal_connector", None)
         if hasattr(connector, "_sigterm_notifier_fn"):
             connector._sigterm_notifier_fn = lambda *_: None
         self._before = {number: signal.getsignal(number) for number in stopping_signals()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Wait for signals; the trainer takes the handlers back at its end."""
+        """Handle signals; the trainer restores the handlers at its end."""
         for number in self._before:
             _handle(number, self._receive)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Outside of training nothing is to be saved: let the handlers of before do their work."""
+        """Restore the previous handlers outside of training, where there is no state to save."""
         if trainer.state.fn != TrainerFn.FITTING:
             for number, handler in self._before.items():
                 _handle(number, handler)
@@ -73,13 +73,14 @@ class SaveOnSignal(Checkpoint):
         batch: Any,  # noqa: ARG002
         batch_idx: int,
     ) -> None:
-        """Save, where a signal has come and no gradients are being accumulated."""
-        # Gradients are in no checkpoint.
+        """Save the state after a signal, unless gradients are being accumulated."""
+        # Checkpoints do not contain gradients.
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
         self._agree(pl_module)
-        # Batches that are repeated to overfit to have no place to go on from.
-        if self._agreed and not trainer.is_last_batch and not self._overfits(trainer):
+        # A run with `overfit_batches` cannot resume in the middle of an epoch.
+        overfits = getattr(trainer, "overfit_batches", 0) > 0
+        if self._agreed and not trainer.is_last_batch and not overfits:
             trainer.save_checkpoint(self.path)
 
     def on_train_batch_start(
@@ -89,7 +90,7 @@ class SaveOnSignal(Checkpoint):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """End with the state that was saved, now that the step has been logged, too."""
+        """End with the saved state, after the step has been logged."""
         self._hand_over()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -101,16 +102,12 @@ class SaveOnSignal(Checkpoint):
         self._agree(pl_module)
         self._hand_over()
 
-    @staticmethod
-    def _overfits(trainer: pl.Trainer) -> bool:
-        return getattr(trainer, "overfit_batches", 0) > 0
-
     def _receive(self, number: int, _: Any) -> None:
         end_at_second_interrupt(number, self._received)
         self._received = number
 
     def _agree(self, module: pl.LightningModule) -> None:
-        """Let all processes know of a signal that any of them has got."""
+        """Share a signal that any process has received with all processes."""
         self._agreed = self._received
         if is_group():
             device = "cpu" if "gloo" in dist.get_backend_config() else module.device
@@ -129,8 +126,8 @@ class SaveOnSignal(Checkpoint):
 
 
 def _handle(number: int, handler: Any) -> None:
-    """Set a signal's handler, where this thread may."""
+    """Set a signal's handler, if this is the main thread."""
     try:
         signal.signal(number, handler)
-    except ValueError:  # Not the main thread: a notebook's, for one.
+    except ValueError:  # Not the main thread, for example in a notebook.
         return

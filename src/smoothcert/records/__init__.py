@@ -1,8 +1,8 @@
-"""Certificate rows: appended as they are finished, resumed after a kill, read by anyone.
+"""Certificate rows: append them, resume after a kill, read them.
 
 A certificate file is tab-separated text with one header line. Its first six columns are the
 field's own (`idx label predict radius correct time`), so that published analysis scripts read
-it. Beside it lies `<name>.settings.json`: which configuration the rows belong to.
+it. Next to it is `<name>.settings.json`, the configuration that the rows belong to.
 """
 
 from smoothcert.records.atomic import write_atomically
@@ -11,9 +11,15 @@ from smoothcert.records.limits import Images
 from smoothcert.records.locks import FolderLock, working_in
 from smoothcert.records.logs import FIELD_COLUMNS, is_field_log, log_columns, read_field_log
 from smoothcert.records.partial_files import absorb_parts, part_path
-from smoothcert.records.reading import read_certificates, read_settings, settings_path
+from smoothcert.records.reading import (
+    CERTIFICATES,
+    SUMMARY,
+    read_certificates,
+    read_settings,
+    settings_path,
+)
 from smoothcert.records.rows import COLUMNS, CertificateRow
-from smoothcert.records.run_folder import CERTIFICATES, SUMMARY, RunFolder
+from smoothcert.records.run_folder import RunFolder
 from smoothcert.records.safe_files import (
     check_links,
     lies_in,

@@ -1,9 +1,9 @@
-"""Locks for file systems without locks: a file that names the one process which may write.
+"""Locks for file systems without locks: a file that names the only process that may write.
 
 Some network file systems (NFS without its lock service, Lustre mounted without `flock`) answer
-every lock with an error. To create a file that must not exist yet is atomic on all of them. Unlike
-a lock, such a file outlives a process that is killed: it is removed once its process is known to be
-dead, which only the same machine can know.
+every lock with an error. Creating a file that must not exist yet is atomic on all of them. Unlike
+a lock, such a file outlives a killed process. It is removed once its process is known to be dead;
+only a process on the same machine can know this.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 ENDING = ".held"
 """How the names of these files end."""
 BEING_WRITTEN = 2.0
-"""Seconds for a process to write its name into the file that it has just made."""
+"""Seconds for a process to write its name into the file that it has just created."""
 
 
 class Claim:
-    """A file that names the process which made it; whoever makes it first has the claim.
+    """A file that names the process that created it; the first process to create it has the claim.
 
     Args:
-        path: the file; its folder must be there.
+        path: the file; its folder must exist.
 
     Example:
         >>> import tempfile
@@ -43,39 +43,40 @@ class Claim:
         self._own = b""
 
     def take(self) -> bool:
-        """Make the file, in place of a dead process's; False where another process has it.
+        """Create the file, or replace a dead process's; return False where another process has it.
 
         Raises:
-            OSError: if it cannot be made.
+            OSError: if it cannot be created.
         """
-        while not self._made():
-            theirs = self._read()
-            if theirs is None:
+        while not self._create():
+            content = self._read()
+            if content is None:
                 continue
-            if not is_dead(theirs):
+            if not is_dead(content):
                 return False
-            self._remove(theirs)
+            self._remove(content)
         return True
 
     def release(self) -> None:
-        """Remove the file, if this process made it; a fork of that process must not."""
-        if self._own and _pid_in(self._own) == os.getpid() and self._now() == self._own:
+        """Remove the file, if this process created it; a fork of that process must not."""
+        created_here = _named(self._own).get("pid") == os.getpid()
+        if created_here and self._now() == self._own:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
     def is_held(self) -> bool:
         """Return whether a process that is alive, or may be, has the claim."""
-        theirs = self._read()
-        return theirs is not None and not is_dead(theirs)
+        content = self._read()
+        return content is not None and not is_dead(content)
 
-    def way_out(self) -> str:
-        """Return what a message says of a holder that nobody here can look for; else nothing."""
-        theirs = self._read()
-        if theirs is None or (_machine() and _named(theirs).get("machine") == _machine()):
+    def advice(self) -> str:
+        """Return advice for a message if this machine cannot check the holder, else nothing."""
+        content = self._read()
+        if content is None or (_machine() and _named(content).get("machine") == _machine()):
             return ""
-        return f". If no command writes it any more, delete {self.path}"
+        return f". If no command is writing it any more, delete {self.path}"
 
-    def _made(self) -> bool:
+    def _create(self) -> bool:
         try:
             file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
@@ -91,25 +92,25 @@ class Claim:
             os.close(file)
         return True
 
-    def _remove(self, theirs: bytes) -> None:
-        """Remove the file of a dead process, unless another process has put its own there.
+    def _remove(self, dead: bytes) -> None:
+        """Remove the file of a dead process, unless another process has replaced it.
 
-        Removing needs a claim of its own, on this one dead process's file: two processes that have
-        both found it must not each remove what they find later.
+        Removing needs a second claim, on the content of the dead process: of two processes that
+        find the same file, the slower one must not remove the file that the faster one creates.
         """
-        name = hashlib.sha256(theirs).hexdigest()[:16]
-        right = Claim(self.path.with_name(f"{self.path.name}.{name}"))
-        if not right.take():
+        name = hashlib.sha256(dead).hexdigest()[:16]
+        removal = Claim(self.path.with_name(f"{self.path.name}.{name}"))
+        if not removal.take():
             time.sleep(0.01)
             return
         try:
-            if self._now() == theirs:
+            if self._now() == dead:
                 self.path.unlink()
         finally:
-            right.release()
+            removal.release()
 
     def _read(self) -> bytes | None:
-        """Return what the file says, once it says something; None where it is gone."""
+        """Return the file's content, once it is written; None if the file is gone."""
         deadline = time.monotonic() + BEING_WRITTEN
         while (content := self._now()) == b"" and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -123,7 +124,7 @@ class Claim:
 
 
 def is_dead(content: bytes) -> bool:
-    """Return whether a claim is that of a process of this machine which has ended for certain."""
+    """Return whether a claim belongs to a process of this machine that has certainly ended."""
     named, machine = _named(content), _machine()
     pid = named.get("pid")
     if not machine or named.get("machine") != machine or not isinstance(pid, int) or pid < 1:
@@ -135,7 +136,7 @@ def is_dead(content: bytes) -> bool:
     except (OSError, OverflowError):
         return False
     state, started = _of_process(pid)
-    # A number is given to another process once its own has ended.
+    # A process number is reused once its process has ended.
     return state in ("Z", "X") or (started is not None and started != named.get("started"))
 
 
@@ -150,10 +151,10 @@ def _this_process() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Return what tells machines apart on which a process's number means something; "": unknown.
+    """Return an identifier of the machine and its process numbering; "" if unknown.
 
-    Two machines may have one name, and containers of one machine number their processes apart. A
-    restarted machine counts as another one: nothing tells it from a namesake.
+    Two machines may have the same name, and each container numbers its own processes. A restarted
+    machine counts as a different one, as nothing distinguishes it from one of the same name.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -163,12 +164,12 @@ def _machine() -> str:
 
 
 def _of_process(pid: int) -> tuple[str | None, str | None]:
-    """Return a process's state and when it started, in ticks since the machine did."""
+    """Return a process's state and its start time, in clock ticks since the machine started."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None, None
-    # The name before it, in brackets, may hold anything.
+    # The program's name, in brackets, may contain any character.
     fields = text.rpartition(")")[2].split()
     return fields[0], fields[19]
 
@@ -179,7 +180,3 @@ def _named(content: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return named if isinstance(named, dict) else {}
-
-
-def _pid_in(content: bytes) -> Any:
-    return _named(content).get("pid")

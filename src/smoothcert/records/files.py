@@ -33,20 +33,19 @@ class CertificateFile:
     """A certificate file that is open for appending, as a context manager.
 
     Opening an existing file keeps its finished rows, cuts off a half-written last line, and
-    refuses rows that another configuration made. What is on the disk is compared with the rows
-    in memory before each row and at the end: a file that was removed, cut off or replaced in the
-    meantime gets its rows back, or is an error.
+    refuses rows of a different configuration. The file on the disk is compared with the rows in
+    memory before each row and at the end: the rows of a file that was removed, cut off or
+    replaced in the meantime are written again, or an error is raised.
 
     Args:
-        path: the file; it is made where it does not exist.
-        settings: what the rows depend on (JSON values). Rows are only ever continued under
-            equal settings.
-        images: the images that are certified, where they are known: a row of another one is an
-            error.
+        path: the file; it is created if it does not exist.
+        settings: what the rows depend on (JSON values). Rows are resumed under equal settings
+            only.
+        images: the images that are certified, if known; a row of any other image is an error.
 
     Raises:
-        RecordsError: if the file is damaged, is no certificate file, its rows belong to other
-            settings, or another process is writing it.
+        RecordsError: if the file is damaged, is not a certificate file, its rows belong to
+            different settings, or another process is writing it.
 
     Example:
         >>> import tempfile
@@ -83,7 +82,7 @@ class CertificateFile:
 
     @property
     def finished(self) -> set[int]:
-        """Indices of the images that have their row."""
+        """Indices of the images that have a row."""
         return set(self._indices)
 
     def append(self, row: CertificateRow) -> None:
@@ -98,9 +97,9 @@ class CertificateFile:
         """Add rows; all of them are on the disk when this returns.
 
         Raises:
-            RecordsError: if they cannot be written, an image has its row already, or no
-                certification under these settings gives such a row; the rows before them are
-                kept. Or if the file has changed; see `settle`.
+            RecordsError: if they cannot be written, an image already has a row, or no
+                certification under these settings gives such a row; earlier rows are kept. Also
+                if the file has changed; see `settle`.
         """
         rows = list(rows)
         new = {row.idx for row in rows}
@@ -121,11 +120,11 @@ class CertificateFile:
         self._indices |= new
 
     def settle(self) -> None:
-        """Compare what is on the disk with the rows in memory, and write what is missing.
+        """Compare the file on the disk with the rows in memory, and write missing rows.
 
         Raises:
-            RecordsError: if the file was moved, or its place is taken by rows that differ, by
-                another kind of file or by another process; nothing of that is overwritten.
+            RecordsError: if the file was moved, or replaced by different rows, by another kind of
+                file or by another process; none of these is overwritten.
         """
         try:
             if not self._is_there or self.path.read_bytes() != self._contents:
@@ -140,7 +139,7 @@ class CertificateFile:
         """Put the rows in the order of their images' indices, and close the file.
 
         Raises:
-            RecordsError: if that cannot be written; the rows then stay in the order they had. Or
+            RecordsError: if the sorted rows cannot be written; the file then keeps its order. Also
                 if the file has changed; see `settle`.
         """
         self.settle()
@@ -174,7 +173,7 @@ class CertificateFile:
 
     @property
     def _is_there(self) -> bool:
-        """Whether the path still leads to the open file, and nobody has changed its length."""
+        """Whether the path still leads to the open file, at the expected length."""
         try:
             there = self.path.stat()
         except OSError:
@@ -183,44 +182,44 @@ class CertificateFile:
         return os.path.samestat(there, opened) and there.st_size == self._length
 
     def _restore(self) -> None:
-        """Write anew, or complete, a file that was removed, cut off or replaced.
+        """Rewrite or complete a file that was removed, cut off or replaced.
 
         Raises:
-            RecordsError: if that would overwrite or double something, or the run folder itself is
-                gone: the command must not go on without its lock.
+            RecordsError: if this would overwrite or duplicate rows, or the run folder itself is
+                gone: the command must not continue without its lock.
         """
         folder = self.path.parent
         is_folder = folder.is_dir() and os.path.samestat(folder.stat(), self._folder)
         if not is_folder and os.fstat(self._file.fileno()).st_nlink:
             raise RecordsError(
-                f"{folder} was moved while its certificates were written. The {len(self.rows)} "
-                "certificates went with it. Move it back, or name its new place, and start again: "
-                "finished images are kept"
+                f"{folder} was moved while its certificates were written. Its {len(self.rows)} "
+                "certificates are in the moved folder. Move it back, or name its new path, and "
+                "start again: finished images are kept"
             )
         self.close()
-        there = CertificateFile(self.path, self.settings, self.images)
+        reopened = CertificateFile(self.path, self.settings, self.images)
         try:
-            lost = new_rows(self.rows, there.rows, f"{self.path} and the command that writes it")
-            if more := there.finished - self.finished:
+            lost = new_rows(self.rows, reopened.rows, f"{self.path} and the command that writes it")
+            if unexpected := reopened.finished - self.finished:
                 raise RecordsError(
-                    f"{self.path} was replaced while it was written: expected the rows of this "
-                    f"command, got others too, of image {min(more)} for example. Nothing was "
-                    "overwritten; start again to resume"
+                    f"{self.path} was replaced while it was written: expected only the rows of "
+                    f"this command, got further rows, for example of image {min(unexpected)}. "
+                    "Nothing was overwritten; start again to resume"
                 )
-            there.extend(lost)
+            reopened.extend(lost)
         except BaseException:
-            there.close()
+            reopened.close()
             raise
-        self._file, self._length, self.rows = there._file, there._length, there.rows
-        self._indices = there._indices
+        self._file, self._length, self.rows = reopened._file, reopened._length, reopened.rows
+        self._indices = reopened._indices
         what = f"{self.path} was removed or changed while it was written"
         if not is_folder:
             raise RecordsError(
-                f"{what}, with its folder. Its {len(self.rows)} certificates are written anew. "
+                f"{what}, with its folder. Its {len(self.rows)} certificates were written again. "
                 "Start the same command again to resume"
             )
         warnings.warn(
-            f"{what}. All of its {len(self.rows)} certificates are there, {len(lost)} written anew",
+            f"{what}. It has all {len(self.rows)} certificates; {len(lost)} were written again",
             SmoothCertWarning,
             stacklevel=3,
         )
@@ -239,21 +238,21 @@ class CertificateFile:
     def _unwritable(self, error: OSError) -> RecordsError:
         kept = len(getattr(self, "rows", ()))
         return RecordsError(
-            f"{self.path} cannot be written: {error.strerror}. The {kept} certificates in it are "
-            "kept; the same command goes on with them"
+            f"{self.path} cannot be written: {error.strerror}. Its {kept} certificates are kept. "
+            "Resume with the same command"
         )
 
     def _opened(self) -> LockedFile:
+        def refusal(_: LockedFile) -> RecordsError:
+            return RecordsError(
+                f"{self.path} is being written by another process. Wait for it, or choose another "
+                f"run folder{claim_of(self.path).advice()}"
+            )
+
         try:
-            return open_locked(self.path, "ab", self._refusal)
+            return open_locked(self.path, "ab", refusal)
         except OSError as error:
             raise RecordsError(f"{self.path} cannot be written: {error.strerror}") from error
-
-    def _refusal(self, _: object) -> RecordsError:
-        return RecordsError(
-            f"{self.path} is being written by another process. Wait for it, or choose another run "
-            f"folder{claim_of(self.path).way_out()}"
-        )
 
     def _resume(self) -> list[CertificateRow]:
         rows = read_certificates(self.path)
@@ -281,22 +280,18 @@ class CertificateFile:
         sidecar = settings_path(self.path)
         if not sidecar.is_file():
             raise RecordsError(
-                f"{self.path} has no {sidecar.name} beside it, so its rows cannot be told from "
-                "another configuration's. Move it away, or choose another run folder"
+                f"{self.path} has no {sidecar.name} next to it, so the configuration of its rows "
+                "is unknown. Move it away, or choose another run folder"
             )
-        theirs = read_settings(sidecar)
-        different = sorted(
-            key
-            for key in theirs.keys() | self.settings.keys()
-            if theirs.get(key) != self.settings.get(key)
+        saved = read_settings(sidecar)
+        details = ", ".join(
+            f"{key} was {saved.get(key)!r} and is now {self.settings.get(key)!r}"
+            for key in sorted(saved.keys() | self.settings.keys())
+            if saved.get(key) != self.settings.get(key)
         )
-        if different:
-            details = ", ".join(
-                f"{key} was {theirs.get(key)!r} and is now {self.settings.get(key)!r}"
-                for key in different
-            )
+        if details:
             raise RecordsError(
-                f"{self.path} holds certificates of another configuration: {details}. "
+                f"{self.path} contains certificates of another configuration: {details}. "
                 "Nothing was overwritten; move the file away, or choose another run folder"
             )
 

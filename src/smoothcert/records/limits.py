@@ -1,4 +1,4 @@
-"""What rows may say under the settings next to their file, and of the images that are certified."""
+"""Which rows are possible under the settings of a certification and for its images."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ STOPS_OF = {
     "SequentialCertifier": OF_GRID,
     "AnytimeCertifier": OF_GRID,
 }
-"""Why sampling ends, by certifier. Nothing is known of a certifier that is not named here."""
+"""Why sampling ends, by certifier. Rows of any other certifier have no limits."""
 BY_LAST_VOTES = {
     "CohenCertifier": ("fixed",),
     "TightCertifier": ("fixed",),
     "PrecisionCertifier": ("planned",),
     "SequentialCertifier": ("certified",),
 }
-"""Ends at which the votes of the row itself prove the radius, not those of an earlier look."""
+"""Ends at which the row's own votes prove the radius, not the votes of an earlier look."""
 QUARTER = 0.25
 STEP = 1e-6
-"""The last digit of a radius or a probability in a file: what rounding may hide."""
+"""The last digit of a radius or a probability in a file: the largest rounding error."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """What the settings of a certification allow in its rows.
 
-    Whatever the certifier, a radius R takes n votes that would all be for the class with
-    probability at most alpha if the class had only the probability Φ(R/σ): R is at most
-    σ·Φ⁻¹(alpha^(1/n)).
+    For every certifier, a radius R is at most σ·Φ⁻¹(alpha^(1/n)): if the class had only the
+    probability Φ(R/σ), all n votes would be for it with probability at most alpha.
 
-    A radius that the row's own votes prove is at most σ/2·(Φ⁻¹(n_a/n) - Φ⁻¹(n_b/n)), below
-    alpha = ¼: were this the true radius R, at class probabilities equal to these shares, votes as
-    good as the row's would have a probability of at least ¼. Each of the two counts is on either
-    side of its mean with probability at least ½, as the median of a binomial count is its mean,
-    and the two sides go together, as counts of a multinomial are negatively associated.
+    If alpha < ¼, a radius that the row's own votes prove is at most
+    σ/2·(Φ⁻¹(n_a/n) - Φ⁻¹(n_b/n)). Assume that this were the true radius R, with class
+    probabilities equal to these shares. Then votes as good as the row's would have probability at
+    least ¼: each of the two counts is on a given side of its mean with probability at least ½, as
+    the median of a binomial count is its mean, and both events are positively dependent, as
+    counts of a multinomial are negatively associated.
 
     Attributes:
         sigma: standard deviation of the noise, in pixel units.
         alpha: failure probability of a certificate, less the error of discrete noise.
-        n: number of estimation samples, at most.
+        n: the largest number of estimation samples.
         stops: why sampling may end.
-        by_bounds: whether the radius is that of the two bounds in the row.
+        by_bounds: whether the radius follows from the two bounds in the row.
         by_votes: ends at which the votes of the row prove its radius.
     """
 
@@ -66,7 +66,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Limits | None:
-        """Return the limits of settings; None where these do not say enough."""
+        """Return the limits of settings; None if the settings are incomplete."""
         certifier: Any = settings.get("certifier")
         sigma: Any = settings.get("sigma")
         n: Any = settings.get("n")
@@ -110,7 +110,7 @@ class Limits:
             )
         if row.stop in self.by_votes and row.radius > (shares := self._radius_of_shares(row)):
             raise ValueError(
-                f"expected a radius of at most {shares:.6f}, that of shares {row.n_a} and "
+                f"expected a radius of at most {shares:.6f}, the radius of shares {row.n_a} and "
                 f"{row.n_b} of {row.n_samples}"
             )
         self._check_bounds(row)
@@ -125,10 +125,12 @@ class Limits:
         a, b = row.p_a_lower, row.p_b_upper
         if a + b > 1 + 2 * STEP:
             raise ValueError("expected p_a_lower + p_b_upper at most 1")
-        # The median of a binomial count is its mean: a bound at a level below ½ is on that side.
+        # The median of a binomial count is its mean: a bound at a level of at most ½ is beyond it.
         share_a, share_b = row.n_a / row.n_samples, row.n_b / row.n_samples
         if self.alpha <= 0.5 and (a > share_a + STEP or b < min(share_b, 1 - a) - 2 * STEP):
-            raise ValueError("expected p_a_lower at most n_a / n_samples, p_b_upper at least n_b's")
+            raise ValueError(
+                "expected p_a_lower at most n_a / n_samples, p_b_upper at least n_b / n_samples"
+            )
         if not self.by_bounds:
             return
         low = self.sigma / 2 * (_probit(a) - _probit(b)) - 2 * STEP
@@ -139,7 +141,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Images:
-    """The images that a certification is about.
+    """The images of a certification.
 
     Attributes:
         labels: the true class of each image, by its index in the data set.
@@ -150,13 +152,13 @@ class Images:
     num_classes: int
 
     def check(self, row: CertificateRow) -> None:
-        """Refuse a row of another image, or of classes that there are not.
+        """Refuse a row of another image, or of a class that does not exist.
 
         Raises:
             ValueError: with what was expected.
         """
         if row.idx not in self.labels:
-            raise ValueError("expected an image that is certified")
+            raise ValueError("expected an image of this certification")
         if row.label != self.labels[row.idx]:
             raise ValueError(f"expected label {self.labels[row.idx]}, as in the data set")
         if row.predict >= self.num_classes:

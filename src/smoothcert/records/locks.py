@@ -1,4 +1,4 @@
-"""Who may write: one process at a time a file, one command at a time a run folder."""
+"""Locks: one process at a time writes a file, one command at a time writes a run folder."""
 
 import contextlib
 import errno
@@ -21,21 +21,21 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK, WORKERS = ".lock", ".workers"
-"""Files that a command locks, and that all of its processes do together."""
+"""The file that a command locks, and the file that all of its processes lock together."""
 PATIENCE, LOOK = 150.0, 0.2
-"""Seconds for the processes of a command that was killed to end; and between two looks."""
+"""Seconds for the processes of a killed command to end, and seconds between two checks."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system says that has no locks."""
+"""Errors of a file system without locks."""
 
 
 class LockedFile(io.FileIO):
     """A file that can be locked, unbuffered; closing it ends the lock."""
 
     claim: Claim | None = None
-    """What stands for the lock where the file system has none."""
+    """Replaces the lock where the file system has none."""
 
     def close(self) -> None:
-        """Close the file, then let others have it."""
+        """Close the file, then release its claim."""
         super().close()
         if self.claim is not None:
             self.claim.release()
@@ -49,17 +49,17 @@ def lock(file: LockedFile, shared: bool = False) -> bool:
 
     Args:
         file: an open file.
-        shared: keep out those alone who do not share.
+        shared: keep out only processes that do not share.
 
     Returns:
         False where another process has the lock.
 
     Raises:
-        OSError: if there are no locks, and no file can be made in place of one.
+        OSError: if there are no locks, and no claim can be created instead.
     """
     path = Path(str(file.name))
     if (locked := _flock(file, shared)) is not None:
-        # One file may be seen by machines with locks, and by others without.
+        # Of two machines that see the file, one may have locks and the other none.
         return locked and (shared or not claim_of(path).is_held())
     if file.claim is not None:
         return True
@@ -71,7 +71,7 @@ def lock(file: LockedFile, shared: bool = False) -> bool:
 
 
 def _flock(file: LockedFile, shared: bool) -> bool | None:
-    """Return whether the system has locked a file; None where it has no locks."""
+    """Return whether the system has locked the file; None where it has no locks."""
     if fcntl is None:
         return None
     try:
@@ -83,7 +83,7 @@ def _flock(file: LockedFile, shared: bool) -> bool | None:
 
 
 def claim_of(path: Path, sharer: str = "") -> Claim:
-    """Return the claim on a file that stands for a lock, or that of one of several who share it."""
+    """Return the claim that replaces the lock of a file, or one of several that share it."""
     name = path.name.removeprefix(".")
     return Claim(path.with_name(f".{name}.{sharer}{ENDING}" if sharer else f".{name}{ENDING}"))
 
@@ -91,12 +91,12 @@ def claim_of(path: Path, sharer: str = "") -> Claim:
 def open_locked(
     path: Path, mode: Literal["ab", "ab+"], refusal: Callable[[LockedFile], RecordsError]
 ) -> LockedFile:
-    """Open a file for this process alone; it is made where it does not exist.
+    """Open a file for this process alone; it is created if it does not exist.
 
     Args:
-        path: the file; its folder is made, too.
+        path: the file; its folder is created, too.
         mode: how to open it.
-        refusal: makes the error from the open file, where another process has it.
+        refusal: makes the error from the open file, if another process has it.
 
     Raises:
         RecordsError: if another process has it.
@@ -118,7 +118,7 @@ def open_locked(
 
 
 def _let_go() -> None:
-    """Close a parent's locked files in a forked child: data workers would outlive its lock."""
+    """Close the parent's locked files in a forked child: a data worker would keep them locked."""
     for file in list(_held):
         file.close()
 
@@ -131,7 +131,7 @@ class FolderLock:
     """A run folder that one command writes, as a context manager.
 
     Args:
-        folder: the run folder; it is made where it does not exist.
+        folder: the run folder; it is created if it does not exist.
 
     Raises:
         RecordsError: if another process has it, or it cannot be written.
@@ -159,7 +159,7 @@ class FolderLock:
             self._file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
 
     def _await_workers(self) -> None:
-        """Wait for processes that save their state because their command was killed."""
+        """Wait for processes that still save their state after their command was killed."""
         deadline = time.monotonic() + PATIENCE
         claims: list[Claim] = []
         with LockedFile(self.folder / WORKERS, "ab") as file:
@@ -168,12 +168,12 @@ class FolderLock:
                     raise RecordsError(
                         f"{self.folder} is still being written by processes of a command that has "
                         "ended. End them, or choose another run folder"
-                        + (claims[0].way_out() if claims else "")
+                        + (claims[0].advice() if claims else "")
                     )
                 time.sleep(LOOK)
 
     def _claims_of_workers(self) -> list[Claim]:
-        """Return the claims of workers that may be alive; those of dead ones are removed."""
+        """Return the claims of workers that may be alive; remove the claims of dead workers."""
         claims = [Claim(path) for path in self.folder.glob(f"{WORKERS}.*{ENDING}")]
         for claim in claims:
             if not claim.is_held():
@@ -182,10 +182,10 @@ class FolderLock:
 
     def _refusal(self, file: LockedFile) -> RecordsError:
         file.seek(0)
-        said = file.read(200).decode("utf-8", errors="replace")
+        holder = file.read(200).decode("utf-8", errors="replace")
         return RecordsError(
-            f"{self.folder} is being written by another process{f' ({said})' if said else ''}. "
-            f"Wait for it, or choose another run folder{claim_of(self.folder / LOCK).way_out()}"
+            f"{self.folder} is being written by another process{f' ({holder})' if holder else ''}. "
+            f"Wait for it, or choose another run folder{claim_of(self.folder / LOCK).advice()}"
         )
 
     def __enter__(self) -> Self:
@@ -200,7 +200,7 @@ class FolderLock:
 
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Be one of the processes that a command lets write its folder; another command waits for all.
+    """Mark this process as a worker of a command: the next command waits for all workers to end.
 
     Args:
         folder: the run folder, which the command has locked.

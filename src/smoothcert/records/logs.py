@@ -7,12 +7,13 @@ import csv
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
 from smoothcert.errors import RecordsError
-from smoothcert.records.rows import COLUMNS, CertificateRow, check_sense, check_unique
+from smoothcert.records.rows import COLUMNS, CertificateRow, check_sense
 from smoothcert.records.safe_files import LARGEST_TABLE, read_bounded, require_regular
 
 CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -21,14 +22,14 @@ DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 FIELD_COLUMNS = COLUMNS[:6]
 """Columns of the logs that published code writes."""
 NEEDED, INTEGERS = FIELD_COLUMNS[:5], ("idx", "label", "predict", "correct")
-MOST = 4
-"""Names of columns that make a first line that of a log, though it may lack others."""
+FEWEST_NAMES = 4
+"""Columns by which a file is recognized as a log, even if it lacks others."""
 FIRST_BYTES = 4096
 ENCODINGS = (
     *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16")),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""By the byte-order marks that spreadsheets write."""
+"""Encodings by their byte-order marks, which spreadsheets write."""
 
 
 def log_columns(path: Path) -> list[str]:
@@ -37,19 +38,19 @@ def log_columns(path: Path) -> list[str]:
 
 
 def is_field_log(path: Path) -> bool:
-    """Return whether a file begins like a certificate log: with most of its six names."""
-    return len(set(log_columns(path)).intersection(FIELD_COLUMNS)) >= MOST
+    """Return whether a file begins like a certificate log: with at least four of its six names."""
+    return len(set(log_columns(path)).intersection(FIELD_COLUMNS)) >= FEWEST_NAMES
 
 
 def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
     r"""Return the rows of a log with the columns of the field's format (Cohen et al., 2019).
 
-    Columns are found by their names, in any order; others are ignored, and `time` may be missing.
-    Tabs, commas, semicolons (decimal commas, too) or spaces separate them.
+    Columns are found by their names, in any order; further columns are ignored, and `time` may be
+    missing. Tabs, commas, semicolons (then also with decimal commas) or spaces separate them.
 
-    What is not recorded is NaN (bounds, time), 0 (counts) or empty (why sampling ended). Times are
-    seconds or `H:MM:SS.ffffff`, as Python prints them. A last line without its line break counts
-    where it reaches to its last cell.
+    Values that a log does not record are NaN (bounds, time), 0 (counts) or empty (why sampling
+    ended). Times are seconds or `H:MM:SS.ffffff`, as Python prints them. A last line without its
+    line break counts if it is complete up to its last cell.
 
     Args:
         path: a file of `idx label predict radius correct time`, with a header.
@@ -66,7 +67,7 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
         [(7, 0.41, 12.5)]
     """
     path = Path(path)
-    # Before the file is read: what is no log may be as large as a checkpoint.
+    # Before the file is read: a file that is not a log may be as large as a checkpoint.
     first = _first_line(path)
     names, separator = _names(first), _separator(first)
     lacking = [name for name in NEEDED if name not in names]
@@ -90,11 +91,13 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
         last = []
     if last and names[-1] == "radius":
         raise RecordsError(
-            f"{path} ends with a radius and no line break: it may be cut, as 1.5e-05 to 1.5. If "
-            "it is whole, end its last line"
+            f"{path} ends with a radius and no line break: the radius may be cut off, for example "
+            "1.5e-05 after 1.5. If it is complete, add the line break"
         )
     rows += last
-    check_unique(rows, path)
+    [(idx, count)] = Counter(row.idx for row in rows).most_common(1) or [(0, 0)]
+    if count > 1:
+        raise RecordsError(f"{path} contains image {idx} twice")
     return rows
 
 
@@ -105,14 +108,14 @@ def _first_line(path: Path) -> str:
 
 
 def _lines(content: bytes) -> list[str]:
-    """Return the lines of a text with the line ends of any system; the last one has no end."""
+    """Return the lines of a text with the line ends of any system; the last line has no end."""
     encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8")
     text = content.decode(encoding, errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _separator(line: str) -> str | None:
-    """Return what separates the cells of a file with this first line; None for spaces."""
+    """Return the separator of the cells in a file with this first line; None for spaces."""
     return next((sign for sign in "\t;," if sign in line), None)
 
 
@@ -122,7 +125,7 @@ def _names(line: str) -> list[str]:
 
 def _cells(line: str, separator: str | None, count: int = 0) -> list[str]:
     if separator is None:
-        # The last of `count` cells may have spaces of its own: a time of `1 day, 0:00:01`.
+        # The last of `count` cells may contain spaces: a time of `1 day, 0:00:01`.
         return [cell.strip('"') for cell in line.split(maxsplit=count - 1)]
     cells = next(csv.reader([line], delimiter=separator)) if '"' in line else line.split(separator)
     # Where semicolons separate, commas are decimal points.
@@ -136,11 +139,11 @@ def _parse_field(
         cells = _cells(line, separator, len(names))
         if len(cells) != len(names):
             raise ValueError(f"expected {len(names)} cells, got {len(cells)}")
-        said = dict(zip(names, cells, strict=True))
-        idx, label, predict, correct = (int(said[name]) for name in INTEGERS)
-        time = _seconds(said["time"].strip()) if "time" in said else math.nan
+        values = dict(zip(names, cells, strict=True))
+        idx, label, predict, correct = (int(values[name]) for name in INTEGERS)
+        time = _seconds(values["time"].strip()) if "time" in values else math.nan
         row = CertificateRow(
-            *(idx, label, predict, float(said["radius"]), correct, time),
+            *(idx, label, predict, float(values["radius"]), correct, time),
             *(math.nan, math.nan, 0, 0, 0, ""),
         )
         check_sense(row)
@@ -150,7 +153,7 @@ def _parse_field(
 
 
 def _seconds(time: str) -> float:
-    """Return the seconds of a number or of what Python prints for a time difference."""
+    """Return the seconds of a number, or of a time difference as Python prints it."""
     match = CLOCK.fullmatch(time)
     if match is None:
         return float(Decimal(time) if PLAIN.fullmatch(time) else "no time")

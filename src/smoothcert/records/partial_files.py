@@ -1,4 +1,4 @@
-"""Rows of several processes: each has a file of its own until one process gathers them."""
+"""Rows of several processes: each writes its own file until one process gathers them."""
 
 import re
 from pathlib import Path
@@ -24,36 +24,32 @@ def part_path(path: Path, rank: int) -> Path:
 
 
 def absorb_parts(file: CertificateFile) -> None:
-    """Take over the rows of all parts that lie beside a file, and remove the parts.
+    """Move the rows of all parts next to a file into the file, and remove the parts.
 
-    A kill in between leaves rows in both places; they are not taken over twice.
+    A kill in between leaves rows in both places; they are not added twice.
 
     Args:
         file: the certificate file of all processes, open.
 
     Raises:
-        RecordsError: if a part is being written by another process, belongs to other settings, or
-            has another certificate of an image than the file; it is not removed then.
+        RecordsError: if a part is being written by another process, belongs to different settings,
+            or its certificate of an image differs from the file's; the part is then kept.
     """
     for path in _parts(file.path):
         with CertificateFile(path, file.settings, file.images) as part:
             file.extend(new_rows(part.rows, file.rows, f"{path} and {file.path}"))
-            _remove(path)
+            try:
+                # The rows first: settings without rows do no harm.
+                path.unlink()
+                settings_path(path).unlink(missing_ok=True)
+            except OSError as error:
+                raise RecordsError(f"{path} cannot be removed: {error.strerror}") from error
 
 
 def _parts(path: Path) -> list[Path]:
-    """Return the parts beside a file, those too of which a kill left the settings alone."""
+    """Return the parts next to a file, also those of which a kill left only the settings."""
     name = re.compile(
         rf"{re.escape(path.stem)}\.part([1-9]\d*)({re.escape(path.suffix)}|\.settings\.json)"
     )
-    found = (name.fullmatch(beside.name) for beside in path.parent.iterdir())
+    found = (name.fullmatch(sibling.name) for sibling in path.parent.iterdir())
     return [part_path(path, rank) for rank in sorted({int(each[1]) for each in found if each})]
-
-
-def _remove(path: Path) -> None:
-    try:
-        # The rows first: settings without rows are no harm.
-        path.unlink()
-        settings_path(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise RecordsError(f"{path} cannot be removed: {error.strerror}") from error

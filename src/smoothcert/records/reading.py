@@ -1,4 +1,4 @@
-"""Certificate files as anyone reads them."""
+"""Reading certificate files and the settings next to them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from smoothcert.records.rows import (
 )
 from smoothcert.records.safe_files import LARGEST_TABLE, read_bounded
 
+CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
 HEADER = ("\t".join(COLUMNS) + "\n").encode()
 
 
 def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
-    """Return the finished rows of a certificate file, in the order in which they stand.
+    """Return the finished rows of a certificate file, in the order of the file.
 
     A last line without its line break was being written when its process died: it is left out.
-    A row that no certification could have written, under the settings next to the file, is an
-    error: a radius above what its samples allow, for example.
+    A row that no certification under the settings next to the file could have written is an
+    error, for example a radius larger than its samples allow.
 
     Args:
         path: the file to read.
 
     Raises:
-        RecordsError: if the file is missing or unreadable, is no certificate file, or a line of
-            it is damaged or impossible.
+        RecordsError: if the file is missing or unreadable, is not a certificate file, or one of
+            its lines is damaged or impossible.
     """
     path = Path(path)
     try:
@@ -55,7 +56,7 @@ def read_certificates(path: str | os.PathLike[str]) -> list[CertificateRow]:
                 f"{path}, line {number} is damaged: {line[:200]!r} ({error})"
             ) from error
         if row.idx in rows:
-            raise RecordsError(f"{path}, line {number} holds image {row.idx} twice")
+            raise RecordsError(f"{path}, line {number} contains image {row.idx} twice")
         rows[row.idx] = row
     return list(rows.values())
 
@@ -64,8 +65,8 @@ def _finished_lines(content: bytes, path: Path) -> list[str]:
     """Return the finished lines after the header, without their breaks.
 
     Raises:
-        RecordsError: unless the content is the beginning of a certificate file, such as a kill
-            leaves; anything else may be somebody's, and must not be cut off.
+        RecordsError: unless the content is the beginning of a certificate file, as a kill leaves
+            it; any other file may be the user's, and must not be cut off.
     """
     if HEADER.startswith(content):
         return []
@@ -85,7 +86,7 @@ def _finished_lines(content: bytes, path: Path) -> list[str]:
 
 
 def finished_bytes(path: Path) -> bytes:
-    """Return a file up to the end of its last whole line."""
+    """Return a file up to the end of its last complete line."""
     text = read_bounded(path, LARGEST_TABLE)
     return text[: text.rfind(b"\n") + 1]
 
@@ -95,18 +96,26 @@ def settings_path(path: Path) -> Path:
     return path.with_name(path.stem + ".settings.json")
 
 
-def read_settings(sidecar: Path) -> dict[str, Any]:
-    """Return the settings next to a certificate file.
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings next to a certificate file, or a summary: JSON values by name.
 
     Raises:
         RecordsError: if they are missing or damaged.
     """
     try:
-        settings = json.loads(read_bounded(sidecar))
+        values = json.loads(read_bounded(path))
+        if not isinstance(values, dict):
+            raise ValueError(f"got {type(values).__name__}")
     except OSError as error:
-        raise RecordsError(f"{sidecar} cannot be read: {error.strerror}") from error
+        raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise RecordsError(f"{sidecar} is damaged: {error}") from error
-    if not isinstance(settings, dict):
-        raise RecordsError(f"{sidecar} is damaged: expected settings by name")
-    return settings
+        fault = error if path.stat().st_size else "got an empty file"
+        advice = (
+            ". Remove it and run the command of its folder again: the command writes it from the "
+            "certificates"
+        )
+        raise RecordsError(
+            f"{path} is damaged: expected JSON values by name, {fault}"
+            f"{advice if path.name == SUMMARY else ''}"
+        ) from error
+    return values

@@ -1,4 +1,4 @@
-"""One line of a certificate file: what was proved of one image."""
+"""One line of a certificate file: the certificate of one image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import re
 from dataclasses import astuple, dataclass, fields, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from pathlib import Path
 
 from smoothcert.errors import RecordsError
 from smoothcert.records.limits import Limits
@@ -55,7 +54,7 @@ class CertificateRow:
         """Return the row of a certificate, each bound rounded to the safe side.
 
         Args:
-            certificate: what was proved.
+            certificate: the certificate.
             idx: index of the image in its data set.
             label: the true class.
             seconds: time spent on the image.
@@ -85,19 +84,19 @@ COLUMNS = tuple(field.name for field in fields(CertificateRow))
 ROUNDED = ("radius", "p_a_lower", "p_b_upper")
 """Columns with six decimals."""
 _PARSERS = (int, int, int, float, int, float, float, float, int, int, int, str)
-_WHOLE = {
+_COMPLETE = {
     **dict.fromkeys(COLUMNS, re.compile(r"-?[0-9]+")),
     **dict.fromkeys(ROUNDED, re.compile(r"[0-9]+\.[0-9]{6}")),
     "time": re.compile(r"[0-9]+(\.[0-9]+)?"),
 }
-_BEGUN = {
+_CUT_OFF = {
     **dict.fromkeys(COLUMNS, re.compile(r"-?[0-9]*")),
     **dict.fromkeys(ROUNDED, re.compile(r"([0-9]+(\.[0-9]{0,6})?)?")),
     "time": re.compile(r"([0-9]+(\.[0-9]*)?)?"),
-    # A user's own certifier has words of its own.
+    # A custom certifier may use any word.
     "stop": re.compile(r"\S*"),
 }
-"""What a column of a row may say: whole, and where a kill cut it off."""
+"""Texts that a column may contain: complete, and cut off by a kill."""
 
 
 def format_row(row: CertificateRow) -> list[str]:
@@ -120,7 +119,7 @@ def parse_row(line: str) -> CertificateRow:
     )
     check_sense(row)
     for name, cell, written in zip(COLUMNS, cells, format_row(row), strict=True):
-        # Times are no part of a proof.
+        # Times are not part of a certificate.
         if cell != written and name != "time":
             raise ValueError(f"expected {name} {written}")
     return row
@@ -133,11 +132,12 @@ def begins_row(text: str) -> bool:
         >>> begins_row("7\t3\t-1\t0.0"), begins_row("total: 7")
         (True, False)
     """
-    *whole, last = text.split("\t")
-    if len(whole) >= len(COLUMNS):
+    *complete, last = text.split("\t")
+    if len(complete) >= len(COLUMNS):
         return False
-    patterns = [_WHOLE[name] for name in COLUMNS[: len(whole)]] + [_BEGUN[COLUMNS[len(whole)]]]
-    cells = zip(patterns, [*whole, last], strict=True)
+    *names, last_name = COLUMNS[: len(complete) + 1]
+    patterns = [*(_COMPLETE[name] for name in names), _CUT_OFF[last_name]]
+    cells = zip(patterns, [*complete, last], strict=True)
     return all(pattern.fullmatch(cell) for pattern, cell in cells)
 
 
@@ -146,7 +146,7 @@ def check_possible(row: CertificateRow, limits: Limits | None) -> None:
 
     Args:
         row: the row.
-        limits: what its settings allow; None where they are not known.
+        limits: what its settings allow; None if unknown.
 
     Raises:
         ValueError: with what was expected.
@@ -159,17 +159,17 @@ def check_possible(row: CertificateRow, limits: Limits | None) -> None:
     if min(row.n_a, row.n_b) < 0 or row.n_a + row.n_b > row.n_samples:
         raise ValueError("expected counts n_a, n_b >= 0 with n_a + n_b at most n_samples")
     if not re.fullmatch(r"\S+", row.stop):
-        raise ValueError("expected stop a word")
+        raise ValueError("expected one word for stop")
     if (row.stop == "wrong") != (row.n_samples == 0) or (
         row.stop == "wrong" and row.predict != ABSTAIN
     ):
-        raise ValueError("expected n_samples >= 1, or 0 and predict -1 where stop is `wrong`")
+        raise ValueError("expected n_samples >= 1, or 0 and predict -1 if stop is `wrong`")
     if limits is not None:
         limits.check(row)
 
 
 def check_sense(row: CertificateRow) -> None:
-    """Refuse what no certification writes, and what would count as certified in a table.
+    """Refuse a row that is inconsistent in itself, for example a radius of an abstention.
 
     Raises:
         ValueError: with what was expected.
@@ -181,45 +181,35 @@ def check_sense(row: CertificateRow) -> None:
     if not 0 <= row.radius < math.inf:
         raise ValueError("expected a radius >= 0")
     if row.correct != int(row.predict == row.label) or (row.predict < 0 and row.radius > 0):
-        raise ValueError("expected correct to say whether predict is the label, radius 0 with -1")
-
-
-def check_unique(rows: list[CertificateRow], path: Path) -> None:
-    """Refuse an image that has two rows.
-
-    Raises:
-        RecordsError: with the image's index.
-    """
-    seen: set[int] = set()
-    for row in rows:
-        if row.idx in seen:
-            raise RecordsError(f"{path} holds image {row.idx} twice")
-        seen.add(row.idx)
+        raise ValueError(
+            "expected correct 1 only if predict is the label, radius 0 if predict is -1"
+        )
 
 
 def new_rows(
     rows: list[CertificateRow], known: list[CertificateRow], places: str
 ) -> list[CertificateRow]:
-    """Return the rows of images that are not known yet.
+    """Return the rows of images that have no row yet.
 
     Args:
         rows: rows to add.
-        known: rows that are there.
+        known: existing rows.
         places: the two files, for the message.
 
     Raises:
         RecordsError: if an image has two certificates that differ by more than their time.
     """
-    there = {row.idx: replace(row, time=0.0) for row in known}
+    existing = {row.idx: replace(row, time=0.0) for row in known}
     for row in rows:
-        if row.idx in there and there[row.idx] != replace(row, time=0.0):
+        if row.idx in existing and existing[row.idx] != replace(row, time=0.0):
             raise RecordsError(
-                f"{places} hold different certificates of image {row.idx}. Nothing was overwritten"
+                f"{places} contain different certificates of image {row.idx}. Nothing was "
+                "overwritten"
             )
-    return [row for row in rows if row.idx not in there]
+    return [row for row in rows if row.idx not in existing]
 
 
 def _round(value: float, towards: str) -> float:
-    # The shortest digits that name the same float: a radius of 0.15 stays one, though the float
-    # nearest to it is smaller.
+    # From the shortest digits of the float: a radius of 0.15 stays 0.15, though the float nearest
+    # to it is smaller.
     return float(Decimal(repr(float(value))).quantize(DECIMALS, rounding=towards))

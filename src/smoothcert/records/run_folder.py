@@ -10,17 +10,15 @@ from typing import Any
 
 from smoothcert.records.atomic import write_atomically
 from smoothcert.records.locks import FolderLock
-from smoothcert.records.reading import read_certificates, read_settings
+from smoothcert.records.reading import CERTIFICATES, SUMMARY, read_certificates, read_settings
 from smoothcert.records.rows import CertificateRow
 from smoothcert.records.safe_files import HYDRA, check_links
-
-CERTIFICATES, SUMMARY = "certificates.tsv", "summary.json"
 
 
 class RunFolder:
     """A folder that a training, a certification or a merge writes, and that a report reads.
 
-    Files and folders in it, which need not be there:
+    Files and folders in it, none of which needs to exist:
 
     - `certificates.tsv`, one row per image, and `certificates.settings.json`, the settings that
       the rows depend on;
@@ -114,7 +112,7 @@ class RunFolder:
         return read_settings(self.summary_file) if self.is_summarized else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, whole or not at all.
+        """Write the summary, completely or not at all.
 
         Args:
             summary: JSON values by name.
@@ -132,8 +130,7 @@ class RunFolder:
         """Refuse links that lead out of the folder; see `check_links`.
 
         Args:
-            nested: whether to look into all folders in it; otherwise only at the files directly
-                in it.
+            nested: whether to check all folders in it, or only the files directly in it.
 
         Raises:
             RecordsError: if there is one.

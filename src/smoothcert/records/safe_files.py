@@ -1,6 +1,6 @@
-"""Reading run folders that may come from anywhere: no links out, regular files, bounded sizes.
+"""Reading run folders of unknown origin: no links out of the folder, regular files, bounded sizes.
 
-A link would show, copy or overwrite a file of the reader's; a FIFO would make a command wait for
+Attacks: a link could show, copy or overwrite a file of the user; a FIFO makes a command wait for
 ever; a file of a terabyte takes a few bytes in an archive.
 """
 
@@ -20,9 +20,9 @@ LARGEST_TEXT = 32 * 2**20
 LARGEST_TABLE = 2**30
 """Bytes of a certificate file: some ten million rows."""
 HYDRA = ".hydra"
-"""What tells a run folder."""
+"""The folder by which a run folder is recognized."""
 LINKING = "wandb"
-"""W&B links its folder to logs elsewhere, and gives each run a new name in it."""
+"""W&B's folder in a run folder; it has links to logs elsewhere, renamed with each run."""
 
 
 def require_regular(path: Path) -> None:
@@ -32,7 +32,7 @@ def require_regular(path: Path) -> None:
         path: the file.
 
     Raises:
-        OSError: if it is something else, or not there.
+        OSError: if it is something else, or does not exist.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "expected a regular file", str(path))
@@ -64,11 +64,11 @@ def read_bounded(path: Path, most: int = LARGEST_TEXT) -> bytes:
 
 
 def check_links(run: Path, nested: bool = True) -> None:
-    """Refuse what a run folder may not hold: links that lead out of it, FIFOs, devices, sockets.
+    """Refuse a run folder with links that lead out of it, FIFOs, devices or sockets.
 
     Args:
-        run: the run folder, which may itself be a link, or not be there yet.
-        nested: whether to look at all folders in it; otherwise at the files directly in it.
+        run: the run folder, which may itself be a link, or not exist yet.
+        nested: whether to check all folders in it, or only the files directly in it.
 
     Raises:
         RecordsError: if there is one; the message names it.
@@ -87,7 +87,7 @@ def check_links(run: Path, nested: bool = True) -> None:
                 )
         elif not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
             raise RecordsError(
-                f"Expected files in the run folder {run}, got {path}, which is no regular file. "
+                f"Expected files in the run folder {run}, got {path}, which is not a regular file. "
                 "Remove it"
             )
 
@@ -105,20 +105,20 @@ def _files(run: Path) -> Iterator[Path]:
 
 
 def run_left_by(path: Path) -> Path | None:
-    """Return the run folder that a path is in by its name and not by where links lead, if any.
+    """Return the run folder that a path is in by name but leaves through a link, if any.
 
     Args:
-        path: what is in a run folder, or not; a run folder may itself be a link.
+        path: any path; a run folder may itself be a link.
     """
     run = next((each for each in path.absolute().parents if (each / HYDRA).is_dir()), None)
     return run if run is not None and not lies_in(run, path) else None
 
 
 def paths_matching(pattern: str) -> list[Path]:
-    """Return what a glob names, `**` standing for any depth; hidden files and folders are left out.
+    """Return the paths that match a glob, `**` for any depth, without hidden files and folders.
 
-    Each folder is entered once, however many links lead to it, and none through a link that leads
-    out of a run folder: two links to their own folder would keep `glob.glob` busy for ever.
+    Each folder is entered once, even if several links lead to it, and never through a link that
+    leads out of a run folder: `glob.glob` would follow two links to their own folder for ever.
 
     Args:
         pattern: the glob.
@@ -147,7 +147,7 @@ def _walk(start: Path) -> Iterator[Path]:
     seen: set[str] = set()
     folders, links = [start], []
     while folders or links:
-        # Links last: a folder has its own name where it has one.
+        # Links last: a folder is listed by its own name if that name matches, too.
         folder = folders.pop() if folders else links.pop()
         where = os.path.realpath(folder)
         if where in seen or not folder.is_dir() or run_left_by(folder):
@@ -173,7 +173,7 @@ def lies_in(folder: Path, path: Path | str) -> bool:
 
     Args:
         folder: the folder.
-        path: what may be in it.
+        path: any path.
 
     Example:
         >>> lies_in(Path("/run"), "/run/a/../b"), lies_in(Path("/run"), "/run/../b")

@@ -1,10 +1,10 @@
-"""Shards: disjoint shares of a data set for machines that do not know of each other."""
+"""Shards: disjoint shares of a data set for machines that do not communicate."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,21 +16,21 @@ from smoothcert.records.reading import read_certificates, read_settings, setting
 from smoothcert.records.rows import CertificateRow, new_rows
 
 OF_SHARD = ("shard", "shard_images")
-"""Settings of a shard that its whole does not have."""
+"""Settings of a shard that the merged certification does not have."""
 MOST_IMAGES = 5_000_000
-"""Images of all shards together, at most: settings that claim more would fill the memory."""
+"""Largest number of images of all shards: settings that claim more would fill the memory."""
 NAMED = 10
-"""Images, or shards, that a message names, at most."""
+"""Largest number of images or shards that a message names."""
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several shares of the images: every so many-th of them.
+    """One of K shares of the images: every K-th image.
 
     Attributes:
         number: which share, from 1.
-        of: how many shares there are.
+        of: number of shares, K.
 
     Raises:
         InvalidArgumentError: if there is no such share.
@@ -51,10 +51,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Return the share that is written as `2/3`.
+        """Return the share of a text such as `2/3`.
 
         Raises:
-            InvalidArgumentError: if it is not written so.
+            InvalidArgumentError: if the text has another form.
         """
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(text))
         if found is None:
@@ -65,11 +65,11 @@ class Shard:
         return f"{self.number}/{self.of}"
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """Return this share of a sequence; neighbours, often of one class, are in different ones.
+        """Return this share of a sequence; neighbours, often of one class, are in different shares.
 
         Raises:
-            InvalidArgumentError: if there are more shares than items: of empty ones nothing would
-                tell a merge that none is missing.
+            InvalidArgumentError: if there are more shares than items: a merge could not tell
+                whether an empty share is missing.
         """
         if self.of > len(items):
             raise InvalidArgumentError(
@@ -79,7 +79,7 @@ class Shard:
         return list(items[self.number - 1 :: self.of])
 
     def settings(self, indices: Sequence[int]) -> dict[str, Any]:
-        """Return what a shard's certificate file says beyond its whole's settings.
+        """Return the settings that only a shard's certificate file has.
 
         Args:
             indices: the images of this share, by their indices in the data set.
@@ -114,7 +114,7 @@ def numbers_of(text: str) -> list[int]:
     """Return the numbers of what `ranges` wrote.
 
     Raises:
-        ValueError: if the text is something else, or stands for more than 5,000,000 numbers.
+        ValueError: if the text has another form, or means more than 5,000,000 numbers.
 
     Example:
         >>> numbers_of("0-12:4,13,20")
@@ -129,7 +129,7 @@ def numbers_of(text: str) -> list[int]:
         run = range(int(first), int(last or first) + 1, int(step or 1))
         if not run:
             raise ValueError(f"expected numbers that increase, got {part[:40]!r}")
-        # By its ends: the length of a range has a limit of its own.
+        # From its ends: `len` fails on a range of more than 2**63 numbers.
         if len(found) + (run[-1] - run[0]) // run.step >= MOST_IMAGES:
             raise ValueError(f"expected at most {MOST_IMAGES:,} images, got {part[:40]!r}")
         found += run
@@ -149,11 +149,11 @@ class _Piece:
 
 @dataclass(frozen=True)
 class MergedCertificates:
-    """The certification that shards are one of.
+    """The certification that the shards make together.
 
     Attributes:
-        settings: what its rows depend on.
-        rows: all of them, shard after shard.
+        settings: what the rows depend on.
+        rows: all rows, shard after shard.
     """
 
     settings: dict[str, Any]
@@ -163,10 +163,10 @@ class MergedCertificates:
         """Write the certificates in index order, and return their file, closed.
 
         Args:
-            out: the certificate file. One that is there is completed, parts beside it included.
+            out: the certificate file. An existing one, and parts next to it, are completed.
 
         Raises:
-            RecordsError: if the file, or a part, is of another configuration, has another
+            RecordsError: if the file, or a part, belongs to another configuration, has a different
                 certificate of an image, or cannot be written.
         """
         with CertificateFile(out, self.settings) as file:
@@ -180,11 +180,11 @@ def gather_shards(paths: Iterable[Path]) -> MergedCertificates:
     """Read all shards of a certification; nothing is written before `MergedCertificates.write`.
 
     Args:
-        paths: the shards' certificate files, each beside its settings.
+        paths: the shards' certificate files, each next to its settings.
 
     Raises:
-        RecordsError: if shards are of different configurations, missing, incomplete or there
-            twice; everything that is wrong is named.
+        RecordsError: if shards have different configurations, are missing, incomplete or given
+            twice; the message names every fault.
     """
     pieces: list[_Piece] = []
     for path in paths:
@@ -197,14 +197,14 @@ def gather_shards(paths: Iterable[Path]) -> MergedCertificates:
     _check_configurations(pieces)
     faults = [*_twice(pieces), *_gaps(pieces)]
     if faults:
-        raise RecordsError(f"The shards are not one whole: {'; '.join(faults)}")
+        raise RecordsError(f"The shards are not one certification: {'; '.join(faults)}")
     return MergedCertificates(pieces[0].settings, [row for piece in pieces for row in piece.rows])
 
 
 def _read(path: Path) -> _Piece:
     settings = read_settings(settings_path(path))
     if not all(name in settings for name in OF_SHARD):
-        raise RecordsError(f"{path} is no shard: it was certified without shard=k/K")
+        raise RecordsError(f"{path} is not a shard: it was certified without shard=k/K")
     own = {name: value for name, value in settings.items() if name not in OF_SHARD}
     try:
         shard, images = Shard.parse(settings["shard"]), numbers_of(str(settings["shard_images"]))
@@ -216,17 +216,17 @@ def _read(path: Path) -> _Piece:
 def _check_configurations(pieces: Sequence[_Piece]) -> None:
     first = pieces[0]
     for piece in pieces[1:]:
-        ours = {**first.settings, "number of shards": first.shard.of}
-        theirs = {**piece.settings, "number of shards": piece.shard.of}
-        if different := _differences(ours, theirs):
+        one = {**first.settings, "number of shards": first.shard.of}
+        other = {**piece.settings, "number of shards": piece.shard.of}
+        different = ", ".join(
+            f"{name} {one.get(name)!r} and {other.get(name)!r}"
+            for name in {**one, **other}
+            if one.get(name) != other.get(name)
+        )
+        if different:
             raise RecordsError(
-                f"{first.path} and {piece.path} are of different configurations: {different}"
+                f"{first.path} and {piece.path} have different configurations: {different}"
             )
-
-
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    return ", ".join(f"{name} {ours.get(name)!r} and {theirs.get(name)!r}" for name in names)
 
 
 def _twice(pieces: Sequence[_Piece]) -> list[str]:
@@ -235,18 +235,18 @@ def _twice(pieces: Sequence[_Piece]) -> list[str]:
         by_number[piece.shard.number].append(str(piece.path))
         by_image.update({row.idx for row in piece.rows})
     faults = [
-        f"shard {number}/{pieces[0].shard.of} is there twice, in {' and '.join(places)}"
+        f"shard {number}/{pieces[0].shard.of} is given twice, in {' and '.join(places)}"
         for number, places in by_number.items()
         if len(places) > 1
     ]
     images = sorted(idx for idx, count in by_image.items() if count > 1)
-    return faults or ([f"images {_named(images)} are there twice"] if images else [])
+    return faults or ([f"images {_named(images)} are given twice"] if images else [])
 
 
 def _gaps(pieces: Sequence[_Piece]) -> list[str]:
     of = pieces[0].shard.of
-    there = {piece.shard.number for piece in pieces}
-    absent = [f"{number}/{of}" for number in range(1, of + 1) if number not in there]
+    found = {piece.shard.number for piece in pieces}
+    absent = [f"{number}/{of}" for number in range(1, of + 1) if number not in found]
     faults = [f"shard {_named(absent)} is missing"] if absent else []
     for piece in pieces:
         lacking = sorted(set(piece.images) - {row.idx for row in piece.rows})
@@ -254,7 +254,7 @@ def _gaps(pieces: Sequence[_Piece]) -> list[str]:
         if lacking:
             faults.append(
                 f"shard {piece.shard} lacks {len(lacking)} of its {len(piece.images)} images, "
-                f"{_named(lacking)} ({piece.path}); the command that made it goes on with it"
+                f"{_named(lacking)} ({piece.path}); resume with the command that made it"
             )
         if foreign:
             faults.append(f"{piece.path} has images of other shards, {_named(foreign)}")

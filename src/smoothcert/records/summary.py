@@ -1,9 +1,9 @@
-"""The figures of one run: what its `summary.json` says of its certificates."""
+"""The figures of one run: the part of `summary.json` about its certificates."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from smoothcert.stats import (
 )
 
 COMPARABLE = ("TightCertifier", "PrecisionCertifier")
-"""Certifiers whose number of samples does not depend on the votes that are bounded."""
+"""Certifiers that choose the number of samples without the votes that are bounded."""
 GRID_CERTIFIERS = ("SequentialCertifier", "AnytimeCertifier")
-"""Certifiers that end an image once its place on a grid of radii is known."""
+"""Certifiers that finish an image once its radius on a grid of radii is known."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Radii of a list of certificates under one bound.
+    """Radii of certificates under one bound.
 
     Attributes:
         name: the bound.
@@ -35,6 +35,12 @@ class Reading:
     name: str
     radius: np.ndarray
     correct: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, rows: Sequence[CertificateRow]) -> Self:
+        """Return the radii of rows as they were certified."""
+        correct = np.array([bool(row.correct) for row in rows])
+        return cls(name, np.array([row.radius for row in rows]), correct)
 
     def accuracy(self, radii: Sequence[float] | np.ndarray) -> list[float]:
         """Return certified accuracy at each radius."""
@@ -51,14 +57,10 @@ def readings(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> lis
 
     Args:
         rows: at least one certificate.
-        settings: what lies beside their file; names the certifier, sigma and alpha.
+        settings: the settings next to their file, with certifier, sigma and alpha.
     """
-    certified = Reading(
-        certifier_name(settings),
-        np.array([row.radius for row in rows]),
-        np.array([bool(row.correct) for row in rows]),
-    )
-    # Where the votes decided how many there are, a bound for a fixed number does not hold.
+    certified = Reading.of(certifier_name(settings), rows)
+    # If the votes decide the number of samples, a bound for a fixed number does not hold.
     if settings["certifier"] not in COMPARABLE:
         return [certified]
     alpha = settings.get("alpha_for_votes", settings["alpha"])
@@ -68,12 +70,12 @@ def readings(rows: Sequence[CertificateRow], settings: Mapping[str, Any]) -> lis
 def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: float) -> Reading:
     """Compute the radii that a bound gives on the votes of existing certificates.
 
-    A row that abstained does not record which class was tested; it stays an abstention.
+    A row with an abstention does not record which class was tested; it stays an abstention.
 
     Args:
         bound: one of `smoothcert.stats.certified_radius`.
         rows: at least one certificate.
-        sigma: standard deviation of the noise that they were certified at.
+        sigma: standard deviation of the noise of the certification, in pixel units.
         alpha: failure probability of one image's certificate.
 
     Raises:
@@ -98,9 +100,9 @@ def read_as(bound: str, rows: Sequence[CertificateRow], sigma: float, alpha: flo
 
 
 def certifier_name(settings: Mapping[str, Any]) -> str:
-    """Return how a certifier is called in tables: `cohen`, `tight` or another class's name.
+    """Return the name of a certifier in tables: `cohen`, `tight` or another class's name.
 
-    The paper's own split of alpha has no proof, and says so wherever its figures stand.
+    The paper's own split of alpha has no proof; its name says so wherever its figures appear.
     """
     name = str(settings["certifier"]).removesuffix("Certifier").lower()
     return f"{name} (unproven split)" if settings.get("alpha_split") == "paper" else name
@@ -113,15 +115,15 @@ def summarize(
 
     Args:
         rows: at least one certificate.
-        settings: what lies beside their file.
+        settings: the settings next to their file.
         radii: radii of the certified accuracies.
 
     Returns:
         Plain values by name. `abstention_rate` leaves out images that were given up because their
         class is wrong; `mean_samples_per_image` counts selection samples too.
-        `clean_smoothed_accuracy` is the share of images that the smoothed classifier gets right
-        without abstaining; `stops` counts why images ended; `radius_is_lower_bound` says that
-        more samples would have proved larger radii, ACR among them; `bounds` holds ACR and
+        `clean_smoothed_accuracy` is the share of images that the smoothed classifier classifies
+        correctly without abstaining; `stops` counts why sampling ended; `radius_is_lower_bound`
+        is true if more samples would prove larger radii and a larger ACR; `bounds` has ACR and
         certified accuracies of the same votes under each bound.
     """
     certified, *others = readings(rows, settings)
@@ -140,7 +142,7 @@ def summarize(
         "acr": certified.acr,
         "certified_accuracy": _by_radius(certified, radii),
         "clean_smoothed_accuracy": certified.accuracy([0.0])[0],
-        "abstention_rate": _abstention_rate(rows),
+        "abstention_rate": tested_abstention_rate(rows),
         "stops": dict(Counter(row.stop for row in rows)),
         "target": settings.get("target", "selection"),
         "radius_is_lower_bound": settings["certifier"] in GRID_CERTIFIERS,
@@ -154,7 +156,7 @@ def summarize(
     }
 
 
-def _abstention_rate(rows: Sequence[CertificateRow]) -> float:
+def tested_abstention_rate(rows: Sequence[CertificateRow]) -> float:
     """Return the share of abstentions among the images that were not given up as wrong."""
     tested = [row.predict for row in rows if row.stop != "wrong"]
     return abstention_rate(tested) if tested else 0.0

@@ -1,4 +1,4 @@
-"""Rows in, artefacts out: figures, tables and summaries, without torch."""
+"""Tables, figures, pages and terminal output from certificates, without torch."""
 
 from smoothcert.report.figures import plot_certified_accuracy, plot_losses
 from smoothcert.report.terminal import print_measurements, print_summary

@@ -1,4 +1,4 @@
-"""Figures of one run and of runs compared, drawn without any global state of matplotlib."""
+"""Figures of one run and of compared runs, drawn without matplotlib's global state."""
 
 import math
 import textwrap
@@ -31,13 +31,13 @@ LABELS = {
     "anytime": "anytime, radii at least",
 }
 AT_LEAST = ("sequential", "anytime")
-"""Certifiers whose radii, and ACR, more samples would have made larger."""
-# Marks and gaps in line widths, all different: prints in grey keep the methods apart.
+"""Certifiers whose radii and ACR would be larger with more samples."""
+# Dashes and gaps in line widths, all different, so that methods differ in grey prints.
 DASHES = (
     *((), (5, 1.5), (1.2, 1.2), (6, 1.5, 1.2, 1.5), (10, 2.5), (1.2, 3)),
     *((2.5, 2.5), (6, 1.5, 1.2, 1.5, 1.2, 1.5), (8, 1.5, 2.5, 1.5), (3, 1.2, 1.2, 1.2)),
 )
-# Okabe and Ito's colours are told apart by colour-blind readers, and the dashes in print.
+# Colours of Okabe and Ito for colour-blind users; dashes for grey prints.
 PAIR: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-"},
     {"color": "#D55E00", "linestyle": "--"},
@@ -46,17 +46,17 @@ PAIR: tuple[dict[str, Any], ...] = (
 GREY = "#777777"
 BOUND_DASHES = ("-", "--")
 FEW = 4
-"""With more methods than this, bands and curves of single σ would hide each other."""
+"""Most methods with bands and curves of single σ; more would hide each other."""
 BINS, BINS_OF_MANY = 25, 12
 NAME_LENGTH, LINE_LENGTH, COLUMN_LENGTH = 34, 84, 30
-"""Characters of a method's name, of a title's line, and of half the figure's width in a legend."""
+"""Characters of a method's name, of a title's line, and of a legend's column."""
 POINTS = 7
 RADIUS = r"$\ell_2$ radius $r$ (pixel values in [0, 1])"
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
-"""Nothing of the time or of matplotlib's version: equal figures are equal files."""
+"""Without time and version of matplotlib, so that equal figures are equal files."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Steps:
     """A falling step curve.
 
     Attributes:
-        edges: where it may fall, increasing from 0, shape (K + 1,).
-        heights: what it is above `edges[k]`, up to and with `edges[k + 1]`, shape (K,). The first
-            step is from 0 to 0, and as high as the curve is at 0.
+        edges: radii at which it may fall, increasing from 0, shape (K + 1,).
+        heights: height from `edges[k]` (excluded) to `edges[k + 1]` (included), shape (K,). The
+            first step is from 0 to 0, with the height at 0.
     """
 
     edges: np.ndarray
@@ -76,14 +76,14 @@ class Steps:
 def plot_certified_accuracy(
     rows: Sequence[CertificateRow], settings: Mapping[str, Any], path: Path
 ) -> None:
-    """Draw certified accuracy against the radius, exactly as the certificates give it.
+    """Draw the exact certified accuracy of certificates against the radius.
 
-    The band is the 95 % confidence interval over images (Clopper–Pearson, pointwise). Where the
-    rows were certified with another bound, Cohen's on the same votes is drawn, too.
+    The band is the 95 % confidence interval over images (Clopper–Pearson, pointwise). If the rows
+    were certified with another bound, the curve of Cohen's bound on the same votes is added.
 
     Args:
         rows: at least one certificate.
-        settings: what lies beside their file.
+        settings: the settings next to their file.
         path: the PNG to write.
     """
     both = readings(rows, settings)
@@ -96,7 +96,7 @@ def plot_certified_accuracy(
         label = f"{plain(LABELS.get(reading.name, reading.name))}, {relation} {reading.acr:.3f}"
         _draw(axes, curve, label=label, **style)
     _fill(axes, curves[0], len(rows), PAIR[0]["color"], label="95 % interval over images")
-    # A curve at 100 % keeps its whole line.
+    # 1.02, so that a curve at 100 % shows its full line width.
     axes.set(xlabel=RADIUS, ylabel="certified accuracy", xlim=(0, limit), ylim=(0, 1.02))
     data = f"{settings['data']}, " if "data" in settings else ""
     title = plain(f"{data}{len(rows):,} {settings['split']} images") + (
@@ -109,10 +109,10 @@ def plot_certified_accuracy(
 def plot_losses(
     curves: Mapping[str, Sequence[Sequence[float]]], path: Path, method: str, window: int = 10
 ) -> None:
-    """Draw training losses by step, one colour per form and one line per seed.
+    """Draw training losses by step, one colour per variant and one line per seed.
 
     Args:
-        curves: losses of each step, by form and seed.
+        curves: losses of each step, by variant and seed.
         path: the PNG to write.
         method: name of the training method.
         window: steps over which a line is averaged.
@@ -121,10 +121,10 @@ def plot_losses(
     axes = figure.add_subplot()
     window = min(window, *(len(losses) for runs in curves.values() for losses in runs))
     kernel = np.full(window, 1 / window)
-    for (form, runs), style in zip(curves.items(), PAIR, strict=False):
+    for (variant, runs), style in zip(curves.items(), PAIR, strict=False):
         for number, losses in enumerate(runs):
             smooth = np.convolve(losses, kernel, mode="valid")
-            label = form if number == 0 else None
+            label = variant if number == 0 else None
             axes.plot(np.arange(len(smooth)) + window, smooth, linewidth=1, label=label, **style)
     axes.set(xlabel="step", ylabel=f"training loss, mean of {window} steps")
     _save(figure, axes, f"{method}, {len(next(iter(curves.values())))} seeds", path)
@@ -139,7 +139,7 @@ def _save(figure: Figure, axes: Axes, title: str, path: Path) -> None:
 
 
 def plain(text: str) -> str:
-    """Return a text that matplotlib neither reads as a formula nor leaves out of a legend.
+    """Return a text that matplotlib does not parse as a formula or omit from a legend.
 
     Args:
         text: any text.
@@ -154,15 +154,15 @@ def plain(text: str) -> str:
 def draw_figures(section: Section, folder: Path) -> list[Path]:
     """Draw the figures of a section, each as PNG and as PDF, one column of a paper wide.
 
-    `certified_accuracy` and `radii` are always drawn; `bounds` where votes are read under two
-    bounds, and `samples` where images took different numbers of samples.
+    `certified_accuracy` and `radii` are always drawn; `bounds` if votes are evaluated under two
+    bounds, and `samples` if images took different numbers of samples.
 
     Args:
         section: runs that can be compared.
-        folder: where the files are written; it is made where it does not exist.
+        folder: where the files are written; it is created if it does not exist.
 
     Returns:
-        The files. Drawn again they are the same to the byte.
+        The files; they are byte-identical when drawn again.
     """
     drawn = {
         "certified_accuracy": accuracy_figure(section),
@@ -182,9 +182,9 @@ def draw_figures(section: Section, folder: Path) -> list[Path]:
 def accuracy_figure(section: Section) -> Figure:
     """Draw certified accuracy against the radius: each method's upper envelope over σ.
 
-    Curves are exact; those of a single σ stand thin behind. The band is the pointwise 95 %
-    interval (Clopper–Pearson) over images, for these very networks and the σ that is best at
-    each radius: it says nothing of other trainings.
+    Curves are exact; thin curves are of a single σ. The band is the pointwise 95 % interval
+    (Clopper–Pearson) over images, for these networks only and the best σ at each radius. It does
+    not concern other trainings.
 
     Args:
         section: runs that can be compared.
@@ -200,7 +200,7 @@ def accuracy_figure(section: Section) -> Figure:
         curve = envelope(groups, limit)
         if few:
             _backdrop(axes, groups, curve, styles[method]["color"])
-        # The first methods of the legend lie on top.
+        # The first methods of the legend are drawn on top.
         _draw(axes, curve, **styles[method], zorder=4 - number / len(section.methods))
     axes.set(xlim=(0, limit), ylim=(0, 1.02))
     panels = _by_sigma(section.groups)
@@ -210,7 +210,7 @@ def accuracy_figure(section: Section) -> Figure:
 
 
 def _backdrop(axes: Axes, groups: Sequence[Group], curve: Steps, colour: str) -> None:
-    """Draw the band of an envelope, and the curves that it envelops where there are several."""
+    """Draw the band of an envelope and, if there are several, the curves of single σ."""
     for group in groups if len(groups) > 1 else ():
         single = envelope([group], curve.edges[-1])
         _draw(axes, single, color=colour, linewidth=0.5, alpha=0.6)
@@ -219,7 +219,7 @@ def _backdrop(axes: Axes, groups: Sequence[Group], curve: Steps, colour: str) ->
 
 def _fill(axes: Axes, curve: Steps, images: int, colour: str, **style: Any) -> None:
     low, high = band(curve, images)
-    # Certified accuracy falls just after each radius that an image reaches.
+    # Certified accuracy falls directly after each image's radius.
     area = {"step": "pre", "alpha": 0.13, "linewidth": 0, **style}
     axes.fill_between(curve.edges[1:], low, high, color=colour, **area)
 
@@ -228,8 +228,8 @@ def envelope(groups: Sequence[Group], limit: float) -> Steps:
     """Return the largest certified accuracy over σ at each radius, of means over trainings.
 
     Args:
-        groups: of one method.
-        limit: where the curve ends.
+        groups: trainings of one method, by σ.
+        limit: the radius at which the curve ends.
     """
     return _highest([[run.certified for run in group.runs] for group in groups], limit)
 
@@ -243,21 +243,21 @@ def band(curve: Steps, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of the 95 % interval over images (Clopper–Pearson) at each step.
 
     Args:
-        curve: shares of images; a mean over trainings counts as the nearest number of images.
-        images: how many images there are.
+        curve: shares of images; a mean over trainings is rounded to a number of images.
+        images: number of images.
     """
     right = np.round(curve.heights * images)
     return clopper_pearson_lower(right, images, 0.025), clopper_pearson_upper(right, images, 0.025)
 
 
 def bounds_figure(section: Section) -> Figure | None:
-    """Draw certified accuracy by σ as it was certified, and under Cohen's bound on those votes.
+    """Draw certified accuracy by σ, as certified and under Cohen's bound on the same votes.
 
     Args:
         section: runs that can be compared.
 
     Returns:
-        None where no method's votes are read under two bounds.
+        None if no method's votes are evaluated under two bounds.
     """
     groups = [group for group in section.groups if len(group.bounds) > 1]
     if not groups:
@@ -281,9 +281,9 @@ def bounds_figure(section: Section) -> Figure | None:
 
 
 def radii_figure(section: Section) -> Figure:
-    """Draw histograms of certified radii by σ; the legend says how many images count 0.
+    """Draw histograms of certified radii by σ; the legend has the share of images that count 0.
 
-    Methods share the bins of a panel.
+    All methods of a panel have the same bins.
 
     Args:
         section: runs that can be compared.
@@ -309,22 +309,22 @@ def histogram(group: Group, edges: np.ndarray) -> np.ndarray:
 
     Args:
         group: trainings of one method.
-        edges: ends of the bins. Images that count 0 are in none.
+        edges: ends of the bins, shape (K + 1,). Images that count 0 are in no bin.
     """
     radii = _radii(group)
     return np.histogram(radii[radii > 0], edges)[0] / len(radii)
 
 
 def samples_figure(section: Section) -> Figure | None:
-    """Draw by σ which share of the images was done after how many estimation samples.
+    """Draw the cumulative distribution of the estimation samples per image, by σ.
 
-    A curve begins at the share of the images that took none. Published logs record no samples.
+    A curve begins at the share of images without samples. Published logs record no samples.
 
     Args:
         section: runs that can be compared.
 
     Returns:
-        None where all images took the same number.
+        None if all images took the same number.
     """
     groups = [group for group in section.groups if len(_samples(group))]
     taken = np.concatenate([[], *map(_samples, groups)])
@@ -357,8 +357,8 @@ def cumulative(group: Group) -> tuple[np.ndarray, np.ndarray]:
         group: trainings of one method.
 
     Returns:
-        The numbers that occur, increasing and without 0, shape (K,); and the share of the images
-        that took fewer than the first, and at most each of them, shape (K + 1,).
+        The numbers that occur, increasing and without 0, shape (K,). The share of images that took
+        fewer than the first number, then at most each number, shape (K + 1,).
     """
     taken = np.sort(_samples(group))
     counts = np.unique(taken[taken > 0])
@@ -381,7 +381,7 @@ def _by_sigma(groups: Sequence[Group]) -> dict[float | None, list[Group]]:
 
 
 def _by_method(groups: Sequence[Group], share: Callable[[Group], float]) -> dict[str, str]:
-    """Return each method's shares by σ, as a legend says them."""
+    """Return the text of each method's shares by σ, for a legend."""
     panels = _by_sigma(groups).values()
     texts: dict[str, str] = {}
     for method in dict.fromkeys(group.method for group in groups):
@@ -401,7 +401,7 @@ def _sigmas(panels: Mapping[float | None, Any], word: str = "at") -> str:
 
 
 def _limit(every: Sequence[Reading], without: float = 1.0) -> float:
-    """Return where the axis of radii ends: right of every image's, or a default without any."""
+    """Return the end of the axis of radii: beyond every image's radius, or a default."""
     largest = max(float(each.radius[each.correct].max(initial=0.0)) for each in every)
     return largest * 1.05 or without
 
@@ -411,7 +411,7 @@ def _styles(section: Section) -> dict[str, dict[str, Any]]:
     styles: dict[str, dict[str, Any]] = {}
     for number, method in enumerate(section.methods):
         colour = method_colour(method).light
-        # Methods of one colour have different dashes, as far as there are any.
+        # Methods of the same colour get different dashes, while there are any left.
         used = [style["linestyle"] for style in styles.values() if style["color"] == colour]
         turned = [DASHES[(number + turn) % len(DASHES)] for turn in range(len(DASHES))]
         lines = [(0, dashes) if dashes else "-" for dashes in turned]
@@ -422,25 +422,25 @@ def _styles(section: Section) -> dict[str, dict[str, Any]]:
 
 def _lines(
     section: Section,
-    said: Mapping[str, str] | None = None,
+    shares: Mapping[str, str] | None = None,
     styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Line2D]:
-    """Return a legend's lines of the methods, or of those of which something is said."""
+    """Return a legend's lines, for all methods or for the methods with a text of `shares`."""
     names, styles = _names(list(section.methods)), styles or _styles(section)
-    said = dict.fromkeys(names, "") if said is None else said
-    labels = {name: names[name] + said[name] for name in names if name in said}
+    shares = dict.fromkeys(names, "") if shares is None else shares
+    labels = {name: names[name] + shares[name] for name in names if name in shares}
     return [_line(label, **styles[name]) for name, label in labels.items()]
 
 
 def _names(methods: Sequence[str]) -> dict[str, str]:
-    """Return short names: the middle is left out, since the ends tell settings apart."""
+    """Return short names: the middle is left out, since the ends distinguish settings."""
     short = {}
     for name in methods:
-        # Both σ of a log that was certified at other noise than it was trained with stay whole.
+        # The two different σ of a log's training and certification are not shortened.
         path, trained, sigmas = name.partition(TRAINED)
         short[name] = _shortened(path) + trained + sigmas
     if len(set(short.values())) < len(short):
-        # What is left out is all that they differ in.
+        # The names differ only in the part that is left out.
         short = {name: textwrap.fill(name, LINE_LENGTH - 20) for name in methods}
     return short
 
@@ -467,14 +467,14 @@ def _figure(
     labels = [str(handle.get_label()) for handle in handles]
     columns = 2 if max(map(len, labels)) <= COLUMN_LENGTH else 1
     lines = math.ceil(sum(1 + label.count("\n") for label in labels) / columns)
-    # Panels are as large with a long legend as with a short one.
+    # The size of the panels does not depend on the legend.
     height = (INCHES[1] - 0.7 if panels == 1 else 1.6 * rows) + 0.15 * (lines + 5)
     figure = Figure(figsize=(INCHES[0], height), layout="constrained")
     figure.suptitle(plain(textwrap.fill(section.title, LINE_LENGTH)), fontsize=POINTS)
     style = {"fontsize": POINTS, "title_fontsize": POINTS, "handlelength": 3.5, "frameon": False}
     place = "outside lower center"
     figure.legend(handles=handles, title=legend_title, loc=place, ncols=columns, **style)
-    # Names of axes that panels share would lie on the legend, were they the figure's own.
+    # Axis labels of the figure itself would overlap the legend.
     inside = figure.add_subfigure(figure.add_gridspec()[0])
     every = inside.subplots(rows, math.ceil(panels / rows), sharey=True, squeeze=False)
     for spare in every.flat[panels:]:
@@ -483,7 +483,7 @@ def _figure(
 
 
 def _finish(axes: Sequence[Axes], titles: Sequence[str], x: str, y: str) -> None:
-    """Name panels and their axes."""
+    """Set the titles of panels and the labels of their axes."""
     for panel, title in zip(axes, titles, strict=True):
         panel.set_title(title, fontsize=POINTS)
         panel.grid(alpha=0.3, linewidth=0.5)

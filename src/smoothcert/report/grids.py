@@ -1,4 +1,4 @@
-"""Tables as values, and as Markdown, CSV and LaTeX."""
+"""Tables, and their text as Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -33,9 +33,9 @@ LATEX = str.maketrans(
 )
 
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
-"""How a cell begins that a spreadsheet computes."""
+"""The beginning of a cell that a spreadsheet would compute."""
 PLAIN = re.compile(r"[\w.,=+/-]+")
-"""Texts that a code span shows as they are."""
+"""Texts that a code span shows unchanged."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -46,7 +46,7 @@ class Column:
     Attributes:
         name: its heading.
         digits: decimals of its numbers.
-        percent: whether they are shares, to be shown in per cent.
+        percent: whether its numbers are shares, shown in per cent.
         best: whether the largest is marked, among rows of equal `Row.rival`.
         sign: whether numbers carry their sign.
         code: whether Markdown shows its texts as code.
@@ -65,10 +65,10 @@ class Cell:
     """A text, or a number with an error or an interval.
 
     Attributes:
-        value: what it says; None where there is nothing to say.
+        value: the text or number; None for an empty cell.
         error: standard error of the number.
         interval: ends of its confidence interval.
-        note: what stands behind the number.
+        note: a text after the number.
         best: whether it is marked as the best.
     """
 
@@ -89,8 +89,8 @@ class Row:
     """A row of a table.
 
     Attributes:
-        cells: one a column.
-        rival: rows with equal ones compete for the marks.
+        cells: one per column.
+        rival: rows with equal values compete for the marks.
     """
 
     cells: Sequence[Cell]
@@ -117,9 +117,9 @@ class Grid:
 
 
 def marked(grid: Grid) -> Grid:
-    """Return a table whose largest numbers are marked, where several rows compete.
+    """Return a table whose largest numbers are marked, if several rows compete.
 
-    Numbers that look the same are marked alike.
+    Numbers that are equal after rounding are marked together.
     """
     rows = [list(row.cells) for row in grid.rows]
     for place, column in enumerate(grid.columns):
@@ -139,7 +139,7 @@ def marked(grid: Grid) -> Grid:
 
 
 def shown(cell: Cell, column: Column) -> str:
-    """Return what a cell shows.
+    """Return the text of a cell.
 
     Example:
         >>> shown(Cell(0.4213, 0.0102), Column("0.25", 1, percent=True))
@@ -159,7 +159,7 @@ def shown(cell: Cell, column: Column) -> str:
 
 
 def to_markdown(grid: Grid) -> str:
-    """Return a table as Markdown, its best values bold; without a title if that is empty."""
+    """Return a table as Markdown, its best values bold, with its title unless that is empty."""
     title = f"**{escaped(grid.title)}**\n\n" if grid.title else ""
     table = markdown_table(
         [column.name for column in grid.columns],
@@ -179,9 +179,9 @@ def _in_markdown(cell: Cell, column: Column) -> str:
 
 
 def to_csv(grid: Grid) -> str:
-    """Return a table as CSV: numbers unrounded, their errors and intervals in columns beside.
+    """Return a table as CSV: numbers unrounded, their errors and intervals in further columns.
 
-    A text that a spreadsheet would compute begins with an apostrophe.
+    A text that a spreadsheet would compute gets an apostrophe at its beginning.
     """
     parts = [_parts(grid, place) for place in range(len(grid.columns))]
     text = io.StringIO(newline="")
@@ -218,7 +218,7 @@ def to_latex(grid: Grid) -> str:
         ]
         texts = [rf"\textbf{{{text}}}" if cell.best else text for cell, text in pairs]
         line = " & ".join(texts) + r" \\"
-        # Right after a line break these would begin an argument of it.
+        # After a line break LaTeX would read these as its argument.
         lines.append("{}" + line if line.startswith(("[", "*")) else line)
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"\n\\smallskip\\footnotesize {_in_latex(note)}" for note in grid.notes]
@@ -233,20 +233,20 @@ def _in_latex(text: str) -> str:
 def _inert(value: float | str | None) -> float | str | None:
     if not isinstance(value, str):
         return value
-    # csv leaves these without quotation marks, and others read a new row.
+    # csv does not quote a carriage return, and other programs read it as a new row.
     text = value.replace("\r", " ")
     return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def _values(cell: Cell) -> dict[str, float | str | None]:
-    """Return what a cell says, by the end of its column's name in CSV."""
+    """Return the values of a cell, by the suffix of its column's name in CSV."""
     lower, upper = cell.interval or (None, None)
-    beside = {"standard error": cell.error, "lower": lower, "upper": upper}
-    return {"": cell.value, **beside, "note": cell.note or None}
+    errors = {"standard error": cell.error, "lower": lower, "upper": upper}
+    return {"": cell.value, **errors, "note": cell.note or None}
 
 
 def _parts(grid: Grid, place: int) -> list[str]:
-    """Return the parts of a column's cells that any of them has."""
+    """Return the suffixes of a column for which at least one cell has a value."""
     values = [_values(row.cells[place]) for row in grid.rows]
     names = _values(Cell(None))
     return [name for name in names if name == "" or any(v[name] is not None for v in values)]
@@ -262,7 +262,7 @@ def _number(value: float | str, column: Column) -> str:
     if isinstance(value, str):
         return value
     scaled = value * 100 if column.percent else value
-    # Rounded first: what is shown as zero has no sign of its own.
+    # Rounded first, and + 0.0: a number that is shown as zero must not show a sign.
     rounded = round(scaled, column.digits) + 0.0
     text = f"{rounded:{'+' if column.sign else ''},.{column.digits}f}"
     return text.replace("-", "−")

@@ -1,4 +1,4 @@
-"""Runs that may stand in one table, and the methods that they are runs of."""
+"""Grouping of runs: into sections that can be compared, and by method and σ."""
 
 import math
 from collections import Counter
@@ -16,18 +16,18 @@ from smoothcert.report.load import Run, check_values
 from smoothcert.report.methods import method_name
 
 IGNORED = ("sigma", "seed", "data.seed", "class_names")
-"""Settings of a training that do not make it another method."""
+"""Settings of a training that do not define a method."""
 FACTS = ("model", "epochs", "training_images")
-"""What summaries say of a training, those without its settings too."""
+"""Facts of a training in every summary, even without the training's settings."""
 FOLLOW_SIGMA = ("objective.", "attack.", "data.batch_size")
 """Settings that papers give for each σ; the last follows the number of noise draws."""
 FOLLOW_EPOCHS = ("scheduler.max_epochs", "scheduler.T_max", "scheduler.total_steps")
-"""Settings that the number of epochs says in fewer words."""
+"""Settings that follow from the number of epochs."""
 UNRECORDED = "not recorded"
 USUAL = ("objective", "attack")
-"""What makes a method of a run folder, unless `group_by` is given."""
+"""Keys that define the method of a run folder, unless `group_by` is given."""
 OF_AN_EXPERIMENT = ("name", "model", "training_seed", "epochs", "training_images")
-"""What a table of experiments needs of a summary, next to its numbers."""
+"""What a table of experiments needs from a summary, besides numbers."""
 NUMBERS_OF_AN_EXPERIMENT = ("training_images", "seconds_training")
 
 
@@ -62,7 +62,7 @@ class Group:
 
     Attributes:
         method: name of the method.
-        sigma: standard deviation of the noise; None where a published log does not say it.
+        sigma: standard deviation of the noise; None for a published log without it.
         runs: they differ by their seeds.
     """
 
@@ -101,7 +101,7 @@ class Section:
     Attributes:
         title: the conditions.
         groups: by method and σ.
-        notes: what a reader should know, in sentences.
+        notes: sentences about how far the runs can be compared.
     """
 
     title: str
@@ -116,36 +116,36 @@ class Section:
     @property
     def methods(self) -> dict[str, list[Group]]:
         """The groups of each method, by σ."""
-        return {
-            name: [group for group in self.groups if group.method == name]
-            for name in dict.fromkeys(group.method for group in self.groups)
-        }
+        methods: dict[str, list[Group]] = {}
+        for group in self.groups:
+            methods.setdefault(group.method, []).append(group)
+        return methods
 
 
 def sections_of(runs: Sequence[Run], group_by: Sequence[str] = ()) -> list[Section]:
-    """Return the runs in parts that can be compared, the largest part first.
+    """Return the runs in sections that can be compared, the largest section first.
 
-    Runs are compared where data, images, samples, α, certifier and precision are the same. A
-    published log does not say what it was made with: it joins every part on its images, with a
-    note, and makes one of its own where there is none.
+    Runs are comparable if data, images, samples, α, certifier and precision are equal. A published
+    log does not record these: it joins every section with the same images, with a note, and gets
+    its own section if there is none.
 
     Args:
         runs: what `read_runs` returns.
-        group_by: what makes a method: keys of `Run.value`; see `method_of`.
+        group_by: keys of `Run.value` that define a method; see `method_of`.
     """
-    ours = [run for run in runs if not run.is_foreign]
-    parts = [
-        [run for run in ours if _key(run) == key]
-        for key in dict.fromkeys(_key(run) for run in ours)
-    ]
+    by_conditions: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.is_foreign:
+            by_conditions.setdefault(repr((run.images, run.conditions)), []).append(run)
+    parts = list(by_conditions.values())
     logs = [run for run in runs if run.is_foreign]
     for part in parts:
         part.extend(run for run in logs if run.images == part[0].images)
-    alone = [run for run in logs if not any(run in part for part in parts)]
-    parts += [
-        [run for run in alone if run.images == images]
-        for images in dict.fromkeys(run.images for run in alone)
-    ]
+    by_images: dict[str, list[Run]] = {}
+    for log in logs:
+        if not any(log in part for part in parts):
+            by_images.setdefault(log.images, []).append(log)
+    parts += by_images.values()
     parts.sort(key=lambda part: -len(part))
     return [
         Section(title, groups := _groups(part, group_by), _notes(groups))
@@ -154,7 +154,7 @@ def sections_of(runs: Sequence[Run], group_by: Sequence[str] = ()) -> list[Secti
 
 
 def experiments_of(runs: Sequence[Run]) -> list[Group]:
-    """Return the runs by σ and the name of their experiment, for one table.
+    """Return the runs grouped by σ and name of the experiment, for one table.
 
     Args:
         runs: certifications of experiments.
@@ -164,17 +164,16 @@ def experiments_of(runs: Sequence[Run]) -> list[Group]:
             conditions, or if two trainings of an experiment differ by more than their seed.
     """
     _check_certified_alike(runs)
-    keys = sorted({(run.sigma or 0.0, str(run.summary["name"])) for run in runs})
-    groups = [
-        Group(name, sigma, [r for r in runs if (r.sigma, str(r.summary["name"])) == (sigma, name)])
-        for sigma, name in keys
-    ]
+    by_key: dict[tuple[float, str], list[Run]] = {}
+    for run in runs:
+        by_key.setdefault((run.sigma or 0.0, str(run.summary["name"])), []).append(run)
+    groups = [Group(name, sigma, own) for (sigma, name), own in sorted(by_key.items())]
     for group in groups:
         which = f"{group.method} at sigma={group.sigma}"
         if apart := _differing(group.runs):
             values = (f"{name} {' and '.join(map(str, each))}" for name, each in apart.items())
             raise RecordsError(
-                f"Expected trainings of {which} that differ by their seeds alone, got "
+                f"Expected trainings of {which} that differ only in their seeds, got "
                 f"{', '.join(values)}"
             )
         seeds = [run.seed for run in group.runs]
@@ -187,10 +186,10 @@ def experiments_of(runs: Sequence[Run]) -> list[Group]:
 
 
 def check_experiment(run: Run) -> None:
-    """Refuse a run whose summary lacks what a table of experiments shows.
+    """Refuse a run whose summary lacks a value that a table of experiments shows.
 
     Raises:
-        RecordsError: with the file and what it lacks.
+        RecordsError: with the file and the missing names.
     """
     path, summary = RunFolder(run.path.parent).summary_file, run.summary
     needed = *OF_AN_EXPERIMENT, *NUMBERS_OF_AN_EXPERIMENT, "certified_accuracy"
@@ -202,7 +201,7 @@ def check_experiment(run: Run) -> None:
 
 
 def _check_certified_alike(runs: Sequence[Run]) -> None:
-    """Refuse different images or settings of the certifier; the grid of radii may follow σ."""
+    """Refuse different images or certifier settings; the grid of radii may depend on σ."""
     every = [
         (run.sigma, {"images": f"{len(run.rows)} ({run.images})", **run.conditions}) for run in runs
     ]
@@ -214,7 +213,7 @@ def _check_certified_alike(runs: Sequence[Run]) -> None:
         for values in found.values():
             if len(values) > 1:
                 raise RecordsError(
-                    f"Expected runs that were certified alike, got {name} "
+                    f"Expected runs under equal certification settings, got {name} "
                     f"{', '.join(sorted(values))}"
                 )
 
@@ -224,67 +223,62 @@ def method_of(run: Run, group_by: Sequence[str] = ()) -> str:
 
     Args:
         run: the run.
-        group_by: keys of `Run.value`; `none` and what is not known are left out. Without any a run
-            has the name of its objective and attack, and a published log that of its path
-            without its σ.
+        group_by: keys of `Run.value`; `none` and missing values are left out. Without keys, a run
+            is named by objective and attack, and a published log by its path without σ.
     """
     keys = tuple(group_by) or (() if run.is_foreign else USUAL)
     if keys == USUAL and not run.is_foreign:
         return method_name(*(run.value(key) for key in keys)) or run.name
     values = [run.value(key) for key in keys]
-    said = " + ".join(_text(value) for value in values if value not in (None, "none"))
+    name = " + ".join(_text(value) for value in values if value not in (None, "none"))
     if not run.is_foreign:
-        return said or run.name
-    return run.log_path.with_training(said) if said else run.log_path.method
+        return name or run.name
+    return run.log_path.with_training(name) if name else run.log_path.method
 
 
 def settings_apart(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the settings of the trainings in which runs differ, one value a run.
+    """Return the settings in which the trainings of runs differ, one value per run.
 
     Args:
         summaries: of at least one run.
 
     Returns:
-        Values by dotted name, in the order of the runs; None where a run does not have one.
+        Values by dotted name, in the order of the runs; None for a run without the setting.
     """
-    flat = [_of_training(summary) for summary in summaries]
+    flat = [
+        {
+            **{name: summary[name] for name in FACTS if name in summary},
+            **flat_settings(summary.get("training", {})),
+        }
+        for summary in summaries
+    ]
     names = dict.fromkeys(name for each in flat for name in each)
     values = {name: [each.get(name) for each in flat] for name in names}
     return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
 
 
-def _of_training(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a training's settings, with what its summary says beside them."""
-    facts = {name: summary[name] for name in FACTS if name in summary}
-    return {**facts, **flat_settings(summary.get("training", {}))}
-
-
 def _groups(runs: Sequence[Run], group_by: Sequence[str]) -> list[Group]:
     methods = _methods(runs, group_by)
-    keyed = [
-        ((run.is_foreign, method, run.sigma), run)
-        for method, run in zip(methods, runs, strict=True)
-    ]
-    groups = [
-        Group(method, sigma, [run for other, run in keyed if other == (foreign, method, sigma)])
-        for foreign, method, sigma in dict.fromkeys(key for key, _ in keyed)
-    ]
+    by_key: dict[tuple[bool, str, float | None], list[Run]] = {}
+    for method, run in zip(methods, runs, strict=True):
+        by_key.setdefault((run.is_foreign, method, run.sigma), []).append(run)
+    groups = [Group(method, sigma, own) for (_, method, sigma), own in by_key.items()]
     return sorted(
         groups, key=lambda each: (each.is_foreign, each.method.casefold(), each.sigma or 0.0)
     )
 
 
 def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
-    """Return the runs' methods; what differs by more than its seed is told apart by settings."""
+    """Return the runs' methods; methods that differ in more than the seed get their settings."""
     logs = iter(_log_methods([run for run in runs if run.is_foreign], group_by))
     names = [next(logs) if run.is_foreign else method_of(run, group_by) for run in runs]
-    ours: dict[str, list[Run]] = {}
+    by_name: dict[str, list[Run]] = {}
     for name, run in zip(names, runs, strict=True):
         if not run.is_foreign:
-            ours.setdefault(name, []).append(run)
-    taken = {name.casefold() for name in ours}
+            by_name.setdefault(name, []).append(run)
+    taken = {name.casefold() for name in by_name}
     return [
-        _told_apart(run, name, ours[name])
+        _with_settings(run, name, by_name[name])
         if not run.is_foreign
         else name + (" (log)" if name.casefold() in taken else "")
         for name, run in zip(names, runs, strict=True)
@@ -292,7 +286,7 @@ def _methods(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
 
 
 def _log_methods(logs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
-    """Return the methods of logs: where two have one σ, by their paths, else by their names."""
+    """Return the methods of logs; ambiguous ones are named by their paths, then by their files."""
     methods = [method_of(log, group_by) for log in logs]
     several = {method for method, _ in _shared(methods, logs)}
     methods = [
@@ -312,17 +306,17 @@ def _shared(methods: Sequence[str], logs: Sequence[Run]) -> set[tuple[str, float
     return {key for key, count in counts.items() if count > 1}
 
 
-def _told_apart(run: Run, name: str, namesakes: Sequence[Run]) -> str:
-    values = [(key, run.value(key)) for key in _apart(namesakes)]
+def _with_settings(run: Run, name: str, namesakes: Sequence[Run]) -> str:
+    values = [(key, run.value(key)) for key in _distinguishing(namesakes)]
     parts = [f"{key}={_text(value)}" for key, value in values if value is not None]
     same = [other for other in namesakes if all(other.value(k) == value for k, value in values)]
-    # What differs in nothing that is recorded is not averaged either.
+    # Two runs of one seed are not averaged, even if their recorded settings are equal.
     alike = [other for other in same if (other.sigma, other.seed) == (run.sigma, run.seed)]
     return ", ".join([name, *parts, *([run.name] if len(alike) > 1 else [])])
 
 
-def _apart(runs: Sequence[Run]) -> list[str]:
-    """Return what trainings differ in, beyond what papers let follow σ; where it is recorded."""
+def _distinguishing(runs: Sequence[Run]) -> list[str]:
+    """Return recorded settings in which trainings differ, except those that papers set by σ."""
     recorded = [run for run in runs if run.summary.get("training")]
     every = _differing(recorded) if recorded else {}
     names = {name: None for name in every if not name.startswith(FOLLOW_SIGMA)}
@@ -338,12 +332,8 @@ def _differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return settings_apart([run.summary for run in runs])
 
 
-def _key(run: Run) -> str:
-    return repr((run.images, run.conditions))
-
-
 def _titles(parts: Sequence[Sequence[Run]]) -> list[str]:
-    """Return the parts' titles; of equal ones, with what they differ in."""
+    """Return the parts' titles; equal titles get the conditions in which they differ."""
     titles = [_title(part) for part in parts]
     named = []
     for title, part in zip(titles, parts, strict=True):
@@ -360,7 +350,7 @@ def _differences(run: Run, others: Sequence[Run]) -> list[str]:
         name
         for name in dict.fromkeys(name for other in others for name in other.conditions)
         if any(other.conditions.get(name) != conditions.get(name) for other in others)
-        # Other images have other pixels.
+        # The digest of the pixels differs whenever the images differ.
         and not (elsewhere and name == "examples")
     ]
     named = ["images", *names] if elsewhere else names
@@ -373,18 +363,18 @@ def _title(runs: Sequence[Run]) -> str:
     noun = "image" if len(first.rows) == 1 else "images"
     if first.is_foreign:
         return f"{images} {noun} of published logs; data, n and α are not recorded"
-    said = first.conditions
+    shared = first.conditions
     parts = [
-        f"{said['data']}",
-        f"{images} {said['split']} {noun}",
+        f"{shared['data']}",
+        f"{images} {shared['split']} {noun}",
         certifier_name(first.settings),
-        f"n0 = {said['n0']:,}",
-        f"n = {said['n']:,}",
-        f"α = {said['alpha']:g}",
-        f"{said['precision']}",
+        f"n0 = {shared['n0']:,}",
+        f"n = {shared['n']:,}",
+        f"α = {shared['alpha']:g}",
+        f"{shared['precision']}",
     ]
-    parts += ["discrete noise"] if said["noise"] not in (None, "gaussian") else []
-    parts += ["tests the label"] if said["target"] == "label" else []
+    parts += ["discrete noise"] if shared["noise"] not in (None, "gaussian") else []
+    parts += ["tests the label"] if shared["target"] == "label" else []
     return ", ".join(parts)
 
 
@@ -394,24 +384,24 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     logs = [run.name for run in runs if run.is_foreign]
     if logs and len(logs) < len(runs):
         notes.append(
-            f"{some(logs)}: logged by other code on images of the same numbers and labels. "
-            "Data, samples, α and bound are not recorded there; make sure that they are the same "
+            f"{some(logs)}: logged by other code on images with the same indices and labels. "
+            "Data, samples, α and bound are not recorded there; check that they are the same "
             "before you compare."
         )
     if any(run.is_foreign and run.log_path.training_sigmas for run in runs):
         notes.append(
-            "Logs whose path states another σ for the training than for the certification are "
-            "methods of their own, so that an envelope holds each method at its own σ alone."
+            "Logs whose path states different σ for training and certification are separate "
+            "methods, so that an envelope contains each method only at its own σ."
         )
     if any(run.summary.get("radius_is_lower_bound") for run in runs):
         notes.append(
-            "Radii are lower bounds on a grid, and ACR with them: more samples would prove more."
+            "Radii, and therefore ACR, are lower bounds on a grid: more samples would prove more."
         )
     bare = [run.name for run in runs if not run.is_foreign and not run.summary.get("training")]
     if 0 < len(bare) < len(runs) - len(logs):
         notes.append(
-            f"The settings of the training of {some(bare)} are not recorded: they may differ from "
-            "those of the runs that they stand beside."
+            f"The training settings of {some(bare)} are not recorded: they may differ from those "
+            "of the other runs."
         )
     return notes
 
@@ -422,12 +412,12 @@ def upper_envelope(
     """Return the largest of the groups' mean certified accuracies, at every radius of a step.
 
     Args:
-        groups: of each group the readings that are averaged, on as many images each.
-        radii: radii that are of interest beside 0 and those that images reach.
+        groups: for each group the readings to average, each on the same number of images.
+        radii: further radii besides 0 and the radii of images.
 
     Returns:
-        Radii in order, and the certified accuracy at each: it holds from the radius before, which
-        does not belong to it, up to its own, which does.
+        Increasing radii, shape (K,), and the certified accuracy at each, shape (K,). It holds
+        from the previous radius (excluded) to its own radius (included).
     """
     reached = [each.radius[each.correct] for readings in groups for each in readings]
     steps = np.unique(np.concatenate([[0.0], radii, *reached]))
@@ -436,13 +426,13 @@ def upper_envelope(
 
 
 def some(names: Sequence[str], most: int = 4) -> str:
-    """Return names as a list that ends before it gets long."""
+    """Return the first names as a list, and the number of the others."""
     rest = [f"{len(names) - most} others"] if len(names) > most else []
     return ", ".join([*names[:most], *rest])
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings of a training by dotted names, without those that make no method."""
+    """Return the settings of a training by dotted name, without those that define no method."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

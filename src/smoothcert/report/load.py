@@ -1,7 +1,6 @@
-"""Run folders, and the field's own logs, as runs that can be compared."""
+"""Reading run folders, and logs of published code, as runs that can be compared."""
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -22,9 +21,9 @@ from smoothcert.records import (
     RunFolder,
     is_field_log,
     log_columns,
-    read_bounded,
     read_certificates,
     read_field_log,
+    read_settings,
     run_left_by,
     settings_path,
 )
@@ -32,24 +31,24 @@ from smoothcert.records.summary import Reading, readings
 from smoothcert.report.log_paths import LogPath
 
 OF_A_RUN = re.compile(r"/certificates(/epoch_\d+_\w+|\.part\d+)\.tsv$")
-"""Certificates of an epoch and of one process, which are no runs of their own."""
+"""Certificates of an epoch or of one process, which are not separate runs."""
 NEEDED = ("certifier", "sigma", "alpha", "n0", "n", "seed", "split")
 NUMBERS = ("sigma", "alpha", "n0", "n", "alpha_for_votes", "mean_samples_per_image")
-"""Settings and figures that are numbers where they are recorded."""
-UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Signs that are no text: a terminal obeys some of them, and others cannot be written."""
+"""Settings and figures that must be numbers, if recorded."""
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters that a terminal would execute, or that cannot be encoded."""
 DEFAULTS = {"precision": "float32", "noise": "gaussian", "target": "selection"}
-"""What certificates of before these could be chosen were made with."""
+"""Values for certificates that are older than these settings."""
 OF_THE_RUN = ("sigma", "seed", "weights", "device", "skip", "max_images", "start")
-"""Settings that runs which are compared may differ in; the images themselves are compared."""
+"""Settings that may differ between compared runs; the images themselves are compared."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Certificates of one classifier, with what is known of how it came about.
+    """Certificates of one classifier, with what is recorded of its training.
 
     Attributes:
-        name: its folder, as short as the runs that it was read with allow.
+        name: its folder, without what the names of all runs begin with.
         path: the certificate file.
         rows: at least one certificate.
         settings: what the rows depend on; empty for a log of published code.
@@ -69,29 +68,29 @@ class Run:
 
     @property
     def sigma(self) -> float | None:
-        """σ of the noise; of a published log as its path says it, None where it does not."""
+        """σ of the noise; for a published log σ in its path, None if there is none."""
         if self.settings:
             return float(self.settings["sigma"])
         return self.log_path.sigma
 
     @cached_property
     def log_path(self) -> LogPath:
-        """What the path says, of a published log."""
+        """The information in the path of a published log."""
         place = _place(self.path)
         above = place.parts[1 : len(place.parts) - len(Path(self.name).parts)]
-        return LogPath(self.name, [_seen(part) for part in above])
+        return LogPath(self.name, [_printable(part) for part in above])
 
     @property
     def seed(self) -> int | None:
         """Seed of the training."""
-        # Of a checkpoint file only the certification's own seed is known.
+        # For a checkpoint file only the seed of the certification is known.
         own = None if "ckpt" in self.summary else self.summary.get("seed")
         return self.summary.get("training_seed", own)
 
     def value(self, key: str) -> Any:
-        """Return what the summary, or the training's settings in it, say; None if nothing.
+        """Return a value of the summary, or of the training's settings in it; None if missing.
 
-        Of a published log its path says it; see `LogPath.settings`.
+        For a published log, return a value from its path; see `LogPath.settings`.
 
         Args:
             key: such as `objective`, or with dots, `training.objective.weight` or
@@ -109,12 +108,10 @@ class Run:
 
     @cached_property
     def bounds(self) -> list[Reading]:
-        """Radii as certified, and where the votes allow it under Cohen's bound."""
+        """Radii as certified, and under Cohen's bound if the votes allow it."""
         if self.settings:
             return readings(self.rows, self.settings)
-        radius = np.array([row.radius for row in self.rows])
-        correct = np.array([bool(row.correct) for row in self.rows])
-        return [Reading("as logged", radius, correct)]
+        return [Reading.of("as logged", self.rows)]
 
     @property
     def certified(self) -> Reading:
@@ -123,31 +120,31 @@ class Run:
 
     @property
     def radii_that_count(self) -> np.ndarray:
-        """Certified radius of each image, 0 where it is wrong or abstained on."""
+        """Certified radius of each image, shape (N,), 0 if wrong or an abstention."""
         return np.where(self.certified.correct, self.certified.radius, 0.0)
 
     @cached_property
     def images(self) -> str:
-        """A digest of which images were certified: equal for equal images and labels."""
+        """A digest of the certified images: equal for equal indices and labels."""
         listed = sorted((row.idx, row.label) for row in self.rows)
         return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What other runs must share to be compared; empty for a log of published code."""
+        """Settings that compared runs must share; empty for a log of published code."""
         if self.is_foreign:
             return {}
-        said = {**DEFAULTS, "data": self.summary.get("data"), **self.settings}
-        return {name: said[name] for name in sorted(said) if name not in OF_THE_RUN}
+        settings = {**DEFAULTS, "data": self.summary.get("data"), **self.settings}
+        return {name: settings[name] for name in sorted(settings) if name not in OF_THE_RUN}
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What was found, and what was left out.
+    """The runs among files and folders, and which of them were left out.
 
     Attributes:
         runs: in the order of their names.
-        notes: what a reader should know of folders that are no run, in sentences.
+        notes: sentences about files and folders that were left out.
     """
 
     runs: Sequence[Run]
@@ -159,17 +156,17 @@ def read_runs(
 ) -> Runs:
     """Read the runs among files and folders.
 
-    A run is a folder with certificates and a summary, or a log with the field's columns, whatever
-    its name. Other files are passed over, but for those that begin like a log.
+    A run is a folder with certificates and a summary, or a log with the field's columns and any
+    name. Other files are ignored.
 
     Args:
         paths: files and folders.
-        skip_damaged: leave out damaged runs with a note, where many are read.
-        named: those of them that have to be runs, whatever is skipped.
+        skip_damaged: leave out damaged runs with a note, instead of raising.
+        named: paths that must be runs, even with `skip_damaged`.
 
     Raises:
-        RecordsError: if a path is not there, a certificate file or what is next to it is
-            damaged, or a named path is no run.
+        RecordsError: if a path does not exist, a certificate file or a file next to it is
+            damaged, or a named path is not a run.
     """
     required = set(named)
     runs, notes = [], []
@@ -180,9 +177,9 @@ def read_runs(
         except RecordsError as error:
             if path in required or not skip_damaged:
                 raise
-            notes.append(_seen(f"{path} is left out: {error}"))
+            notes.append(_printable(f"{path} is left out: {error}"))
             continue
-        # A file stays where it is named: a link in a run folder is no run somewhere else.
+        # A linked file keeps its own folder: its run is not in the folder of the link's target.
         place = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         places[place] = path in required or places.get(place, False)
     found: dict[Path, bool] = {}
@@ -197,7 +194,8 @@ def read_runs(
         except (RecordsError, OSError) as error:
             if is_required or not skip_damaged:
                 raise
-            run = _seen(f"{name} is left out: {error}".replace(f"{path.parent}{os.sep}", ""))
+            text = f"{name} is left out: {error}".replace(f"{path.parent}{os.sep}", "")
+            run = _printable(text)
         if isinstance(run, Run):
             runs.append(run)
         elif is_required:
@@ -218,7 +216,7 @@ def _check_inside(path: Path) -> None:
 
 def _certificates_in(path: Path, is_required: bool) -> Path | None:
     if not path.exists():
-        raise RecordsError(f"Expected a run folder or a log, got {path}, which is not there")
+        raise RecordsError(f"Expected a run folder or a log, got {path}, which does not exist")
     run = RunFolder(path)
     if path.is_dir() and not run.is_certified:
         if is_required:
@@ -230,7 +228,7 @@ def _certificates_in(path: Path, is_required: bool) -> Path | None:
     path = run.certificates if path.is_dir() else path
     if not path.is_file():
         if is_required:
-            raise RecordsError(f"Expected a run folder or a log, got {path}, which is no file")
+            raise RecordsError(f"Expected a run folder or a log, got {path}, which is not a file")
         return None
     if is_required or path.name == CERTIFICATES:
         return path
@@ -238,21 +236,21 @@ def _certificates_in(path: Path, is_required: bool) -> Path | None:
         return None
     try:
         return path if is_field_log(path) else None
-    except OSError:  # Whoever reads it says why it cannot be read.
+    except OSError:  # Reading it gives the reason.
         return path
 
 
 def _is_log(path: Path) -> bool:
-    """Return whether a file is another program's log, or a copy of ours without its settings."""
+    """Return whether a file is another program's log, or certificates without their settings."""
     if path.name != CERTIFICATES:
         return True
     others = settings_path(path), RunFolder(path.parent).summary_file
-    is_ours = log_columns(path) == list(COLUMNS) and any(file.exists() for file in others)
-    return is_field_log(path) and not is_ours
+    is_of_a_run = log_columns(path) == list(COLUMNS) and any(file.exists() for file in others)
+    return is_field_log(path) and not is_of_a_run
 
 
 def _read_run(path: Path, name: str) -> Run | str:
-    """Return a run, or why there is none."""
+    """Return a run, or a sentence why the files are not a run."""
     run = RunFolder(path.parent)
     if path.name == CERTIFICATES:
         run.check_links(nested=False)
@@ -262,16 +260,17 @@ def _read_run(path: Path, name: str) -> Run | str:
     rows = read_certificates(path)
     if not run.is_summarized:
         return f"{name} is not finished: it has {len(rows)} certificates and no {SUMMARY}."
-    settings, summary = (read_json(file) for file in (settings_path(path), run.summary_file))
+    settings = _all_printable(read_settings(settings_path(path)))
+    summary = _all_printable(read_settings(run.summary_file))
     if summary.get("images") != len(rows):
         return (
-            f"{name} is not finished: its {SUMMARY} speaks of {summary.get('images')} images, and "
-            f"it has {len(rows)} certificates."
+            f"{name} is not finished: its {SUMMARY} counts {summary.get('images')} images, and it "
+            f"has {len(rows)} certificates."
         )
     if "shard" in settings:
         return (
             f"{name} is shard {settings['shard']} of a certification and is left out: "
-            "python -m src.merge makes one of all of them."
+            "python -m src.merge merges all shards."
         )
     lacking = [name for name in NEEDED if name not in settings]
     if lacking:
@@ -282,7 +281,7 @@ def _read_run(path: Path, name: str) -> Run | str:
 
 
 def check_values(values: Mapping[str, Any], path: Path, numbers: Iterable[str] = NUMBERS) -> None:
-    """Refuse values of a file that are no numbers, where they are there.
+    """Refuse values of a file that should be numbers and are not.
 
     Raises:
         RecordsError: with the file and the value.
@@ -296,57 +295,32 @@ def check_values(values: Mapping[str, Any], path: Path, numbers: Iterable[str] =
         raise RecordsError(f"{path} is damaged: expected settings by name for training")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what a run recorded in a file.
-
-    Raises:
-        RecordsError: if it cannot be read.
-    """
-    try:
-        content = _all_seen(json.loads(read_bounded(path)))
-    except OSError as error:
-        raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        found = f"damaged JSON ({error})" if path.stat().st_size else "an empty file"
-        again = (
-            "; remove it and run the command that made its folder again: it writes it from the "
-            "certificates that are there"
-        )
-        raise RecordsError(
-            f"Expected what a run records in {path}, got {found}"
-            + (again if path.name == SUMMARY else "")
-        ) from error
-    if not isinstance(content, dict):
-        raise RecordsError(f"{path} is damaged: expected values by name")
-    return content
-
-
-def _all_seen(value: Any) -> Any:
-    """Return what a file says with nothing in its texts but text."""
+def _all_printable(value: Any) -> Any:
+    """Return JSON values whose texts have no unprintable characters."""
     if isinstance(value, dict):
-        return {_seen(name): _all_seen(each) for name, each in value.items()}
+        return {_printable(name): _all_printable(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_all_seen(each) for each in value]
-    return _seen(value) if isinstance(value, str) else value
+        return [_all_printable(each) for each in value]
+    return _printable(value) if isinstance(value, str) else value
 
 
-def _seen(text: str) -> str:
-    return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _short(files: Sequence[Path]) -> list[str]:
-    """Return the folders, or the logs' own names, without what all of them begin with."""
+    """Return the names of run folders and logs, without what all of them begin with."""
     places = [_place(path) for path in files]
     if len(places) < 2:
-        return [_seen(place.name) for place in places]
+        return [_printable(place.name) for place in places]
     start = Path(os.path.commonpath(places))
-    # A run and what was certified of it lie in each other.
+    # A certification may be in the folder of its training.
     start = start.parent if start in places else start
-    return [_seen(place.relative_to(start).as_posix()) for place in places]
+    return [_printable(place.relative_to(start).as_posix()) for place in places]
 
 
 def _place(path: Path) -> Path:
-    """Return what a certificate file is named after: its run folder, or a log's own file."""
+    """Return the path that names a run: its folder, or the file of a log."""
     return path.parent if path.name == CERTIFICATES else path
 
 
@@ -354,8 +328,8 @@ def _once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """Leave out copies: the same rows, certified under the same settings."""
     kept: dict[str, Run] = {}
     for run in runs:
-        # Ours name their weights: a run that was repeated says nothing new. Of logs the times tell
-        # copies from classifiers with equal certificates, such as constant ones.
+        # Settings of run folders identify the weights: a repeated run adds nothing. For logs the
+        # times tell copies from classifiers with equal certificates, such as constant ones.
         rows = [
             (row.idx, row.predict, row.radius, row.time if run.is_foreign else None)
             for row in run.rows

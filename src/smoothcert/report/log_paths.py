@@ -1,4 +1,4 @@
-"""What the path of a published log says of it: σ, the noise of the training, the method."""
+"""Information in the path of a published log: σ, the noise of the training, the method."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ STATED = re.compile(
     re.IGNORECASE,
 )
 LARGEST_SIGMA = 10
-"""Larger numbers in a path are no σ of pixels in [0, 1]."""
+"""Larger numbers in a path are not σ of pixels in [0, 1]."""
 ENDING = re.compile(r"\.(tsv|txt|log|csv|out|dat)$", re.IGNORECASE)
 SETTING = re.compile(
     r"(?<![A-Za-z])(?:(?P<word>[A-Za-z]+)[-_]?\d+(?:\.\d+)?(?![A-Za-z\d])"
@@ -25,11 +25,11 @@ SEPARATORS = "_- .,"
 class LogPath:
     """The path of a log, read as published code and sweeps write such paths.
 
-    Only the words `sigma` and `noise` state a noise: a bare `0.25` may be an ε or a weight.
+    Only numbers after `sigma` or `noise` are noise: a bare `0.25` may be an ε or a weight.
 
     Attributes:
-        name: the log's name among those that it was read with, `/` between folders.
-        above: the folders that contain all of that, outermost first.
+        name: the log's name, with `/` between folders.
+        above: the folders that contain this name, outermost first.
 
     Example:
         >>> path = LogPath("noise_0.50/cohen/test/sigma_0.25")
@@ -47,8 +47,12 @@ class LogPath:
 
     @cached_property
     def sigma(self) -> float | None:
-        """σ of the certification: the last `sigma…`, else the last `noise…`, else a folder's."""
-        for part in ["/".join(self.parts), *self.above[:-2:-1], *map(_whole, self.above[-2::-1])]:
+        """σ of the certification: the last `sigma…`, or `noise…`, of the name, then of folders."""
+        for part in [
+            "/".join(self.parts),
+            *self.above[:-2:-1],
+            *map(_if_only_sigma, self.above[-2::-1]),
+        ]:
             found = [each for each in _stated(part) if float(each["value"]) > 0]
             named = [each for each in found if each["what"].lower() == "sigma"]
             if found:
@@ -57,20 +61,20 @@ class LogPath:
 
     @cached_property
     def training_sigmas(self) -> list[float]:
-        """Every other σ that the path states: of the noise that the network was trained with."""
-        parts = [*map(_whole, self.above), *self.parts]
+        """Every other σ in the path: the noise that the network was trained with."""
+        parts = [*map(_if_only_sigma, self.above), *self.parts]
         values = [float(each["value"]) for part in parts for each in _stated(part)]
         return [] if self.sigma is None else [v for v in dict.fromkeys(values) if v != self.sigma]
 
     @property
     def method(self) -> str:
-        """The path without what it states of σ; if nothing is left, the nearest folder above."""
-        kept = "/".join(part for part in map(_rest, self.parts) if part)
-        above = (part for part in map(_rest, self.above[::-1]) if part)
+        """The path without σ; if nothing is left, the nearest folder above."""
+        kept = "/".join(part for part in map(_without_sigma, self.parts) if part)
+        above = (part for part in map(_without_sigma, self.above[::-1]) if part)
         return self.with_training(kept or next(above, "log"))
 
     def with_training(self, method: str) -> str:
-        """Return a method's name, with both σ where training and certification differ."""
+        """Return a method's name, with both σ if training and certification differ."""
         if not self.training_sigmas:
             return method
         trained = " and ".join(f"{sigma:g}" for sigma in self.training_sigmas)
@@ -78,12 +82,12 @@ class LogPath:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What tells methods apart, by the keys of `group_by`.
+        """Parts of the path that may define a method, by the keys of `group_by`.
 
         `path.1` is the first part of the name, and so on. A part such as `eps_64`, `eps64` or
-        `attack=pgd` is found by its word, too.
+        `attack=pgd` also has its word as a key.
         """
-        rest = [_rest(part) for part in self.parts]
+        rest = [_without_sigma(part) for part in self.parts]
         numbered = {f"path.{place}": part for place, part in enumerate(rest, 1) if part}
         found = [each for part in rest for each in SETTING.finditer(part)]
         return {**{each["word"] or each["key"]: each[0] for each in found}, **numbered}
@@ -93,13 +97,13 @@ def _stated(text: str) -> list[re.Match[str]]:
     return [each for each in STATED.finditer(text) if float(each["value"]) <= LARGEST_SIGMA]
 
 
-def _whole(folder: str) -> str:
-    """Return a folder's name if it is nothing but a σ: one far above may speak of other things."""
+def _if_only_sigma(folder: str) -> str:
+    """Return a folder's name if it is only σ: other numbers far above may not concern the log."""
     return folder if STATED.fullmatch(folder) else ""
 
 
-def _rest(part: str) -> str:
-    """Return a part of a path without what it states of σ, and without the signs around that."""
+def _without_sigma(part: str) -> str:
+    """Return a part of a path without σ and without the separators around it."""
     for each in _stated(part)[::-1]:
         before, after = part[: each.start()], part[each.end() :]
         joint = before[-1] if before and after and before[-1] in SEPARATORS else ""

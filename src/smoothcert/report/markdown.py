@@ -1,4 +1,4 @@
-"""Texts in Markdown pages, and generated parts of them between marks."""
+"""Markdown tables, and generated parts of Markdown pages between marks."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from smoothcert.records import write_atomically
 
 
 def escaped(text: str) -> str:
-    r"""Return a text as Markdown that shows it as it is, in one line and in one cell of a table.
+    r"""Return Markdown that shows a text unchanged, in one line and in one cell of a table.
 
     Args:
         text: any text.
@@ -27,7 +27,7 @@ def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     Args:
         names: headings, as Markdown.
-        rows: as many cells as headings each, as Markdown in one line; see `escaped`.
+        rows: one cell per heading, as Markdown in one line; see `escaped`.
 
     Example:
         >>> print(markdown_table(["name", "ACR"], [["ADRE", "0.5"]]))
@@ -41,11 +41,11 @@ def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def marks(name: str, command: str) -> tuple[str, str]:
-    """Return the lines between which a generated part stands.
+    """Return the lines that enclose a generated part.
 
     Args:
         name: name of the part.
-        command: what makes it, for whoever edits the page.
+        command: the command that makes it, for users who edit the page.
 
     Example:
         >>> marks("methods", "python -m src.benchmark task=methods")[1]
@@ -63,10 +63,10 @@ def replace_part(path: Path, between: tuple[str, str], part: str) -> None:
         part: Markdown.
 
     Raises:
-        InvalidArgumentError: if the page is not there or does not have both marks, in order.
+        InvalidArgumentError: if the page does not exist or lacks one of the marks, in order.
     """
     if not path.is_file():
-        raise InvalidArgumentError(f"Expected a page, got {str(path)!r}, which is not there")
+        raise InvalidArgumentError(f"Expected a page, got {str(path)!r}, which does not exist")
     text = path.read_text(encoding="utf-8")
     before, start, rest = text.partition(between[0])
     _, end, after = rest.partition(between[1])

@@ -1,4 +1,4 @@
-"""Training methods as their papers call them, and the colour that each has in every figure."""
+"""Names of training methods as in their papers, and one colour per method for all figures."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -27,15 +27,15 @@ class Colour(NamedTuple):
     """A colour as `#rrggbb`.
 
     Attributes:
-        light: on a light ground.
-        dark: on a dark one.
+        light: on a light background.
+        dark: on a dark background.
     """
 
     light: str
     dark: str
 
 
-# After Okabe and Ito and after Tol, each at a contrast of 3 or more with the page's grounds.
+# After Okabe and Ito and after Tol, with a contrast of at least 3 to the page's backgrounds.
 OF_PAPERS = {
     "Gaussian": Colour("#0072b2", "#4aa3e0"),
     "SmoothAdv (PGD)": Colour("#008a63", "#2fc496"),
@@ -57,10 +57,10 @@ OTHERS = (
 
 
 def method_name(objective: Any, attack: Any) -> str:
-    """Return what a method is called: its paper's name, or `objective + attack`.
+    """Return the name of a method: its paper's name, or `objective + attack`.
 
     Args:
-        objective: name of the objective; None or `none` where it is not known.
+        objective: name of the objective; None or `none` if unknown.
         attack: name of the attack; None or `none` for none.
 
     Example:
@@ -72,14 +72,15 @@ def method_name(objective: Any, attack: Any) -> str:
 
 
 def chosen_method(given: str, names: Sequence[str]) -> str:
-    """Return the method that a user means, by its name or by objective and attack.
+    """Return the method that a user chose, by its name or by objective and attack.
 
     Args:
-        given: a name of tables, or with `adre + pgd` for ADREADV, settings behind it included.
-        names: the methods that there are.
+        given: a name in the tables, or objective and attack such as `adre + pgd` for ADREADV,
+            followed by the same settings as in the tables.
+        names: the existing methods.
 
     Raises:
-        InvalidArgumentError: if none of them is meant.
+        InvalidArgumentError: if there is no such method.
 
     Example:
         >>> chosen_method("gaussian, epochs=18", ["ADRE", "Gaussian, epochs=18"])
@@ -99,8 +100,8 @@ def method_colour(name: str) -> Colour:
     """Return the colour of a method, the same in every figure, page and run.
 
     Args:
-        name: as tables call it. Methods without a fixed colour get one of 12 by their names, so
-            that two of them may have the same.
+        name: the name in the tables. Methods without a fixed colour get one of 12 by a hash of
+            the name, so two of them may share a colour; their dashes or symbols then differ.
 
     Example:
         >>> method_colour("ADRE").light

@@ -1,4 +1,4 @@
-"""One page in one file: curves, tables, settings and certificates of many runs."""
+"""The HTML page of a report, in one file: curves, tables, settings and certificates of runs."""
 
 import base64
 import json
@@ -29,43 +29,43 @@ from smoothcert.records.summary import Reading
 from smoothcert.report.grids import Grid, shown
 from smoothcert.report.grouping import UNRECORDED, Group, Section, upper_envelope
 from smoothcert.report.load import Run
-from smoothcert.report.methods import chosen_method, method_colour
-from smoothcert.report.tables import radii_of, tables_of
+from smoothcert.report.methods import method_colour
+from smoothcert.report.tables import radii_of
 
 POINTS = 500
-"""Points of a curve, at most; between them it shows up to 1/500 less than is certified."""
+"""Most points of a curve; between points it shows up to 1/500 less than is certified."""
 LONGEST = 300
-"""Characters of a setting that are shown."""
+"""Most characters of a setting that are shown."""
 OF_RUN = (
     *("sigma", "training_seed", "seed", "name", "data", "model", "objective", "attack", "ckpt"),
     *("normalization", "epochs", "batch_size", "training_images", "seconds_training"),
     *("seconds_certifying", "device", "git_commit"),
 )
-"""What a summary says of a run beside its training and its certifier."""
+"""Entries of a summary about the run itself, not about training or certifier."""
 RIGHT, WRONG, ABSTAINED, GIVEN_UP = range(4)
-"""What became of an image, as page.js names it."""
+"""Outcomes of a certificate, in the order of page.js."""
 DAMAGED = (
     *(OSError, ValueError, KeyError, SyntaxError, EOFError, struct.error, zlib.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
-"""What Pillow and a wrong description raise on a damaged picture."""
+"""Errors that Pillow or a wrong description raise for a damaged picture."""
 IN_SCRIPT = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"})
-"""Signs that could end a script element, or a line of a script, in the middle of data."""
+"""Characters in data that could end a script element, or a line of a script."""
 
 Curve = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Small pictures of images, as they lie in one PNG.
+    """Small pictures of images in one PNG.
 
     Attributes:
-        name: one that equal files share.
-        address: the whole file as a data URI.
+        name: a digest of the file.
+        address: the complete file as a data URI.
         sheet: width and height of the file in pixels.
         tile: width and height of one picture.
-        columns: pictures in a row.
-        indices: which image each is of, row by row.
+        columns: pictures per row.
+        indices: the image of each picture, row by row.
     """
 
     name: str
@@ -77,58 +77,52 @@ class Thumbnails:
 
 
 def write_page(
-    sections: Sequence[Section],
+    parts: Sequence[tuple[Section, Sequence[Grid]]],
     notes: Sequence[str],
     path: Path,
-    baseline: str | None = None,
     radii: Sequence[float] | None = None,
 ) -> None:
     """Write a page that shows runs side by side, as a file that needs no network.
 
-    The same run folders give the same bytes, wherever they lie and wherever the page is written.
+    The same run folders give the same bytes, independent of their path and of the page's path.
 
     Args:
-        sections: what `sections_of` returns.
-        notes: what a reader should know of what was left out, in sentences.
-        path: the HTML file to write; its folder is made where it does not exist.
-        baseline: the method that others are compared with; see `tables_of`.
-        radii: radii of the tables; None: those of `radii_of` for each section.
+        parts: each section of `sections_of`, with its tables of `tables_of`.
+        notes: sentences about runs that were left out.
+        path: the HTML file to write; its folder is created if it does not exist.
+        radii: radii that every curve marks; None: `radii_of` each section.
     """
+    sections = [section for section, _ in parts]
     chosen = [radii_of(section) if radii is None else list(radii) for section in sections]
     runs = list({id(run): run for section in sections for run in section.runs}.values())
     methods = list(dict.fromkeys(name for section in sections for name in section.methods))
     pictures = [_thumbnails(run) for run in runs]
-    base = None if baseline is None else chosen_method(baseline, methods)
-    tables = [
-        tables_of(section, own, base if base in section.methods else None)
-        for section, own in zip(sections, chosen, strict=True)
-    ]
     page = (
         _environment()
         .get_template("page.html")
         .render(
-            style=Markup(_part("page.css")),
+            style=Markup(_web_file("page.css")),
             colours=[method_colour(name) for name in methods],
             summary=_summary_of(runs, methods, sections),
             notes=notes,
-            sections=list(zip(sections, tables, strict=True)),
+            sections=parts,
             version=__version__,
             data=dict(_data(sections, chosen, runs, methods, pictures)),
             vega=Markup(_vega()),
-            script=Markup(_part("page.js")),
+            script=Markup(_web_file("page.js")),
         )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
 
 
-def _part(name: str) -> str:
+def _web_file(name: str) -> str:
     return (resources.files("smoothcert.report") / "web" / name).read_text(encoding="utf-8")
 
 
 @cache
 def _environment() -> Environment:
-    """Return the templates, which escape every text unless it is marked as HTML here."""
+    """Return the templates, which escape every text that is not marked as HTML here."""
     loader = PackageLoader("smoothcert.report", "web")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
@@ -142,37 +136,37 @@ def _environment() -> Environment:
 @cache
 def _vega() -> str:
     """Return the chart library as one script."""
-    # The bundle of version 1.9 has vega-embed whole, and null for the default exports of the rest.
+    # The bundle of version 1.9 exports vega-embed, and null for the other default exports.
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    # Neither stands in today's version; either would end or open a script element.
+    # Version 1.9 contains neither; either would end or open a script element.
     return script.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 
 def _summary_of(runs: Sequence[Run], methods: Sequence[str], sections: Sequence[Section]) -> str:
     counts = ((len(runs), "run"), (len(methods), "method"), (len(sections), "part"))
-    said = [f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts]
+    texts = [f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in counts]
     certificates = sum(len(run.rows) for run in runs)
-    return f"{said[0]} of {said[1]} in {said[2]}; {certificates:,} certificates."
+    return f"{texts[0]} of {texts[1]} in {texts[2]}; {certificates:,} certificates."
 
 
 def _with_code(note: str) -> Markup:
-    """Return a note as HTML; what is in backticks is code."""
+    """Return a note as HTML; text in backticks becomes code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(note)))
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name as HTML that may be broken: names of runs are long, and a phone is narrow."""
+    """Return a name as HTML with places for line breaks, for narrow screens."""
     return Markup(re.sub(r"(?<=[_/=,])(?=\w)", "<wbr>", escape(name)))
 
 
 def _json(data: Any) -> Markup:
-    """Return data as the content of a script element, which no text of it can end."""
+    """Return data as the content of a script element, which no text in the data can end."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.translate(IN_SCRIPT))
 
 
 def _numeric_columns(grid: Grid) -> list[bool]:
-    """Return which columns hold numbers, be they written as texts."""
+    """Return which columns contain only numbers, possibly written as texts."""
     columns = zip(*(row.cells for row in grid.rows), strict=True)
     return [all(_is_number(cell.value) for cell in cells) for cells in columns]
 
@@ -184,7 +178,7 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-# What is written as data, and shown by page.js.
+# Data that page.js shows.
 
 
 def _data(
@@ -194,14 +188,13 @@ def _data(
     methods: Sequence[str],
     pictures: Sequence[Thumbnails | None],
 ) -> Iterable[tuple[str, Any]]:
-    """Return each element's data by its name."""
+    """Return the data of each script element, by its id."""
     numbers = {id(run): number for number, run in enumerate(runs)}
     for place, section in enumerate(sections):
-        mine = [numbers[id(run)] for run in section.runs]
-        seen = [pictures[number] for number in mine]
+        own = [numbers[id(run)] for run in section.runs]
         yield f"curves-{place}", _curves(section, methods, radii[place])
         yield f"settings-{place}", _settings(section)
-        yield f"gallery-{place}", _gallery(section, mine, seen)
+        yield f"gallery-{place}", _gallery(section, own, [pictures[number] for number in own])
     for number, run in enumerate(runs):
         yield f"certificates-{number}", _certificates(run.rows)
     for name, picture in {each.name: each for each in pictures if each is not None}.items():
@@ -209,15 +202,15 @@ def _data(
 
 
 def _curves(section: Section, methods: Sequence[str], radii: Sequence[float]) -> dict[str, Any]:
-    """Return every curve of a section: of each method, of each σ and of each run."""
+    """Return every curve of a section: per method, per σ and per run."""
     sigmas = sorted({group.sigma for group in section.groups}, key=lambda sigma: sigma or 0.0)
     largest = max(float(run.radii_that_count.max()) for run in section.runs)
-    ours = next((run for run in section.runs if len(run.bounds) > 1), section.runs[0])
+    reread = next((run for run in section.runs if len(run.bounds) > 1), section.runs[0])
     lines = [
         *({"of": name, **_two(groups, radii)} for name, groups in section.methods.items()),
         *({**_group(group, sigmas), **_two([group], radii)} for group in section.groups),
         *(
-            {**_group(group, sigmas), **_named(run), **_two([_alone(group, run)], radii)}
+            {**_group(group, sigmas), **_named(run), **_two([replace(group, runs=[run])], radii)}
             for group in section.groups
             for run in group.runs
         ),
@@ -225,7 +218,7 @@ def _curves(section: Section, methods: Sequence[str], radii: Sequence[float]) ->
     return {
         "methods": [{"name": name, "place": methods.index(name)} for name in section.methods],
         "sigmas": sigmas,
-        "bounds": [bound.name for bound in ours.bounds],
+        "bounds": [bound.name for bound in reread.bounds],
         "radii": radii,
         "limit": math.ceil(largest * 105) / 100 or 0.25,
         "lines": lines,
@@ -241,57 +234,45 @@ def _named(run: Run) -> dict[str, Any]:
     return {"run": run.name, "seed": None if run.seed is None else str(run.seed)}
 
 
-def _alone(group: Group, run: Run) -> Group:
-    return Group(group.method, group.sigma, [run])
-
-
 def _two(groups: Sequence[Group], radii: Sequence[float]) -> dict[str, Curve]:
-    """Return the curve as certified, and if every run has it, the one on the same votes."""
-    curves = {"certified": _curve([_bound(group, 0) for group in groups], radii)}
-    if all(len(run.bounds) > 1 for group in groups for run in group.runs):
-        curves["again"] = _curve([_bound(group, 1) for group in groups], radii)
-    return curves
-
-
-def _bound(group: Group, place: int) -> list[Reading]:
-    return [run.bounds[place] for run in group.runs]
+    """Return the curve as certified and, if every run has two bounds, under the second bound."""
+    several = all(len(run.bounds) > 1 for group in groups for run in group.runs)
+    return {
+        name: _curve([[run.bounds[place] for run in group.runs] for group in groups], radii)
+        for place, name in enumerate(["certified", "again"] if several else ["certified"])
+    }
 
 
 def _curve(groups: Sequence[Sequence[Reading]], radii: Sequence[float]) -> Curve:
     """Return the upper envelope over groups of the mean accuracy of each.
 
-    A pair of `radius` and `share` says that the share holds from the radius before, which does
-    not belong to it, up to its own, which does.
+    Each `share` holds from the previous `radius` (excluded) to its own `radius` (included).
     """
-    digits = [[_with_digits_of_a_file(reading) for reading in group] for group in groups]
-    largest = max(float((each.radius * each.correct).max()) for group in digits for each in group)
-    steps, shares = upper_envelope(digits, [radius for radius in radii if radius <= largest])
+    rounded = [[replace(each, radius=_floored(each.radius)) for each in group] for group in groups]
+    largest = max(float((each.radius * each.correct).max()) for group in rounded for each in group)
+    steps, shares = upper_envelope(rounded, [radius for radius in radii if radius <= largest])
     chosen = thinned(shares, np.flatnonzero(np.isin(steps, radii)))
     return {"radius": steps[chosen].tolist(), "share": _floored(shares[chosen]).tolist()}
 
 
-def _with_digits_of_a_file(reading: Reading) -> Reading:
-    return replace(reading, radius=_floored(reading.radius))
-
-
 def _floored(values: np.ndarray) -> np.ndarray:
-    """Return numbers with six decimals, none of them larger than it was."""
+    """Return numbers rounded down to six decimals, as in certificate files."""
     short = np.round(values, 6) == values
     return np.where(short, values, np.floor(values * 1e6) / 1e6)
 
 
 def thinned(shares: np.ndarray, kept: Sequence[int] | np.ndarray = ()) -> np.ndarray:
-    """Return which points of a falling curve are drawn, evenly spread over its height.
+    """Return the points of a falling curve to draw, evenly spread over its height.
 
-    Between two of them a curve is drawn at the height of the right one, so that leaving points
-    out never shows more than is true.
+    Between two points a curve is drawn at the height of the right one, so a curve with fewer points
+    is never above the exact curve.
 
     Args:
-        shares: heights, none larger than the one before it.
-        kept: places that are drawn in any case, far fewer than `POINTS`.
+        shares: non-increasing heights, shape (K,).
+        kept: indices of points that are always drawn, far fewer than `POINTS`.
 
     Returns:
-        Places in order, at most `POINTS`, the first and the last among them.
+        Increasing indices, at most `POINTS`, including the first and the last point.
 
     Example:
         >>> thinned(np.array([0.9, 0.5, 0.2])).tolist()
@@ -305,19 +286,21 @@ def thinned(shares: np.ndarray, kept: Sequence[int] | np.ndarray = ()) -> np.nda
 
 
 def _settings(section: Section) -> dict[str, Any]:
-    """Return the settings of each run: the texts of a row once, and which one a run has."""
+    """Return the settings of each run: each distinct text of a row once, and its index per run."""
     runs = section.runs
-    said = [_parts(run) for run in runs]
+    settings = [_parts(run) for run in runs]
     parts = []
-    for part in said[0]:
-        names = dict.fromkeys(name for each in said for name in each[part])
-        rows = [_compared(name, [each[part].get(name) for each in said], runs) for name in names]
+    for part in settings[0]:
+        names = dict.fromkeys(name for each in settings for name in each[part])
+        rows = [
+            _compared(name, [each[part].get(name) for each in settings], runs) for name in names
+        ]
         parts.append({"name": part, "rows": rows})
     return {"runs": _heads(section), "parts": parts}
 
 
 def _heads(section: Section) -> list[dict[str, Any]]:
-    """Return how each run of a section is called."""
+    """Return name, method, σ and seed of each run of a section."""
     return [
         {**_named(run), "of": group.method, "sigma": group.sigma}
         for group in section.groups
@@ -326,22 +309,25 @@ def _heads(section: Section) -> list[dict[str, Any]]:
 
 
 def _compared(name: str, texts: Sequence[str | None], runs: Sequence[Run]) -> dict[str, Any]:
-    """Return a row; a published log, which records nothing, makes no difference."""
+    """Return a row; published logs, which record no settings, do not count as different."""
     distinct = list(dict.fromkeys(texts))
-    ours = [text for text, run in zip(texts, runs, strict=True) if not run.is_foreign] or texts
-    [(usual, count)] = Counter(ours).most_common(1)
+    recorded = [text for text, run in zip(texts, runs, strict=True) if not run.is_foreign] or texts
+    [(usual, count)] = Counter(recorded).most_common(1)
     return {
         "name": name,
-        "texts": [None if text is None else _shortened(text) for text in distinct],
+        "texts": [
+            f"{text[:LONGEST]}…" if text is not None and len(text) > LONGEST else text
+            for text in distinct
+        ],
         "of": [distinct.index(text) for text in texts],
-        "differs": count < len(ours),
-        # Without a majority no value is an exception.
-        "usual": distinct.index(usual) if count * 2 > len(ours) else None,
+        "differs": count < len(recorded),
+        # Without a majority no value is marked.
+        "usual": distinct.index(usual) if count * 2 > len(recorded) else None,
     }
 
 
 def _parts(run: Run) -> dict[str, dict[str, str]]:
-    """Return what is known of a run, by where it is recorded."""
+    """Return all that is recorded of a run, by its place in the summary."""
     summary = run.summary
     places = {
         "run": {name: summary[name] for name in OF_RUN if name in summary},
@@ -361,21 +347,17 @@ def _flat(values: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text; of a place on this machine, only its last name."""
+    """Return a value as text; an absolute path is shortened to its last name."""
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     place = PureWindowsPath(value)
     return f"…/{place.name}" if place.root and place.name else value
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
 def _gallery(
     section: Section, numbers: Sequence[int], pictures: Sequence[Thumbnails | None]
 ) -> dict[str, Any]:
-    """Return which runs there are to choose from, and where their certificates are."""
+    """Return the runs to choose from, with the names of their certificates and thumbnails."""
     classes = [_class_names(run) for run in section.runs]
     distinct = [list(names) for names in dict.fromkeys(map(tuple, classes))]
     heads = _heads(section)
@@ -400,7 +382,7 @@ def _class_names(run: Run) -> list[str]:
 
 
 def _certificates(rows: Sequence[CertificateRow]) -> dict[str, Any]:
-    """Return certificates by column; what a published log does not record is null."""
+    """Return certificates by column; values that a published log does not record are null."""
     return {
         "index": [row.idx for row in rows],
         "label": _packed([row.label for row in rows]),
@@ -422,7 +404,7 @@ def _outcome(row: CertificateRow) -> int:
 
 
 def _number(value: float, towards: Callable[[float], int]) -> float | None:
-    """Return a number with six decimals, on the safe side where it has more."""
+    """Return a number with six decimals, rounded to the safe side if it has more."""
     if not math.isfinite(value):
         return None
     short = round(value, 6)
@@ -430,7 +412,7 @@ def _number(value: float, towards: Callable[[float], int]) -> float | None:
 
 
 def _packed(values: list[Any]) -> Any:
-    """Return a column, or its only value."""
+    """Return a column, or its value if all are equal."""
     return values[0] if len(set(values)) == 1 else values
 
 
@@ -438,7 +420,7 @@ def _packed(values: list[Any]) -> Any:
 
 
 def _thumbnails(run: Run) -> Thumbnails | None:
-    """Return the thumbnails in a run's folder, if there are any that can be read."""
+    """Return the thumbnails in a run's folder; None if there are no readable ones."""
     try:
         content = read_bounded(RunFolder(run.path.parent).thumbnails)
     except OSError:
@@ -464,7 +446,7 @@ def _read_thumbnails(content: bytes) -> Thumbnails | None:
 
 
 def _opened(content: bytes) -> tuple[tuple[int, int], Mapping[str, str]]:
-    """Return size and texts of a PNG, every pixel of which can be read."""
+    """Return size and texts of a PNG, after reading every pixel."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(BytesIO(content), formats=["PNG"]) as picture:

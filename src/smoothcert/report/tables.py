@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from smoothcert.records.summary import tested_abstention_rate
 from smoothcert.report.grids import Cell, Column, Grid, Row, marked
 from smoothcert.report.grouping import UNRECORDED, Estimate, Group, Section
 from smoothcert.report.load import Run
 from smoothcert.report.methods import chosen_method
 from smoothcert.stats import (
     Difference,
-    abstention_rate,
     default_radii,
     difference_of_means,
     difference_of_shares,
@@ -19,12 +19,12 @@ from smoothcert.stats import (
 
 ACR_DIGITS = 3
 MOST_RADII = 20
-"""Columns of a table: a log in other units would fill pages."""
-OTHERS = [Column("clean", 1, True), Column("abstained", 1, True), Column("samples an image")]
+"""Largest number of radii in a table: a log in other units could have thousands."""
+OTHERS = [Column("clean", 1, True), Column("abstained", 1, True), Column("samples per image")]
 
 
 def radii_of(section: Section) -> list[float]:
-    """Return the radii of a section's tables: the usual ones, as far as any image reaches."""
+    """Return the radii of a section's tables: the default grid, up to the largest radius."""
     largest = max(float(run.radii_that_count.max()) for run in section.runs)
     sigma = max((group.sigma for group in section.groups if group.sigma), default=0.25)
     first, second, *_ = default_radii(sigma)
@@ -35,18 +35,21 @@ def radii_of(section: Section) -> list[float]:
     return [round(number * step, 2) for number in range(count + 1)]
 
 
-def tables_of(section: Section, radii: Sequence[float], baseline: str | None = None) -> list[Grid]:
+def tables_of(
+    section: Section, radii: Sequence[float] | None = None, baseline: str | None = None
+) -> list[Grid]:
     """Return a section's tables.
 
     Args:
         section: runs that can be compared.
-        radii: radii of the certified accuracies.
-        baseline: the method that others are compared with; None: Gaussian training if it is
-            there, else the first one.
+        radii: radii of the certified accuracies; None: `radii_of` the section.
+        baseline: the method to compare with; None: Gaussian training if there is any, else the
+            first method.
 
     Raises:
         InvalidArgumentError: if there is no such method.
     """
+    radii = radii_of(section) if radii is None else radii
     several = any(len(groups) > 1 for groups in section.methods.values())
     tables = [*([envelope(section, radii)] if several else []), methods(section, radii)]
     compared = differences(section, radii, baseline)
@@ -56,7 +59,7 @@ def tables_of(section: Section, radii: Sequence[float], baseline: str | None = N
 def envelope(section: Section, radii: Sequence[float]) -> Grid:
     """Return each method's best certified accuracy at each radius over its σ, and its best ACR.
 
-    The table that papers print: at every radius a method may use the σ that suits it.
+    Papers print this table: at every radius a method uses its best σ.
     """
     rows = []
     for method, groups in section.methods.items():
@@ -72,7 +75,7 @@ def envelope(section: Section, radii: Sequence[float]) -> Grid:
 
 
 def methods(section: Section, radii: Sequence[float]) -> Grid:
-    """Return the figures of each method at each σ: means over seeds and their standard errors."""
+    """Return the figures of each method at each σ: means and standard errors over seeds."""
     rows = []
     for group in section.groups:
         for bound in group.bounds:
@@ -110,9 +113,9 @@ def experiments(
 
     Args:
         groups: what `experiments_of` returns, at least one.
-        radii: radii of the certified accuracies; a run that did not report one has none there.
+        radii: radii of the certified accuracies; a cell is empty if a run did not report it.
         title: what the table shows.
-        data: what to call the data; their name in the summaries unless given.
+        data: name of the data; by default their name in the summaries.
     """
     rows = []
     for group in groups:
@@ -137,26 +140,26 @@ def experiments(
 
 
 def _shared(groups: Sequence[Group], data: str) -> str:
-    """Return what the runs of a table of experiments share."""
+    """Return a note on what the runs of a table of experiments share."""
     every = [run for group in groups for run in group.runs]
-    said, first = every[0].conditions, every[0].summary
+    shared, first = every[0].conditions, every[0].summary
     models = ", ".join(sorted({str(run.summary["model"]) for run in every}))
     both = ", both bounds on the same votes" if len(groups[0].bounds) > 1 else ""
     parts = [
-        data or str(said["data"]),
+        data or str(shared["data"]),
         f"{models}, trained on {first['training_images']:,} images",
-        f"{len(every[0].rows)} {said['split']} images certified at n0 = {said['n0']:,}, "
-        f"n = {said['n']:,}, α = {said['alpha']:g} in {said['precision']}{both}",
+        f"{len(every[0].rows)} {shared['split']} images certified at n0 = {shared['n0']:,}, "
+        f"n = {shared['n']:,}, α = {shared['alpha']:g} in {shared['precision']}{both}",
         "mean ± standard error over seeds of the training",
     ]
     return "; ".join(parts) + "."
 
 
 def differences(section: Section, radii: Sequence[float], baseline: str | None = None) -> Grid:
-    """Return how methods differ from one of them on the same images, run by run.
+    """Return the differences of all methods to one of them on the same images, run by run.
 
-    Runs are paired by σ and seed; the 95 % intervals are over images, for these very networks:
-    how trainings differ by their seeds shows between the rows.
+    Runs are paired by σ and seed. The 95 % intervals are over images, for these networks only; the
+    variation over seeds is the variation between the rows.
     """
     base = _baseline(section, baseline)
     rows = [
@@ -170,40 +173,44 @@ def differences(section: Section, radii: Sequence[float], baseline: str | None =
     columns += [Column("ACR", ACR_DIGITS, sign=True)]
     columns += [Column(f"{radius:g}", 1, True, sign=True) for radius in radii]
     notes = [
-        "Paired over the same images; 95 % intervals over images, each by itself. One that holds 0 "
-        "is no evidence of a difference; bold ones lie above 0. They say nothing of other "
-        "trainings.",
+        "Paired over the same images; 95 % intervals over images, not corrected for their number. "
+        "An interval containing 0 is no evidence of a difference; bold intervals are above 0. They "
+        "concern these networks only, not other trainings.",
     ]
     title = f"Paired differences: {section.title}"
     return Grid("differences", title, columns, rows, [*notes, *section.notes])
 
 
-def _baseline(section: Section, asked: str | None) -> str:
+def _baseline(section: Section, chosen: str | None) -> str:
     names = list(section.methods)
-    if asked is not None:
-        return chosen_method(asked, names)
+    if chosen is not None:
+        return chosen_method(chosen, names)
     gaussian = [name for name in names if re.match(r"gaussian\b(?! \+)", name, re.IGNORECASE)]
     return next(iter([*gaussian, *names]))
 
 
 def _differences(base: Run, run: Run, radii: Sequence[float]) -> list[Cell]:
-    first, second = _by_image(base), _by_image(run)
-    right, other = _by_image(base, correct=True), _by_image(run, correct=True)
+    (first, first_correct), (second, second_correct) = _by_image(base), _by_image(run)
     cells = [
-        _cell(difference_of_shares(right & (first >= radius), other & (second >= radius)))
+        _cell(
+            difference_of_shares(
+                first_correct & (first >= radius), second_correct & (second >= radius)
+            )
+        )
         for radius in radii
     ]
     acr = [_cell(difference_of_means(first, second))] if len(first) > 1 else [Cell(None)]
     return [*acr, *cells]
 
 
-def _by_image(run: Run, correct: bool = False) -> np.ndarray:
+def _by_image(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return radii that count, and whether images are correct, in the order of the images."""
     order = np.argsort([row.idx for row in run.rows])
-    return (run.certified.correct if correct else run.radii_that_count)[order]
+    return run.radii_that_count[order], run.certified.correct[order]
 
 
 def _partner(section: Section, base: str, group: Group, run: Run) -> Run | None:
-    """Return the baseline's run at the same σ, of the same seed where there is one."""
+    """Return the baseline's run at the same σ, with the same seed if there is one."""
     others = [
         other
         for each in section.groups
@@ -246,7 +253,7 @@ def _seed(run: Run) -> Cell:
 
 
 def _seeds(groups: Sequence[Group]) -> Cell:
-    """Return how many trainings stand behind a row."""
+    """Return the number of trainings in a row, as a range if it varies."""
     counts = sorted({len(group.runs) for group in groups})
     return Cell("–".join(str(count) for count in (counts[0], counts[-1])[: len(counts)]))
 
@@ -262,20 +269,18 @@ def _over(group: Group, bound: str) -> list[Cell]:
     """Return clean accuracy, abstentions and samples over a group's runs, as it was certified."""
     if bound != group.bounds[0]:
         return [Cell(None)] * len(OTHERS)
-    columns = zip(*(_of_run(run) for run in group.runs), strict=True)
-    return [_mean([cell.value for cell in cells]) for cells in columns]
-
-
-def _mean(values: Sequence[float | str | None]) -> Cell:
-    numbers = [float(value) for value in values if value is not None]
-    return Cell.of(Estimate.over(numbers)) if len(numbers) == len(values) else Cell(None)
+    means = []
+    for cells in zip(*(_of_run(run) for run in group.runs), strict=True):
+        numbers = [float(cell.value) for cell in cells if cell.value is not None]
+        complete = len(numbers) == len(cells)
+        means.append(Cell.of(Estimate.over(numbers)) if complete else Cell(None))
+    return means
 
 
 def _of_run(run: Run) -> list[Cell]:
-    tested = [row.predict for row in run.rows if row.stop != "wrong"]
     samples = run.summary.get("mean_samples_per_image")
-    abstained = abstention_rate(tested) if tested else 0.0
-    return [Cell(run.certified.accuracy([0.0])[0]), Cell(abstained), Cell(samples)]
+    clean = run.certified.accuracy([0.0])[0]
+    return [Cell(clean), Cell(tested_abstention_rate(run.rows)), Cell(samples)]
 
 
 def _accuracies(radii: Sequence[float], best: bool = True) -> list[Column]:
@@ -289,9 +294,9 @@ def _acr() -> Column:
 def _legend(section: Section) -> list[str]:
     several = any(len(group.runs) > 1 for group in section.groups)
     over = "; mean ± standard error over seeds" if several else ""
-    ours = any(len(group.bounds) > 1 for group in section.groups)
-    same = " cohen reads the same votes under Cohen's bound." if ours else ""
+    reread = any(len(group.bounds) > 1 for group in section.groups)
+    same = " cohen applies Cohen's bound to the same votes." if reread else ""
     compared = len(section.methods) > 1
-    chance = " The paired differences say which are more than chance." if compared else ""
+    chance = " The paired differences show which are larger than chance." if compared else ""
     best = "The best under each bound is bold."
     return [f"Certified accuracy in % by ℓ2 radius{over}. {best}{chance}{same}"]

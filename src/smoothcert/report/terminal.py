@@ -1,7 +1,8 @@
-"""What a person reads in the terminal at the end of a run."""
+"""Terminal output at the end of a command."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from textwrap import fill, indent
@@ -25,7 +26,7 @@ GAP = 2
 
 
 def terminal() -> Console:
-    """Return the terminal, or where there is none, what writes lines of `FILE_WIDTH`."""
+    """Return the terminal, or if there is none, a console with lines of `FILE_WIDTH`."""
     console = Console()
     if "COLUMNS" not in os.environ and not any(map(os.isatty, range(3))):
         console.width = FILE_WIDTH
@@ -40,28 +41,28 @@ def print_table(
     texts: Sequence[int] = (0,),
     console: Console | None = None,
 ) -> None:
-    """Print a table as wide as the terminal: what does not fit follows in further tables below.
+    """Print a table as wide as the terminal; columns that do not fit follow in further tables.
 
-    Each of them repeats the first column, and those that tell its rows apart. No text is cut: a
-    long one goes on in the next line of its cell.
+    Each of these repeats the first column and the columns that distinguish the rows. No text is cut
+    off: a long text continues in the next line of its cell.
 
     Args:
         title: what it shows.
         names: headings of its columns.
-        rows: cells of each row, as many as headings; at least one row.
+        rows: at least one row, each with one cell per heading.
         notes: sentences below it.
-        texts: places of the columns that may tell rows apart; the others are aligned right.
+        texts: indices of the columns that may distinguish rows; other columns are aligned right.
         console: where to print; the terminal unless given.
     """
     console = console or terminal()
     cells = [[_in_one_line(cell) for cell in row] for row in rows]
     needed = [max(cell_len(row[place].plain) for row in cells) for place in range(len(names))]
     widths = [max(cell_len(name), width) for name, width in zip(names, needed, strict=True)]
-    keys = _telling_apart(cells, texts)
+    keys = _key_columns(cells, texts)
     blocks = [range(len(names))]
     room = console.width - 1  # rich pads the last column, too.
     if sum(widths) + GAP * (len(widths) - 1) > room:
-        # Headings of several words take several lines.
+        # Headings of several words may take several lines.
         words = [max(map(cell_len, name.split()), default=0) for name in names]
         widths = [max(pair) for pair in zip(words, needed, strict=True)]
         blocks = _blocks(widths, keys, room) or [keys]
@@ -108,8 +109,8 @@ def _in_one_line(cell: str | Text) -> Text:
     return Text(" ".join(cell.plain.splitlines()).replace("\t", " "), style=cell.style)
 
 
-def _telling_apart(rows: Sequence[Sequence[Text]], texts: Sequence[int]) -> list[int]:
-    """Return the first column, and the further ones without which rows would look alike."""
+def _key_columns(rows: Sequence[Sequence[Text]], texts: Sequence[int]) -> list[int]:
+    """Return the first column, and further columns without which two rows would be equal."""
     keys: list[int] = []
     for place in texts:
         distinct = {tuple(row[key].plain for key in keys) for row in rows}
@@ -120,7 +121,7 @@ def _telling_apart(rows: Sequence[Sequence[Text]], texts: Sequence[int]) -> list
 
 
 def _blocks(widths: list[int], keys: Sequence[int], room: int) -> list[list[int]]:
-    """Divide columns into tables that fit a width, and make wide ones narrower for it."""
+    """Divide columns into tables that fit into the width, and narrow columns that are too wide."""
     while sum(widths[key] + GAP for key in keys) > max(room // 2, (GAP + 1) * len(keys)):
         widest = max(keys, key=lambda key: widths[key])
         widths[widest] -= 1
@@ -147,76 +148,66 @@ def print_summary(summary: Mapping[str, Any], folder: Path, console: Console | N
     """
     console = console or Console()
     console.print(_accuracies(summary, console.width))
-    console.print(
+    say = partial(console.print, highlight=False, markup=False)
+    say(
         f"  certified          {summary['images']} {summary['split']} images at n0 = "
-        f"{summary['n0']:,}, n = {summary['n']:,}, α = {summary['alpha']:g}",
-        highlight=False,
-        markup=False,
+        f"{summary['n0']:,}, n = {summary['n']:,}, α = {summary['alpha']:g}"
     )
     bounds = summary["bounds"]
     acr = "   ".join(f"{name} {figures['acr']:.4f}" for name, figures in bounds.items())
-    least = "  (at least)"
-    console.print(
-        f"  ACR                {acr}{least if summary.get('radius_is_lower_bound') else ''}",
-        highlight=False,
-        markup=False,
-    )
-    console.print(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}", highlight=False)
+    least = "  (at least)" if summary.get("radius_is_lower_bound") else ""
+    say(f"  ACR                {acr}{least}")
+    say(f"  clean (smoothed)   {summary['clean_smoothed_accuracy']:.1%}")
     wrong = summary.get("stops", {}).get("wrong", 0)
-    given_up = f" of those tested; {wrong} were given up as wrong" if wrong else ""
-    console.print(
-        f"  abstained          {summary['abstention_rate']:.1%}{given_up}", highlight=False
-    )
-    console.print(f"  samples            {_samples(summary)}", highlight=False)
-    if "near_chance" in summary:
-        _print_near_chance(summary, console)
+    given_up = f" of the tested images; {wrong} were given up as wrong" if wrong else ""
+    say(f"  abstained          {summary['abstention_rate']:.1%}{given_up}")
+    say(f"  samples            {_samples(summary)}")
+    for line in _near_chance(summary) if "near_chance" in summary else ():
+        text = fill(line, 78, subsequent_indent=" " * 19)
+        say(indent(text, "  "), soft_wrap=True)
     if "normalization" in summary:
-        console.print(
-            f"  normalization      {summary['normalization']}: a wrong one shows in the accuracy "
-            "alone",
-            markup=False,
+        say(
+            f"  normalization      {summary['normalization']}: a wrong one affects only the "
+            "accuracy"
         )
     left = summary.get("certifier_settings", {}).get("alpha_for_votes")
     if left is not None:
         spent = summary["alpha"] - left
-        console.print(f"  noise              discrete: {spent:.1e} of α pays for its own error")
+        say(f"  noise              discrete: {spent:.1e} of α covers its error")
     if summary.get("target") == "label":
-        console.print("  target             the label itself: certified accuracy, no prediction")
-    console.print(f"  files              {folder}", highlight=False, markup=False, soft_wrap=True)
+        say("  target             the label itself: certified accuracy, no prediction")
+    say(f"  files              {folder}", soft_wrap=True)
 
 
-def _print_near_chance(summary: Mapping[str, Any], console: Console) -> None:
-    """Say that the classifier guesses, what its base classifier does, and the usual causes."""
+def _near_chance(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return lines on a classifier that guesses: its base classifier, and the usual causes."""
     found, images = summary["near_chance"], summary["images"]
     chance, plain, noisy = (
         found[name] for name in ("chance", "base_accuracy", "base_accuracy_noisy")
     )
     if is_near_chance(round(plain * images), images, chance):
-        causes = "wrong without noise, too: other weights, normalization, order of the classes"
+        causes = "wrong without noise, too: wrong weights, normalization, order of the classes"
     elif is_near_chance(round(noisy * images), images, chance):
         causes = (
-            "wrong under noise alone: not trained with this noise; sigma in units of 0-255, to "
-            "be divided by 255; normalization"
+            "wrong only under noise: not trained with this noise; sigma in units of 0-255, which "
+            "must be divided by 255; normalization"
         )
     else:
-        causes = "right under one draw: too few samples (n) to settle the votes"
-    lines = (
+        causes = "right under one draw: too few samples (n) for a certificate"
+    return (
         f"near chance        guessing gets {chance:.1%}: the smoothed classifier is no better",
         f"base classifier    {plain:.1%} without noise, {noisy:.1%} under one noise draw",
         f"usual causes       {causes}",
     )
-    for line in lines:
-        text = fill(line, 78, subsequent_indent=" " * 19)
-        console.print(indent(text, "  "), highlight=False, markup=False, soft_wrap=True)
 
 
 def _samples(summary: Mapping[str, Any]) -> str:
-    mean = f"{summary['mean_samples_per_image']:,.0f} an image"
+    mean = f"{summary['mean_samples_per_image']:,.0f} per image"
     rate = summary.get("samples_per_second")
     precision = summary.get("precision", "float32")
     several = summary.get("processes") or 1
     by = f", by {several} processes" if several > 1 else ""
-    return f"{mean}, {rate:,.0f} a second in {precision}{by}" if rate else mean
+    return f"{mean}, {rate:,.0f} per second in {precision}{by}" if rate else mean
 
 
 def _subject(summary: Mapping[str, Any]) -> str:
@@ -229,15 +220,15 @@ def _accuracies(summary: Mapping[str, Any], width: int) -> Table:
     bounds = summary["bounds"]
     title = f"{_subject(summary)} on {summary['data']}, σ = {summary['sigma']:g}"
     table = Table(
-        # Names of files and of classes are no markup.
+        # As Text, since a name of a file or a class may look like markup.
         title=Text(title),
         title_style="bold",
         min_width=min(60, width),
     )
     table.add_column("ℓ2 radius", justify="right")
     for number, name in enumerate(bounds):
-        said = name if number == 0 else f"{name}, same votes"
-        table.add_column(Text(said), justify="right")
+        heading = name if number == 0 else f"{name}, same votes"
+        table.add_column(Text(heading), justify="right")
     for radius in summary["certified_accuracy"]:
         shares = [f"{bounds[name]['certified_accuracy'][radius]:.1%}" for name in bounds]
         table.add_row(radius, *shares)
@@ -255,14 +246,14 @@ def print_measurements(
 
     Args:
         task: what was measured.
-        results: one entry a row; numbers, texts, or lists and mappings of them. Or several tables
-            by their names.
-        machine: where it was measured.
-        folder: where `benchmark.json` is.
+        results: one entry per row, with numbers, texts, or lists and mappings of these; or several
+            tables by name.
+        machine: the machine of the measurement, with its `name` and `threads`.
+        folder: the folder of `benchmark.json`.
         console: where to print; the terminal unless given.
     """
     console = console or terminal()
-    # Tables of several measurements say themselves how many threads there were.
+    # Tables of several measurements contain the number of threads.
     threads = "" if isinstance(results, Mapping) else f", {machine['threads']} threads"
     for name, cells in _tables(task, results).items():
         print_table(
@@ -281,7 +272,7 @@ def measurements_as_markdown(task: str, results: Rows | Mapping[str, Rows]) -> s
 
     Args:
         task: what was measured.
-        results: one entry a row, or several tables by their names.
+        results: one entry per row, or several tables by name.
 
     Example:
         >>> print(measurements_as_markdown("task", [{"name": "a|b", "rate": 1234.5}]))
@@ -300,7 +291,7 @@ def measurements_as_markdown(task: str, results: Rows | Mapping[str, Rows]) -> s
 
 
 def _tables(task: str, results: Rows | Mapping[str, Rows]) -> dict[str, list[dict[str, Any]]]:
-    """Return the cells of each table, by its name: what a person reads of each entry."""
+    """Return the rows of each table, by its name, with the values to show."""
     tables = results if isinstance(results, Mapping) else {task: results}
     return {name: [ROWS.get(name, dict)(entry) for entry in rows] for name, rows in tables.items()}
 
@@ -385,17 +376,17 @@ ROWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 
 
 NOTES = {
-    "train": "×: ratio to the plain form, median (smallest–largest) over turns; memory beyond what "
-    "was in use before the first step.",
-    "methods": "Passes of each image in a step at sigma .25, .5 and 1, beyond the one of Gaussian "
-    "training.",
-    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the time "
-    "that compiling takes is not part of the rates.",
-    "scaling": "Efficiency: rate divided by as many times that of one process, median "
-    "(smallest–largest) over turns. On a CPU a process has one thread.",
+    "train": "×: ratio to the plain form, median (smallest–largest) over turns; memory in addition "
+    "to the memory in use before the first step.",
+    "methods": "Passes per image and step at sigma .25, .5 and 1, in addition to the one pass of "
+    "Gaussian training.",
+    "throughput": "×: ratio to the reference, median (smallest–largest) over repeats; the rates do "
+    "not include the time for compiling.",
+    "scaling": "Efficiency: rate divided by the number of processes and the rate of one process, "
+    "median (smallest–largest) over turns. On a CPU a process has one thread.",
     "sizing": "Measured: on the network and images of the table above. Hours: images × "
-    "samples/image / (devices × samples/s × efficiency), and the longest image there can be, which "
-    "others may wait for at the end. Where the efficiency is assumed, they are an estimate.",
+    "samples/image / (devices × samples/s × efficiency), plus the longest possible image, for "
+    "which all devices may wait at the end. With an assumed efficiency, hours are an estimate.",
 }
 
 

@@ -1,8 +1,8 @@
 "use strict";
 (() => {
-  // What files say reaches the page as text nodes and attributes only, never as HTML.
+  // Texts of files reach the page only as text nodes and attributes, never as HTML.
   const SVG = "http://www.w3.org/2000/svg";
-  // Shapes follow the order of the methods: colour-blind readers tell them apart, too.
+  // Shapes follow the order of the methods, so that colour-blind users can distinguish them.
   const SHAPES = [
     "M0,-1A1,1,0,1,1,0,1A1,1,0,1,1,0,-1Z", "M-.9,-.9H.9V.9H-.9Z", "M0,-1.1L1,.8H-1Z",
     "M0,-1.2L.9,0L0,1.2L-.9,0Z", "M0,1.1L1,-.8H-1Z",
@@ -27,7 +27,7 @@
     element.append(...children);
     return element;
   };
-  /* Long names may be broken where their parts end. */
+  /* Allow line breaks between the parts of long names. */
   const breakable = (text) => text.split(/(?<=[_./=,])(?=[^\d])/).flatMap((part) => [part, made("wbr")]);
   const read = (name) => JSON.parse(document.getElementById(name).textContent);
   const percent = (share) => `${(100 * share).toFixed(1)}%`;
@@ -90,7 +90,7 @@
       autosize: { type: "fit", contains: "padding" },
       padding: 4,
       config: { background: null, axis: { labelFont: "system-ui, sans-serif", titleFont: "system-ui, sans-serif" } },
-      // Among many lines the one that is pointed at stands out by the paleness of the others.
+      // Among many lines the pointer's line stands out because the others are pale.
       signals: [{ name: "near", value: null }, { name: "crowd", value: false }],
       data: [{ name: "points" }, { name: "shapes" }, { name: "cursor" }],
       scales: [
@@ -110,7 +110,7 @@
           type: "group", from: { facet: { name: "line", data: "points", groupby: "line" } },
           marks: [{
             type: "line", from: { data: "line" },
-            // Certified accuracy falls just after each radius that an image reaches.
+            // Certified accuracy falls directly after each image's radius.
             encode: { update: { ...place, interpolate: { value: "step-before" }, stroke: { field: "colour" }, strokeDash: { field: "dash" }, strokeWidth: { signal: "datum.line === near ? 3.5 : crowd ? 1.2 : 1.8" }, strokeOpacity: { signal: pale } } },
           }],
         },
@@ -153,16 +153,16 @@
     }
 
     build(place) {
-      this.canvas = made("div", { class: "canvas", role: "img", "aria-label": "Curves of certified accuracy by radius; their values stand in the list beside them." });
+      this.canvas = made("div", { class: "canvas", role: "img", "aria-label": "Curves of certified accuracy by radius; the list next to them has their values." });
       this.tip = made("div", { class: "tip", hidden: true });
       this.list = made("ul", { class: "lines" });
       this.note = made("p", { class: "quiet" });
       const chart = made("div", { class: "chart" }, this.canvas, this.tip);
-      const side = made("fieldset", {}, made("legend", {}, "Shown, with the accuracy at the radius, or up to 0.2 points less"), this.reader(), this.everything(), this.list);
+      const side = made("fieldset", {}, made("legend", {}, "Curves, with the accuracy at the radius (at most 0.2 points too low)"), this.reader(), this.everything(), this.list);
       place.append(made("div", { class: "controls" }, ...this.switches()), this.note, made("div", { class: "drawn" }, chart, side));
     }
 
-    /* Make the chart; what is said about points is written here, by no library's HTML. */
+    /* Make the chart. Its tooltips are made here as text, not as HTML by the library. */
     async embed() {
       const options = { mode: "vega", renderer: "svg", actions: false, tooltip: false, hover: false, defaultStyle: false };
       const spec = { ...chartSpec(this.data.limit), width: this.canvas.clientWidth, height: this.canvas.clientHeight };
@@ -201,13 +201,13 @@
     isOn(line) { return line.kind === this.shown && !this.off.has(line.of) && !this.off.has(line.number); }
     visible() { return this.lines.filter((line) => this.isOn(line)); }
 
-    /* Rebuild the list of what can be shown; keep the keyboard where it was. */
+    /* Rebuild the list of curves. */
     fill() {
       this.entries = new Map();
       this.list.replaceChildren(...this.data.methods.map(({ name }) => this.entriesOf(name)));
       const alone = this.bound === "again" && this.lines.some((line) => line.kind === this.shown && !line.again);
       this.leave();
-      this.note.textContent = alone ? "What has no votes to read again is drawn as it was certified." : "";
+      this.note.textContent = alone ? "Curves without votes to recompute are drawn as certified." : "";
       this.draw();
     }
 
@@ -314,8 +314,8 @@
     const only = made("input", { type: "checkbox", checked: differing > 0 });
     only.addEventListener("change", () => table.classList.toggle("only", only.checked));
     table.classList.toggle("only", only.checked);
-    const text = differing ? `${differing} of ${rows.length} settings differ.` : "The runs do not differ in what is recorded.";
-    place.append(made("label", { class: "check" }, only, "Only differences"), made("p", { class: "quiet" }, `${text} Values unlike those of most runs are marked.`), box);
+    const text = differing ? `${differing} of ${rows.length} settings differ.` : "The recorded settings of the runs do not differ.";
+    place.append(made("label", { class: "check" }, only, "Only differences"), made("p", { class: "quiet" }, `${text} Values that differ from most runs are marked.`), box);
   };
 
   const settingsHead = (data) =>
@@ -339,7 +339,7 @@
       found.places = new Map(found.indices.map((index, place) => [index, place]));
       const style = made("style");
       document.head.append(style);
-      // The name is made of hexadecimal digits, and the address of base64's.
+      // The name has hexadecimal digits only, and the address base64 characters only.
       style.sheet.insertRule(`.sheet-${name} { background-image: url("${found.address}"); }`);
       pictures.set(name, found);
     }
@@ -374,7 +374,7 @@
 
     build(place) {
       const runs = this.data.runs.map((run, number) => [number, `${run.run} (${runText(run, run.sigma)})`]);
-      const orders = [["largest", "radius, largest first"], ["smallest", "radius, smallest first"], ["index", "number of the image"]];
+      const orders = [["largest", "radius, largest first"], ["smallest", "radius, smallest first"], ["index", "index of the image"]];
       this.filters = made("div", { class: "buttons", role: "group", "aria-label": "Outcome" });
       this.status = made("p", { class: "quiet", role: "status" });
       this.cards = made("ul", { class: "cards" });
@@ -431,7 +431,7 @@
       const shown = this.cards.children.length, all = this.sorted.length;
       this.more.hidden = shown >= all;
       this.status.textContent = `${shown.toLocaleString("en")} of ${all.toLocaleString("en")} certificates shown`;
-      // Whoever pressed the button goes on at the first new card.
+      // The keyboard focus moves to the first new card.
       if (start) this.focus(start);
     }
 
@@ -447,8 +447,8 @@
       const index = this.columns.index[place];
       const outcome = OUTCOMES[this.value("outcome", place)];
       const predicted = this.value("predicted", place);
-      // With all digits of the file: fewer would show a rounded number as proved.
-    const decimals = (column) => this.value(column, place)?.toFixed(6) ?? NOTHING;
+      // With all digits of the file: a rounded radius may be larger than the certified one.
+      const decimals = (column) => this.value(column, place)?.toFixed(6) ?? NOTHING;
       const facts = [
         ["label", this.className(this.value("label", place))],
         ["predicted", predicted < 0 ? NOTHING : this.className(predicted)],
@@ -483,7 +483,7 @@
     const value = (row) => row.cells[place].dataset.value;
     const rows = [...table.tBodies[0].rows].sort((a, b) => {
       const [first, second] = [value(a), value(b)];
-      // What has no value stands at the end in either order.
+      // Empty cells are last in either order.
       if (first === undefined || second === undefined) return (first === undefined) - (second === undefined);
       return (rising ? 1 : -1) * compared(first, second);
     });
@@ -494,7 +494,7 @@
     for (const head of table.tHead.rows[0].cells) head.firstElementChild.addEventListener("click", () => sort(table, head));
   }
 
-  // A part is built when it is about to be seen.
+  // A part is built when it is about to become visible.
 
   const BUILDERS = {
     curves: (place, data) => new Curves(place, data),
