@@ -237,14 +237,14 @@ def _wandb_charts(
     import wandb
 
     shares = certified_accuracy([r.radius for r in rows], [r.correct for r in rows], radii)
-    names = ["radius", "certified accuracy"]
-    curve = wandb.Table(columns=names, data=[*map(list, zip(radii, shares.tolist(), strict=True))])
+    x, y = "radius", "certified accuracy"
+    curve = wandb.Table(columns=[x, y], data=[*map(list, zip(radii, shares.tolist(), strict=True))])
     images = {idx: wandb.Image(pixels) for idx, pixels in thumbnails.items()}
     # Rows with an image first.
     ordered = sorted(rows, key=lambda row: row.idx not in images)
     data: list[Any] = [[images.get(row.idx), *astuple(row)] for row in ordered]
     charts = {
-        "certify/curve": wandb.plot.line(curve, *names, title="Certified accuracy"),
+        "certify/curve": wandb.plot.line(curve, x, y, title="Certified accuracy"),
         "certify/certificates": wandb.Table(columns=["image", *COLUMNS], data=data),
     }
     if picture.is_file():
