@@ -439,7 +439,9 @@ def test_shards_that_were_certified_otherwise_are_refused(tmp_path, other):
     paths = certified_shards(tmp_path, 2)
     paths[1] = certified(tmp_path / "other.tsv", "2/2", **other)
     name = {"weight": "weights"}.get(*other, *other)
-    with pytest.raises(RecordsError, match=rf"1\.tsv and .*other\.tsv are of .*{name} "):
+    with pytest.raises(
+        RecordsError, match=rf"1\.tsv and .*other\.tsv have different configurations: .*{name} "
+    ):
         gather_shards(paths)
     assert not (tmp_path / "out.tsv").exists()
 

@@ -201,7 +201,9 @@ def test_a_name_that_no_experiment_has_is_answered(by_hand):
 
 def test_a_damaged_summary_is_named_with_its_folder(by_hand):
     (by_hand / "run1" / "summary.json").write_text("{")
-    with pytest.raises(SystemExit, match=r"records in .*/run1/summary\.json, got damaged JSON"):
+    with pytest.raises(
+        SystemExit, match=r"/run1/summary\.json is damaged: expected JSON values by name"
+    ):
         reported(by_hand / "own", f"runs={by_hand}/run*")
     assert not (by_hand / "own" / "table.md").exists()
 
@@ -472,7 +474,7 @@ def test_a_damaged_summary_of_a_run_that_is_named_alone_is_refused(tmp_path, tex
     run = write_run(tmp_path / "run", run_by_hand([0.5, WRONG]))
     (run / "summary.json").write_text(text)
     with pytest.raises(
-        SystemExit, match=r"RecordsError: .*summary.json, got .*; remove it and run"
+        SystemExit, match=r"RecordsError: .*summary.json is damaged: .*\. Remove it and run"
     ):
         report_all(tmp_path / "own", f"runs='{run}'")
 

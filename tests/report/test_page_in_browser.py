@@ -269,7 +269,7 @@ def test_the_other_bound_shows_other_values(browser, path):
     again = texts(browser, "#section-1 .lines .value")
     assert certified[0] != again[0]
     assert certified[2] == again[2]
-    assert "drawn as it was certified" in texts(browser, "#section-1 .curves > .quiet")[0]
+    assert "are drawn as certified" in texts(browser, "#section-1 .curves > .quiet")[0]
 
 
 def test_values_follow_the_slider_and_the_pointer(browser, path):
