@@ -106,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_folder(parser)
     given = vars(parser.parse_args(arguments))
     folder = given.pop("folder")
-    record("coverage", given, [row for n in given["sizes"] for row in coverage_table(n)], folder)
+    record(
+        "coverage", given, [row for n in given["sizes"] for row in coverage_table(n)], folder, "cpu"
+    )
 
 
 if __name__ == "__main__":

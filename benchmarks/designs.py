@@ -23,12 +23,13 @@ from smoothcert.certify import (
     TightCertifier,
 )
 from smoothcert.commands.benchmarking import record
+from smoothcert.commands.build import device_of
 from smoothcert.commands.commandline import checked_radii
 from smoothcert.commands.error_handling import command
 from smoothcert.errors import InvalidArgumentError
 from smoothcert.stats import certified_accuracy
 from smoothcert.types import Certificate
-from studies import VoteLog, add_run, draw_votes, subject_of
+from studies import STOPPED, VoteLog, add_run, draw_votes, subject_of
 
 
 def usual_designs(n0: int, n: int, alpha: float, radii: Sequence[float]) -> dict[str, Certifier]:
@@ -143,22 +144,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=precisions, default=precisions[0])
     text = "file of votes: read if it exists, else written; votes.npz of the folder unless given"
     parser.add_argument("--votes", type=Path, help=text)
-    given = vars(parser.parse_args(arguments))
-    folder = given.pop("folder")
-    with command():
-        radii = checked_radii(given["radii"])
-        designs = usual_designs(given["n0"], given["n"], given["alpha"], radii)
-        path = given.pop("votes") or folder / "votes.npz"
+    options = vars(parser.parse_args(arguments))
+    folder = options.pop("folder")
+    with command(STOPPED):
+        radii = checked_radii(options["radii"])
+        designs = usual_designs(options["n0"], options["n"], options["alpha"], radii)
+        path = options.pop("votes") or folder / "votes.npz"
+        device = "cpu"
         if path.is_file():
             log = VoteLog.load(path)
         else:
-            subject, execution = subject_of(given), Execution(given["precision"])
-            draws = given["n0"] + given["n"]
+            device = device_of(options["device"])
+            subject, execution = subject_of(options), Execution(options["precision"])
+            draws = options["n0"] + options["n"]
             parts = (subject.classifier, subject.examples, subject.sigma, subject.num_classes)
-            log = draw_votes(*parts, draws, execution, given["seed"])
+            log = draw_votes(*parts, draws, execution, options["seed"])
             log.save(path)
-        configuration = {**given, "votes": str(path)}
-        record("designs", configuration, compare_designs(log, designs, radii), folder)
+        configuration = {**options, "votes": str(path)}
+        record("designs", configuration, compare_designs(log, designs, radii), folder, device)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from torch import nn
 
 from smoothcert.certify import Example, Execution
 from smoothcert.commands.benchmarking import record
+from smoothcert.commands.build import device_of
 from smoothcert.commands.error_handling import command
 from smoothcert.stats import certified_radius
-from studies import add_run, draw_votes, subject_of
+from studies import STOPPED, add_run, draw_votes, subject_of
 
 
 def compare_precisions(
@@ -64,7 +65,7 @@ def compare_precisions(
     return {
         "precision": precision,
         "images": len(examples),
-        "votes_an_image": n,
+        "votes_per_image": n,
         "share_of_votes_that_differ": float(np.mean(logs[0].votes != logs[1].votes)),
         "share_of_labels_that_differ": float(np.mean(counts[0].argmax(1) != counts[1].argmax(1))),
         "radius_mean_absolute_difference": float(np.abs(difference).mean()),
@@ -82,20 +83,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = ArgumentParser(description="How often bfloat16 votes differently from float32.")
     add_run(parser, n=2000)
-    given = vars(parser.parse_args(arguments))
-    folder = given.pop("folder")
-    with command():
-        subject = subject_of(given)
+    options = vars(parser.parse_args(arguments))
+    folder = options.pop("folder")
+    with command(STOPPED):
+        subject = subject_of(options)
         entry = compare_precisions(
             subject.classifier,
             subject.examples,
             subject.sigma,
             subject.num_classes,
-            given["n"],
-            given["alpha"],
-            seed=given["seed"],
+            options["n"],
+            options["alpha"],
+            seed=options["seed"],
         )
-        record("precisions", given, [entry], folder)
+        record("precisions", options, [entry], folder, device_of(options["device"]))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from smoothcert.certify import Example, Execution
 from smoothcert.certify.execution import Runner
 from smoothcert.commands.benchmarking import Subject, trained_subject
+from smoothcert.commands.commandline import check_given
 from smoothcert.commands.loading import PATHS
 from smoothcert.errors import NonFiniteError, RecordsError
 from smoothcert.noise import GaussianCopies
@@ -37,6 +38,10 @@ def add_folder(parser: ArgumentParser) -> None:
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     default = Path("outputs", "benchmark", now)
     parser.add_argument("--folder", type=Path, default=default, help="where results are written")
+
+
+STOPPED = "Nothing was measured. Start again with the same command"
+"""What a script logs when a signal ends it."""
 
 
 def add_run(parser: ArgumentParser, n: int) -> None:
@@ -63,8 +68,11 @@ def subject_of(options: Mapping[str, Any]) -> Subject:
         options: values of the options of `add_run`.
 
     Raises:
-        SmoothCertError: if this is no run folder, or a file of it is damaged.
+        SmoothCertError: if an option is out of range, this is no run folder, or a file of it is
+            damaged.
     """
+    given = {name: value for name, value in options.items() if name != "radii"}
+    check_given(OmegaConf.create({**given, "votes": None}))
     names = ("run", "images", "device")
     own = {name: options[name] for name in names}
     return trained_subject(

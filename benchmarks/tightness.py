@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_folder(parser)
     given = vars(parser.parse_args(arguments))
     folder = given.pop("folder")
-    record("tightness", given, tightness_table(**given), folder)
+    record("tightness", given, tightness_table(**given), folder, "cpu")
 
 
 if __name__ == "__main__":

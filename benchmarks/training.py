@@ -25,7 +25,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning import seed_everything
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from torchvision import transforms
 from smoothcert.attacks import Attack
 from smoothcert.commands.benchmarking import record
 from smoothcert.commands.build import build_model, device_of, precision_of
+from smoothcert.commands.commandline import check_given
 from smoothcert.commands.error_handling import command
 from smoothcert.data import CIFAR10DataModule
 from smoothcert.data.augmentation import CropAndFlip
@@ -47,7 +48,7 @@ from smoothcert.records import write_atomically
 from smoothcert.report import plot_losses
 from smoothcert.report.methods import method_name
 from smoothcert.types import ImageBatch, NoisyBatch
-from studies import add_folder
+from studies import STOPPED, add_folder
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PADDING = 4
@@ -327,11 +328,11 @@ def loaded_batches(
             yield ImageBatch(pixels, labels, torch.zeros_like(labels))
 
 
-def study(given: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+def study(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Measure the steps of each method, and write the losses of one.
 
     Args:
-        given: values of the script's options but for `--folder`.
+        options: values of the script's options but for `--folder`.
         folder: where losses are written.
 
     Returns:
@@ -341,12 +342,18 @@ def study(given: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
         SmoothCertError: if a setting is out of range, or the data is missing.
     """
     for name in ("batch_size", "noise_draws", "turns", "steps"):
-        require_count(name, given[name])
-    device, seed = torch.device(device_of(given["device"])), given["seed"]
-    methods, curve_method = given["methods"], given["curve_method"]
+        require_count(name, options[name])
+    require_count("curve_steps", options["curve_steps"], minimum=0)
+    check_given(OmegaConf.create({name: options[name] for name in ("seed", "sigma")}))
+    if len(options["shape"]) != 3:
+        raise InvalidArgumentError(
+            f"Expected --shape <channels> <height> <width>, got {options['shape']}"
+        )
+    device, seed = torch.device(device_of(options["device"])), options["seed"]
+    methods, curve_method = options["methods"], options["curve_method"]
     # Before hours of measuring.
-    composed = {method: _composed(given, method) for method in (*methods, curve_method)}
-    images, facts = _images(given)
+    composed = {method: _composed(options, method) for method in (*methods, curve_method)}
+    images, facts = _images(options)
     seed_everything(seed, verbose=False)
     network = build_model(composed[curve_method].model, facts)
     on_gpu = device.type == "cuda"
@@ -357,22 +364,22 @@ def study(given: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
         objective, attack = (
             instantiate(composed[method][part], _convert_="all") for part in ("objective", "attack")
         )
-        size = given["batch_size"]
+        size = options["batch_size"]
         return Training(
-            form, network, images, objective, attack, given["sigma"], size, seed, device
+            form, network, images, objective, attack, options["sigma"], size, seed, device
         )
 
     measured = []
     for method in methods:
-        steps = 1 if "+" in method else given["steps"]
+        steps = 1 if "+" in method else options["steps"]
         forms = [training(form, method, seed) for form in (PLAIN, default)]
         name = method_name(*_parts(method))
-        measured.append(measure_steps(name, forms, given["batch_size"], given["turns"], steps))
-    if given["curve_steps"]:
+        measured.append(measure_steps(name, forms, options["batch_size"], options["turns"], steps))
+    if options["curve_steps"]:
         curves = {
             form.name: [
-                [run.step() for _ in range(given["curve_steps"])]
-                for run in (training(form, curve_method, each) for each in given["curve_seeds"])
+                [run.step() for _ in range(options["curve_steps"])]
+                for run in (training(form, curve_method, each) for each in options["curve_seeds"])
             ]
             for form in (PLAIN, default)
         }
@@ -386,29 +393,29 @@ def _parts(method: str) -> tuple[str, str]:
     return objective, attack or "none"
 
 
-def _composed(given: Mapping[str, Any], method: str) -> DictConfig:
+def _composed(options: Mapping[str, Any], method: str) -> DictConfig:
     objective, attack = _parts(method)
-    overrides = [f"objective={objective}", f"attack={attack}", f"sigma={given['sigma']}"]
-    overrides += [f"model={given['model']}", f"objective.noise_draws={given['noise_draws']}"]
+    overrides = [f"objective={objective}", f"attack={attack}", f"sigma={options['sigma']}"]
+    overrides += [f"model={options['model']}", f"objective.noise_draws={options['noise_draws']}"]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("train", overrides)
     except HydraException as error:
         raise InvalidArgumentError(
             f"Expected methods and a model of conf/, such as adre+pgd and resnet20, got {method} "
-            f"and {given['model']}"
+            f"and {options['model']}"
         ) from error
 
 
-def _images(given: Mapping[str, Any]) -> tuple[InMemoryImages, Any]:
+def _images(options: Mapping[str, Any]) -> tuple[InMemoryImages, Any]:
     """Return CIFAR-10's training images or random ones, and the facts that a network needs."""
-    if given["data"] is not None:
-        data = CIFAR10DataModule(given["data"])
+    if options["data"] is not None:
+        data = CIFAR10DataModule(options["data"])
         images = data.images("train")
         assert isinstance(images, InMemoryImages), "CIFAR-10 is held in memory"
         return images, data
-    source, shape = generator("cpu", given["seed"]), tuple(given["shape"])
-    size = (8 * given["batch_size"], *shape)
+    source, shape = generator("cpu", options["seed"]), tuple(options["shape"])
+    size = (8 * options["batch_size"], *shape)
     pixels = torch.randint(256, size, dtype=torch.uint8, generator=source)
     labels = torch.randint(10, size[:1], generator=source)
     channels = shape[0]
@@ -425,13 +432,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line; None: those of this process.
     """
     parser = ArgumentParser(description="Training steps of published scripts and of smoothcert.")
-    options: dict[str, tuple[Any, str]] = {
+    texts: dict[str, tuple[Any, str]] = {
         "data": (None, "folder of CIFAR-10; random images unless given"),
         "model": ("resnet20", "an option of conf/model/"),
         "curve-method": ("adre", "method of the loss curves"),
         "device": ("auto", "auto, cpu, cuda or cuda:1"),
     }
-    for name, (default, text) in options.items():
+    for name, (default, text) in texts.items():
         parser.add_argument(f"--{name}", default=default, help=text)
     numbers = {
         "noise-draws": (2, "noise draws per image"),
@@ -454,11 +461,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "objectives of conf/objective/, with +attack an attack of conf/attack/"
     parser.add_argument("--methods", nargs="+", default=methods, help=text)
     add_folder(parser)
-    given = vars(parser.parse_args(arguments))
-    folder = given.pop("folder")
-    with command():
+    options = vars(parser.parse_args(arguments))
+    folder = options.pop("folder")
+    with command(STOPPED):
         folder.mkdir(parents=True, exist_ok=True)
-        record("train", given, study(given, folder), folder, device_of(given["device"]))
+        record("train", options, study(options, folder), folder, device_of(options["device"]))
 
 
 if __name__ == "__main__":

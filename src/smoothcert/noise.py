@@ -106,7 +106,7 @@ def smoothed_log_probabilities(logits: Tensor) -> Tensor:
 
 
 class NoiseStream:
-    """Standard normal draws for one image, independent of how many are taken at a time.
+    """Standard normal draws for one image, the same however many are taken at a time.
 
     Draw number j depends on (seed, image index, j) alone, not on batch sizes, on other
     images of the batch, or on a resume.

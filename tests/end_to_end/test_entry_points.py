@@ -562,7 +562,7 @@ def test_a_study_draws_the_votes_of_a_run_once_and_replays_them(finished, tmp_pa
 def test_a_study_compares_the_votes_of_two_precisions(finished, tmp_path):
     folder, _ = finished
     [entry] = study(precision, folder, tmp_path, "--n", "200")["results"]
-    assert (entry["images"], entry["votes_an_image"]) == (3, 200)
+    assert (entry["images"], entry["votes_per_image"]) == (3, 200)
     assert 0 <= entry["share_of_votes_that_differ"] < 0.2
 
 

@@ -156,7 +156,7 @@ def test_without_locks_what_a_killed_process_has_locked_is_free(tmp_path):
 
 
 def test_another_command_waits_for_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.3)
     with (
         working_in(tmp_path),
         pytest.raises(RecordsError, match="still being written by processes of a command"),
@@ -168,7 +168,7 @@ def test_another_command_waits_for_the_workers(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("without_locks")
 def test_without_locks_another_command_waits_for_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.3)
     with (
         working_in(tmp_path),
         working_in(tmp_path),

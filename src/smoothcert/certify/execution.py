@@ -280,9 +280,10 @@ class Runner:
 def full_float32(device: str) -> Iterator[None]:
     """Multiply in full float32, whatever torch's global settings; restore these at the end.
 
-    A GPU may round float32 numbers to TensorFloat-32, and a CPU to bfloat16, after a call of
-    `torch.set_float32_matmul_precision`. torch 2.9 added a second interface. The two conflict:
-    reading an older setting raises an error once a newer one has a different value.
+    A GPU may round float32 numbers to TensorFloat-32, cuDNN by default. A CPU may round them to
+    bfloat16 after a call of `torch.set_float32_matmul_precision`. torch 2.9 added a second
+    interface. The two conflict: reading an older setting raises an error once a newer one has a
+    different value.
 
     Args:
         device: type of the device, `cpu` or `cuda`.

@@ -61,7 +61,8 @@ def benchmark(cfg: DictConfig) -> None:
     measured: Measurement = instantiate(cfg.task)(cfg)
     choices: Any = HydraConfig.get().runtime.choices
     task = choices.task
-    record(task, OmegaConf.to_container(cfg, resolve=True), measured.results, folder, device)
+    configuration: Any = OmegaConf.to_container(cfg, resolve=True)
+    record(task, {**configuration, "task": task}, measured.results, folder, device)
     if measured.page is not None:
         write_atomically(folder / f"{task}.md", measured.page)
         if cfg.readme is not None:
@@ -69,7 +70,7 @@ def benchmark(cfg: DictConfig) -> None:
             replace_part(Path(cfg.readme), between, measured.page)
 
 
-def record(task: str, configuration: Any, results: Any, folder: Path, device: str = "cpu") -> None:
+def record(task: str, configuration: Any, results: Any, folder: Path, device: str) -> None:
     """Write what was measured to `benchmark.json`, and print it.
 
     Args:
@@ -109,9 +110,8 @@ def require_numbers(cfg: DictConfig, names: Sequence[str], length: int | None = 
         numbers = cfg[name] if isinstance(cfg[name], ListConfig) else [None]
         wrong = not all(isinstance(each, int | float) for each in numbers)
         if wrong or len(numbers) != (length or len(numbers)):
-            raise InvalidArgumentError(
-                f"Expected `{name}` a list of {length or 'whole'} numbers, got {cfg[name]}"
-            )
+            kind = "numbers" if length is None else f"{length} numbers"
+            raise InvalidArgumentError(f"Expected `{name}` a list of {kind}, got {cfg[name]}")
 
 
 def require_mapping(cfg: DictConfig, *names: str) -> None:

@@ -127,7 +127,7 @@ def certify(cfg: DictConfig) -> float | None:
     if len(certified.rows) < certified.requested:
         logger.warning(
             "Time is up: the first %d of %d images are certified, in the order of their files. "
-            "Finished work is kept, further images included. Resume with the same command",
+            "Images that were finished out of order are kept too. Resume with the same command",
             len(certified.rows),
             certified.requested,
         )
@@ -265,7 +265,8 @@ def _certifier_of_run(cfg: DictConfig, trained: DictConfig) -> Certifier:
     samples = ("n0", "n", "alpha")
     if TARGET in settings:
         base = {name: base[name] for name in samples if name in base}
-    return _built({**base, **settings, **{n: cfg[n] for n in samples if cfg[n] is not None}})
+    changes = {name: cfg[name] for name in samples if cfg[name] is not None}
+    return _built({**base, **settings, **changes})
 
 
 def _certifier_settings(cfg: DictConfig) -> dict[str, Any]:

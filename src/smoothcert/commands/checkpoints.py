@@ -18,7 +18,7 @@ from smoothcert.lightning import EMA, CertificationCallback
 from smoothcert.lightning.module import VALIDATED
 
 KNOWN = ("smoothcert.", "pytorch_lightning.")
-"""Packages whose callbacks log no metrics of their own."""
+"""Packages whose callbacks log no metrics except those that `_check_monitor` knows."""
 ACR = "certify/acr"
 OF_LIGHTNING = ("epoch", "step")
 """Values of Lightning itself that a checkpoint can monitor."""
@@ -76,7 +76,10 @@ def _check_monitor(
     certification: CertificationCallback | None,
     trainer: Any,
 ) -> None:
-    """Refuse a metric that will not exist, or not before the last epoch."""
+    """Refuse a metric that does not exist, or only after the last epoch.
+
+    Metrics of training are checked at the first step.
+    """
     known = [*(VALIDATED if trainer.limit_val_batches else ())]
     known += certification.logged if certification else ()
     if monitor in (*known, *OF_LIGHTNING) or monitor.startswith("train/"):
@@ -84,7 +87,8 @@ def _check_monitor(
         if not trainer.fast_dev_run and 0 < (trainer.max_epochs or 0) < first:
             raise InvalidArgumentError(
                 f"Expected trainer.max_epochs of at least {first} with callbacks.{name}.monitor="
-                f"{monitor}, which is first measured in epoch {first}, got {trainer.max_epochs}"
+                f"{monitor}, since epoch {first} is the first that measures it and saves weights, "
+                f"got {trainer.max_epochs}"
             )
         return
     # A user's own callback may log further metrics.

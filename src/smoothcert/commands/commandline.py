@@ -364,6 +364,7 @@ def choices_of(run: RunFolder) -> dict[str, str]:
         InvalidArgumentError: if it is no run folder.
         RecordsError: if the file is damaged.
     """
+    # Not resolved: nothing in this file has been checked.
     saved: Any = OmegaConf.to_container(read_yaml(run, "hydra"))
     try:
         choices = dict(saved["hydra"]["runtime"]["choices"])

@@ -36,6 +36,8 @@ ADVICE = (
     "Checkpoint directory .* exists and is not empty.*",
     "The dirpath has changed from.*",
     ".*number of training batches .* is smaller than the logging.*",
+    # A process without validation images has nothing to add to the means.
+    ".*compute.*was called before the .*update.*",
     # Values logged at the end of an epoch are those of all processes already.
     ".*It is recommended to use .*sync_dist=True.*",
 )

@@ -39,6 +39,8 @@ PLAIN_OVERRIDE = re.compile(r"(?!hydra\b)(?!.*(\$\{|_target_|\.\./))[\w.]+=.*")
 """Overrides that set a value or choose an option of `conf/`."""
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 """Keys that are left out of the name of a job's folder."""
+OPTIONAL = ("logger", "callbacks")
+"""Groups that a command can do without."""
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
@@ -60,7 +62,8 @@ def check_command_line(arguments: Sequence[str]) -> None:
         key, _, value = argument.partition("=")
         if value == "null" and key.isidentifier() and (groups / key).is_dir():
             options = ", ".join(sorted(path.stem for path in (groups / key).glob("*.yaml")))
-            raise SystemExit(f"Expected {key}= one of {options}, got null. To do without: '~{key}'")
+            without = f". To do without: '~{key}'" if key in OPTIONAL else ""
+            raise SystemExit(f"Expected {key}= one of {options}, got null{without}")
         if argument.startswith(LAUNCHERS) and find_spec("submitit") is None:
             raise SystemExit(f"Expected submitit for {argument}: pip install 'smoothcert[slurm]'")
         if value and parsed(argument) is None and parsed(quoted(key, value)) is not None:

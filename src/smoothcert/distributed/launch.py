@@ -73,7 +73,7 @@ LOST_CONTACT = (
 """Messages of torch, then of `group`, when another process has ended."""
 BACKEND = "smoothcert"
 REASON, BEATS = "smoothcert/reason", "smoothcert/beats"
-BEAT_SECONDS, SILENT_LOOKS = 5.0, 9
+BEAT_SECONDS, SILENT_CHECKS = 5.0, 9
 """Seconds between two signs of life of a machine, and checks without one until it is lost."""
 
 
@@ -227,12 +227,12 @@ class _Rendezvous(RendezvousHandler):
                 # Checks, not seconds: a job may be suspended, this process included.
                 silent = self._beats[number] == before > 0
                 self._silent[number] = self._silent[number] + 1 if silent else 0
-                if self._silent[number] > SILENT_LOOKS:
+                if self._silent[number] > SILENT_CHECKS:
                     return _keep_reason(
                         self._store,
                         _reason(
                             f"Machine {number} of {machines} has given no sign of life for "
-                            f"{SILENT_LOOKS * BEAT_SECONDS:.0f} s. Finished work is kept"
+                            f"{SILENT_CHECKS * BEAT_SECONDS:.0f} s. Finished work is kept"
                         ),
                     )
         return None

@@ -144,6 +144,8 @@ class SmoothedTraining(pl.LightningModule):
         several = is_group() and self.trainer.world_size > 1
         for metric in self.validated.values():
             metric.reset()
+            # As exact as the means of one process; Apple's GPUs have no float64.
+            metric.set_dtype(torch.float32 if self.device.type == "mps" else torch.float64)
             # A group may belong to the certification alone.
             metric.sync_on_compute = several
         if several:
@@ -164,7 +166,7 @@ class SmoothedTraining(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all images of all processes, each image once."""
-        means = {name: metric.compute() for name, metric in self.validated.items()}
+        means = {name: metric.compute().float() for name, metric in self.validated.items()}
         self.log_dict(means, prog_bar=True, batch_size=1)
 
     def _validation_noise(self, images: Tensor, indices: Tensor) -> Tensor:

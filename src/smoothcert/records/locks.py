@@ -22,7 +22,7 @@ except ImportError:  # Windows
 
 LOCK, WORKERS = ".lock", ".workers"
 """The file that a command locks, and the file that all of its processes lock together."""
-PATIENCE, LOOK = 150.0, 0.2
+WAIT_SECONDS, POLL_SECONDS = 150.0, 0.2
 """Seconds for the processes of a killed command to end, and seconds between two checks."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of a file system without locks."""
@@ -160,7 +160,7 @@ class FolderLock:
 
     def _await_workers(self) -> None:
         """Wait for processes that still save their state after their command was killed."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_SECONDS
         claims: list[Claim] = []
         with LockedFile(self.folder / WORKERS, "ab") as file:
             while not lock(file) or (claims := self._claims_of_workers()):
@@ -170,7 +170,7 @@ class FolderLock:
                         "ended. End them, or choose another run folder"
                         + (claims[0].advice() if claims else "")
                     )
-                time.sleep(LOOK)
+                time.sleep(POLL_SECONDS)
 
     def _claims_of_workers(self) -> list[Claim]:
         """Return the claims of workers that may be alive; remove the claims of dead workers."""

@@ -95,9 +95,9 @@ def read_field_log(path: str | os.PathLike[str]) -> list[CertificateRow]:
             "1.5e-05 after 1.5. If it is complete, add the line break"
         )
     rows += last
-    [(idx, count)] = Counter(row.idx for row in rows).most_common(1) or [(0, 0)]
-    if count > 1:
-        raise RecordsError(f"{path} contains image {idx} twice")
+    repeated = [idx for idx, count in Counter(row.idx for row in rows).items() if count > 1]
+    if repeated:
+        raise RecordsError(f"{path} contains image {repeated[0]} twice")
     return rows
 
 

@@ -157,7 +157,7 @@ def read_runs(
     """Read the runs among files and folders.
 
     A run is a folder with certificates and a summary, or a log with the field's columns and any
-    name. Other files are ignored.
+    name. Other files are ignored, unless they begin like a log: those are damaged logs.
 
     Args:
         paths: files and folders.
