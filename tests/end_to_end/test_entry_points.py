@@ -415,8 +415,10 @@ def test_certify_refuses_what_its_certifier_cannot_do_before_it_reads_images(fin
 @pytest.mark.parametrize("command", ["train", "certify"])
 def test_null_as_the_option_of_a_group_is_answered_with_its_options(command):
     commands.check_command_line([f"{ROOT}/src/{command}.py", "logger=csv", "seed=null"])
-    with pytest.raises(SystemExit, match=r"Expected data= one of cifar10, .* '~data'$"):
+    with pytest.raises(SystemExit, match=r"Expected data= one of cifar10, .*, got null$"):
         commands.check_command_line([f"{ROOT}/src/{command}.py", "data=null"])
+    with pytest.raises(SystemExit, match=r"Expected logger= one of csv, .* '~logger'$"):
+        commands.check_command_line([f"{ROOT}/src/{command}.py", "logger=null"])
 
 
 @pytest.mark.parametrize(

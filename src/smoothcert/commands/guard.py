@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from smoothcert.commands.commandline import (
+    check_given,
     choices_of,
     overrides_of,
     parsed,
@@ -87,8 +88,9 @@ class Guard(Callback):
         """Check the settings of a run, and its folder.
 
         Raises:
-            SystemExit: if a setting is missing or names no run, or the folder cannot be made or
-                written, contains another run, or contains a link that leads out of it.
+            SystemExit: if a setting is missing, is out of range or names no run, or the folder
+                cannot be made or written, contains another run, or contains a link that leads out
+                of it.
         """
         # Hydra does so next; the folder's name may depend on its values.
         HydraConfig.instance().set_config(config)
@@ -103,6 +105,7 @@ class Guard(Callback):
                     _resume(config, overrides)
                 else:
                     _require_same_run(config)
+            check_given(config)
             # A merge determines its folder later.
             if self.command != "merge":
                 folder = Path(config.hydra.run.dir)
@@ -226,7 +229,8 @@ def _require_same_run(config: DictConfig) -> None:
     if sorted(before) != sorted(config.hydra.overrides.task):
         raise RecordsError(
             f"{run} contains a run that was started with {' '.join(before)!r}. Resume it with "
-            f"{typed('run', str(run))}, or choose another folder; nothing was overwritten"
+            f"{typed('run', str(run))}, choose another folder, or remove this one. Nothing was "
+            "overwritten"
         )
 
 

@@ -133,6 +133,11 @@ class CIFAR10DataModule(ImageDataModule):
         try:
             source = files(str(self.root), train=train, download=self.download)
         except (OSError, RuntimeError) as error:
+            if self.download and not (self.root / CIFAR10.base_folder).is_dir():
+                raise DataError(
+                    f"CIFAR-10 cannot be downloaded to {self.root.absolute()}: {error}. Try again, "
+                    "or set data.root=<folder> to where it is"
+                ) from error
             raise DataError(f"{self._missing()} (torchvision: {error})") from error
         images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
         return InMemoryImages(images, torch.tensor(source.targets))
