@@ -1,4 +1,4 @@
-"""Warm-ups: the share of a weight or of an attack's strength that applies in an epoch."""
+"""Warm-up schedules: factors in [0, 1] that scale a weight or an attack's radius by epoch."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

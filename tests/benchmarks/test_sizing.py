@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from smoothcert import commands
 from smoothcert.benchmarks import (
@@ -172,16 +171,17 @@ class Launches:
 
     def __init__(self, **rows):
         self.configurations = []
+        self.jobs = []
         self.processes = []
         self.changes = rows
 
-    def __call__(self, function, configuration, threads, each):
-        assert function == sizing._work
-        assert threads == (1 if sizing._on_cpu(OmegaConf.create(configuration)) else None)
-        self.configurations.append(OmegaConf.create(configuration))
+    def __call__(self, function, cfg, hydra, each):
+        assert function.func == sizing._certify_silently
+        assert function.args == (1 if sizing._on_cpu(cfg) else None,)
+        self.configurations.append(cfg)
+        self.jobs.append(hydra)
         self.processes.append(each)
-        folder = Path(configuration["hydra"]["runtime"]["output_dir"])
-        self.write(folder, configuration["max_images"], each)
+        self.write(Path(hydra.runtime.output_dir), cfg.max_images, each)
 
     def write(self, folder, images, processes):
         changes = self.changes if processes == 2 else {}
@@ -198,7 +198,7 @@ class Launches:
 @pytest.fixture
 def started(monkeypatch):
     replaced = Launches()
-    monkeypatch.setattr(sizing, "launch", replaced)
+    monkeypatch.setattr(sizing, "start", replaced)
     return replaced
 
 
@@ -215,7 +215,7 @@ def test_the_certification_has_the_settings_of_this_command(started, tmp_path):
     warmup, *measured = started.configurations
     assert (warmup.max_images, warmup.n) == (2, 1000)
     assert started.processes == [2, 1, 2, 1, 2]
-    assert len({each.hydra.runtime.output_dir for each in started.configurations}) == 5
+    assert len({each.runtime.output_dir for each in started.jobs}) == 5
     for cfg in measured:
         assert (cfg.run, cfg.max_images, cfg.split) == ("a,b=1", 5, "test")
         assert (cfg.n, cfg.n0, cfg.seed, cfg.radii) == (2000, 100, 3, [0, 0.5])
@@ -231,7 +231,7 @@ def test_a_checkpoint_file_is_certified_with_its_network_and_data(started, tmp_p
     assert (cfg.ckpt, cfg.sigma, cfg.split, cfg.data.root) == ("a.ckpt", 0.5, "val", "/images")
     assert cfg.model.normalization == "none"
     assert cfg.data._target_.endswith("ImageNetDataModule")
-    assert cfg.hydra.runtime.choices["model"] == "resnet50"
+    assert started.jobs[1].runtime.choices["model"] == "resnet50"
 
 
 def test_what_is_measured_and_given_makes_the_tables(started, tmp_path, capsys):
@@ -258,7 +258,7 @@ def test_what_is_measured_and_given_makes_the_tables(started, tmp_path, capsys):
 
 
 def test_different_votes_are_counted_and_warned_of(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(sizing, "launch", Launches(n_a=451))
+    monkeypatch.setattr(sizing, "start", Launches(n_a=451))
     results = sized(tmp_path, "run=run", "images=4", "repeats=1")
     assert results["scaling"][0]["different_rows"] == 4
     assert "4 of 4 images have different votes" in caplog.text

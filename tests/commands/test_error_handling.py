@@ -10,8 +10,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torchmetrics import MeanMetric
 
 from smoothcert.commands import command
+from smoothcert.commands.error_handling import quiet
 from smoothcert.data.datasets import FileImages, to_unit
 from smoothcert.data.sampling import BatchKey
 from smoothcert.errors import DataError, Stopped
@@ -80,7 +82,7 @@ def raising(*messages):
 
 def answer(work, *arguments):
     """Return what a command that fails at some work prints at its end."""
-    with pytest.raises(SystemExit) as caught, command():
+    with pytest.raises(SystemExit) as caught, command(""):
         work(*arguments)
     # Text, and not a number: the exit code is 1.
     assert isinstance(caught.value.code, str)
@@ -148,7 +150,7 @@ def test_full_shared_memory_is_told_from_other_memory(messages):
     ],
 )
 def test_other_errors_keep_their_trace(message):
-    with pytest.raises(RuntimeError, match=re.escape(message)), command():
+    with pytest.raises(RuntimeError, match=re.escape(message)), command(""):
         raise RuntimeError(message)
 
 
@@ -167,7 +169,7 @@ def test_in_a_sweep_the_error_ends_its_own_job_alone(tmp_path):
     with (
         composed(tmp_path, ["hydra.mode=MULTIRUN"]),
         pytest.raises(DataError, match="A process that loads images died"),
-        command(),
+        command(""),
     ):
         raise RuntimeError(KILLED)
 
@@ -207,7 +209,7 @@ def test_a_second_ctrl_c_ends_at_once_and_other_signals_let_it_save(second, code
 def test_ctrl_c_stays_ignored_where_a_shell_has_put_a_command_in_the_background():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with command():
+        with command(""):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -222,6 +224,14 @@ def test_a_command_that_a_signal_stops_keeps_the_signals_exit_code():
         finally:
             raising("DataLoader worker (pid 7) is killed by signal: Terminated. ")
 
-    with pytest.raises(Stopped) as caught, command():
+    with pytest.raises(Stopped) as caught, command(""):
         stopped()
     assert caught.value.code == 128 + signal.SIGTERM
+
+
+def test_a_process_without_validation_images_warns_of_nothing():
+    """Warnings are errors in this suite: without `quiet`, torchmetrics has one."""
+    with pytest.warns(UserWarning, match="was called before"):
+        MeanMetric().compute()
+    with quiet():
+        MeanMetric().compute()

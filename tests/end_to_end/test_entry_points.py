@@ -406,6 +406,23 @@ def test_bad_input_is_named_before_any_training(tmp_path, overrides, message):
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "overrides"),
+    [
+        ("train", ["sigma=-0.5"]),
+        ("train", ["seed=-1"]),
+        ("certify", ["ckpt=a.ckpt", "model=resnet20", "n=0"]),
+        ("benchmark", ["alpha=1"]),
+    ],
+)
+def test_a_setting_out_of_range_leaves_no_folder(command, overrides, tmp_path):
+    folder = tmp_path / "run"
+    name = overrides[-1].partition("=")[0]
+    with pytest.raises(SystemExit, match=f"^Expected `{name}`"):
+        guarded(command, *overrides, f"hydra.run.dir={folder}")
+    assert not folder.exists()
+
+
 def test_certify_refuses_what_its_certifier_cannot_do_before_it_reads_images(finished, tmp_path):
     folder, _ = finished
     with pytest.raises(SystemExit, match="Expected `n` from 1 to 10000000 for the joint bound"):
@@ -559,6 +576,16 @@ def test_a_study_draws_the_votes_of_a_run_once_and_replays_them(finished, tmp_pa
     assert again["results"] == first["results"]
     assert (first["task"], first["results"][0]["samples_mean"]) == ("designs", 2100)
     assert "fixed, joint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(["--n", "0"], "n"), (["--alpha", "2"], "alpha"), (["--seed", "-1"], "seed")],
+)
+def test_a_study_refuses_settings_out_of_range_before_it_reads_the_run(arguments, name, tmp_path):
+    with pytest.raises(SystemExit, match=f"Expected `{name}`"):
+        study(precision, "no/such", tmp_path / "own", *arguments)
+    assert not (tmp_path / "own").exists()
 
 
 def test_a_study_compares_the_votes_of_two_precisions(finished, tmp_path):

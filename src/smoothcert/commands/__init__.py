@@ -17,7 +17,7 @@ from smoothcert.commands.commandline import (
     suffix,
     typed,
 )
-from smoothcert.commands.error_handling import command
+from smoothcert.commands.error_handling import KEPT, command
 from smoothcert.commands.guard import check_command_line
 from smoothcert.commands.launching import devices_of, run
 from smoothcert.commands.security import check_places
@@ -37,8 +37,6 @@ __all__ = [
     "train",
 ]
 
-KEPT = "Finished work is kept."
-
 
 def train(cfg: DictConfig) -> float | None:
     """Train a base classifier, certify the best checkpoint, and leave a complete run folder.
@@ -55,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(f"{KEPT} Resume with: python -m src.train {typed('run', cfg.paths.run)}"):
+    with command(f"{KEPT}. Resume with: python -m src.train {typed('run', cfg.paths.run)}"):
         check(cfg)
         check_places(cfg)
         each = devices_of(cfg.trainer.devices, cfg.trainer.accelerator)
@@ -81,7 +79,7 @@ def certify(cfg: DictConfig) -> float:
     Raises:
         SystemExit: with the message of a `SmoothCertError`.
     """
-    with command(f"{KEPT} Resume with the same command"):
+    with command(f"{KEPT}. Resume with the same command"):
         check_links(Path(cfg.paths.run))
         check_given(cfg)
         each = devices_of(cfg.devices, "cpu" if cfg.device == "cpu" else "auto")

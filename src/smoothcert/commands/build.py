@@ -443,7 +443,7 @@ def _for_this_group(cfg: DictConfig) -> dict[str, Any]:
 
 
 def precision_of(setting: str, accelerator: str) -> str:
-    """Return the precision for Lightning: `auto` is bfloat16 where the hardware multiplies it.
+    """Return the precision for Lightning: `auto` is bfloat16 if the hardware supports it.
 
     Args:
         setting: a precision of Lightning, or `auto`.

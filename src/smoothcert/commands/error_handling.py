@@ -24,6 +24,7 @@ from smoothcert.records import RunFolder
 
 logger = logging.getLogger(__name__)
 
+KEPT = "Finished work is kept"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Error numbers of a full disk, an exhausted quota and a read-only file system."""
 LOADING = "DataLoader worker"
@@ -37,7 +38,7 @@ ADVICE = (
     "The dirpath has changed from.*",
     ".*number of training batches .* is smaller than the logging.*",
     # A process without validation images has nothing to add to the means.
-    ".*compute.*was called before the .*update.*",
+    ".*metric MeanMetric was called before.*",
     # Values logged at the end of an epoch are those of all processes already.
     ".*It is recommended to use .*sync_dist=True.*",
 )
@@ -45,7 +46,7 @@ ADVICE = (
 
 
 @contextmanager
-def command(when_stopped: str = "") -> Iterator[None]:
+def command(when_stopped: str) -> Iterator[None]:
     """Run a command with plain errors and warnings; signals end it in an orderly way.
 
     Args:
@@ -58,8 +59,7 @@ def command(when_stopped: str = "") -> Iterator[None]:
             sweep = sweep_folder()
             if sweep is not None:
                 when_stopped = (
-                    "Finished work is kept. Resume the sweep with the same command and "
-                    f"hydra.sweep.dir={sweep}"
+                    f"{KEPT}. Resume the sweep with the same command and hydra.sweep.dir={sweep}"
                 )
             logger.warning("Stopped by %s. %s", signal.Signals(stopped.signal).name, when_stopped)
             raise
@@ -124,8 +124,7 @@ def plain(error: BaseException) -> SmoothCertError | None:
     if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
         where = cause.filename or "A file of the run"
         return RecordsError(
-            f"{where} cannot be written: {cause.strerror}. Finished work is kept. Resume once it "
-            "can be written"
+            f"{where} cannot be written: {cause.strerror}. {KEPT}. Resume once it can be written"
         )
     if (folder := _removed_folder()) is not None:
         return RecordsError(f"{folder} was removed during the run: start again, or put it back")
@@ -228,13 +227,13 @@ def _how_to_resume() -> str:
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized():
-        return "Finished work is kept"
+        return KEPT
     run = RunFolder(HydraConfig.get().runtime.output_dir)
     last = run.checkpoint("last")
     if not last.is_file():
         return "No checkpoint is written yet: start again"
     return (
-        f"Finished work is kept. Resume with the same settings: run={run}. With fewer "
+        f"{KEPT}. Resume with the same settings: run={run}. With fewer "
         f"data.num_workers, continue in a new folder: the same command with ckpt_path={last}"
     )
 

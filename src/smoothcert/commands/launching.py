@@ -48,7 +48,7 @@ def run(
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from smoothcert.distributed.launch import joined, launch
+    from smoothcert.distributed.launch import joined
 
     elsewhere = started_elsewhere()
     here = None if elsewhere else machine(machines)
@@ -57,16 +57,45 @@ def run(
         if first:
             held.enter_context(FolderLock(Path(cfg.paths.run)))
         if here is not None and here.of * each > 1:
-            # Plain values: the classes that a launcher of Hydra defines cannot be pickled.
-            values: Any = OmegaConf.to_container(cfg)
-            values["hydra"] = OmegaConf.to_container(HydraConfig.get())
-            hydra = OmegaConf.create(values)
-            return launch(_as_hydra_job, function, cfg, hydra, each=each, machine=here)
+            return start(function, cfg, HydraConfig.get(), each, here)
         if elsewhere:
             if not first:
                 _silence()
             held.enter_context(joined())
         return function(cfg)
+
+
+def start(
+    function: Callable[[DictConfig], Any],
+    cfg: DictConfig,
+    hydra: Any,
+    each: int,
+    machine: Machine | None = None,
+) -> Any:
+    """Run a function of a configuration in new processes, as a job of Hydra.
+
+    Args:
+        function: a function of a module, which each process can import; it takes `cfg`.
+        cfg: a configuration; `cfg.paths.run` is the folder to write.
+        hydra: Hydra's own configuration of the job.
+        each: number of processes on each machine, one or more.
+        machine: this machine; None: the only one.
+
+    Returns:
+        What the function returned in the first process; None on other machines than the first.
+
+    Raises:
+        ProcessError: if a process died; the others have been stopped.
+        Stopped: if a signal ended it.
+    """
+    from smoothcert.distributed.launch import launch
+
+    # Plain values: the classes that a launcher of Hydra defines cannot be pickled.
+    values: Any = OmegaConf.to_container(cfg)
+    values["hydra"] = OmegaConf.to_container(hydra)
+    return launch(
+        _as_hydra_job, function, cfg, OmegaConf.create(values), each=each, machine=machine
+    )
 
 
 def _as_hydra_job(function: Callable[[DictConfig], Any], cfg: DictConfig, hydra: DictConfig) -> Any:

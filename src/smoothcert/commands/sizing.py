@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +14,7 @@ from typing import Any
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 from smoothcert.benchmarks import (
     GIVEN,
@@ -26,11 +26,11 @@ from smoothcert.benchmarks import (
     sizing_table,
     unlike,
 )
-from smoothcert.commands import certify
 from smoothcert.commands.benchmarking import Measurement, require_mapping, require_numbers
 from smoothcert.commands.build import device_of
+from smoothcert.commands.certification import certify
 from smoothcert.commands.commandline import quoted
-from smoothcert.distributed.launch import launch
+from smoothcert.commands.launching import start
 from smoothcert.errors import InvalidArgumentError, SmoothCertWarning, require_count
 from smoothcert.records import CertificateRow, RunFolder
 from smoothcert.report.terminal import measurements_as_markdown
@@ -141,26 +141,22 @@ def _certify(
 ) -> _Certification:
     """Certify as `python -m src.certify` does, in new processes, be it one or several."""
     name = "certify_checkpoint" if cfg.run is None else "certify"
-    configuration = compose(name, _overrides(cfg, changes or {}), return_hydra_config=True)
-    configuration.hydra.run.dir = configuration.hydra.runtime.output_dir = str(folder)
+    overrides = [*_overrides(cfg, changes or {}), "hydra/job_logging=disabled"]
+    own = compose(name, overrides, return_hydra_config=True)
+    own.hydra.run.dir = own.hydra.runtime.output_dir = str(folder)
+    with open_dict(own):
+        hydra = own.pop("hydra")
     folder.mkdir()
-    threads = THREADS if _on_cpu(cfg) else None
-    # Plain values: they are pickled.
-    launch(_work, OmegaConf.to_container(configuration), threads, each=processes)
+    start(partial(_certify_silently, THREADS if _on_cpu(cfg) else None), own, hydra, processes)
     run = RunFolder(folder)
     return _Certification(run.summary() or {}, run.rows())
 
 
-def _work(configuration: dict[str, Any], threads: int | None) -> None:
-    """Run the command in one of its processes, as torchrun starts them, without its tables."""
+def _certify_silently(threads: int | None, cfg: DictConfig) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-    setup_globals()
-    instance: Any = HydraConfig.instance()
-    instance.cfg = OmegaConf.create(configuration)
-    own = {name: value for name, value in configuration.items() if name != "hydra"}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        certify(OmegaConf.create(own))
+        certify(cfg)
 
 
 def _on_cpu(cfg: DictConfig) -> bool:
